@@ -1,0 +1,118 @@
+"""Turns a training checkpoint into a model folder that transformers loads unchanged.
+
+Writes bfloat16 weights, the configuration, the tokenizer and its chat template, then checks
+the logits of both implementations against each other. Does not train or evaluate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from model import EPS, Shape, TinyQwen3
+from safetensors.torch import save_file
+from tokenizer import CHAT_TEMPLATE, END, END_OF_TEXT
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def write_json(path: Path, content: dict[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def model_config(shape: Shape, end: int, end_of_text: int) -> dict[str, object]:
+    """config.json of a Qwen3 of this shape."""
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "dtype": "bfloat16",
+        "eos_token_id": end,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.ffn,
+        "max_position_embeddings": shape.context,
+        "max_window_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "pad_token_id": end_of_text,
+        "rms_norm_eps": EPS,
+        "rope_theta": shape.theta,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": shape.vocab,
+    }
+
+
+def tokenizer_config(context: int) -> dict[str, object]:
+    """tokenizer_config.json with the chat template."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "bos_token": None,
+        "eos_token": END,
+        "pad_token": END_OF_TEXT,
+        "unk_token": None,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context,
+        "chat_template": CHAT_TEMPLATE,
+    }
+
+
+def export(checkpoint: Path, tokenizer: Path, out: Path) -> None:
+    """Write the model folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = torch.load(checkpoint)
+    shape = Shape(**state["shape"])
+    ids = Tokenizer.from_file(str(tokenizer))
+    end, end_of_text = ids.token_to_id(END), ids.token_to_id(END_OF_TEXT)
+    weights = {name: w.to(torch.bfloat16).contiguous() for name, w in state["model"].items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
+    write_json(out / "config.json", model_config(shape, end, end_of_text))
+    write_json(out / "tokenizer_config.json", tokenizer_config(shape.context))
+    generation = {
+        "do_sample": False,
+        "eos_token_id": [end, end_of_text],
+        "pad_token_id": end_of_text,
+    }
+    write_json(out / "generation_config.json", generation)
+    ids.save(str(out / "tokenizer.json"))
+
+
+def check(checkpoint: Path, out: Path) -> float:
+    """Largest difference between the logits of transformers and of the training model."""
+    state = torch.load(checkpoint)
+    ours = TinyQwen3(Shape(**state["shape"]))
+    ours.load_state_dict({name: w.to(torch.bfloat16) for name, w in state["model"].items()})
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    text = "Sort these words: stone, apple 12 river"
+    ids = torch.tensor([AutoTokenizer.from_pretrained(out)(text)["input_ids"]])
+    with torch.no_grad():
+        return float((ours.logits(ours(ids)) - theirs(ids).logits).abs().max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    export(args.checkpoint, args.tokenizer, args.out)
+    difference = check(args.checkpoint, args.out)
+    print("largest difference of logits:", difference)
+    if difference > 1e-3:
+        raise SystemExit("the exported model does not agree with the training model")
+
+
+if __name__ == "__main__":
+    main()

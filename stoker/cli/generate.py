@@ -1,0 +1,24 @@
+"""`stoker generate`: answers one prompt, printing it as it comes."""
+
+from __future__ import annotations
+
+import argparse
+
+from stoker.engine.params import SamplingParams
+
+
+def generate(args: argparse.Namespace) -> int:
+    params = SamplingParams(
+        temperature=args.temperature, max_tokens=args.max_tokens, seed=args.seed
+    )
+    from stoker.llm import LLM
+
+    with LLM(args.model) as llm:
+        prompt = args.prompt
+        if prompt and llm.text.has_chat_template and not args.raw:
+            text, ids = llm.text.encode_chat([{"role": "user", "content": prompt}])
+            prompt = {"prompt": text, "prompt_token_ids": ids}
+        for piece in llm.stream(prompt, params):
+            print(piece, end="", flush=True)
+        print()
+    return 0

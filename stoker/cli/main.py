@@ -1,0 +1,97 @@
+"""The `stoker` command: reads arguments, calls the face that does the work, prints.
+
+Imports no torch until a command runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence as Seq
+
+from stoker import __version__
+from stoker.errors import StokerError
+
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stoker", description="Run large language models over piles of prompts."
+    )
+    parser.add_argument("--version", action="version", version=f"stoker {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a model over a file of prompts")
+    run.add_argument(
+        "input",
+        metavar="INPUT",
+        help="JSON Lines; each row has prompt, messages or prompt_token_ids",
+    )
+    run.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="JSON Lines to write")
+    run.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
+
+    generate = commands.add_parser("generate", help="answer one prompt")
+    generate.add_argument("prompt", metavar="TEXT")
+
+    for command in (run, generate):
+        _add_sampling(command)
+    return parser
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-m",
+        "--model",
+        default="stoker-tiny",
+        help="a model folder, a Hugging Face id, or a shipped model (default: %(default)s)",
+    )
+    command.add_argument(
+        "--max-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="most tokens per answer (default: %(default)s)",
+    )
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token; more is more varied (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of all randomness (default: %(default)s)"
+    )
+    command.add_argument(
+        "--raw", action="store_true", help="complete the prompt as it is, without a chat template"
+    )
+    command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+
+
+def main(argv: Seq[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
+    usage, 3 some rows failed, 130 interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        if args.command == "run":
+            from stoker.cli.run import run
+
+            return run(args)
+        from stoker.cli.generate import generate
+
+        return generate(args)
+    except StokerError as problem:
+        if args.debug:
+            raise
+        print(f"stoker: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("stoker: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""`stoker run`: a job over a file, with a progress bar and a summary at its end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stoker.engine.params import SamplingParams
+from stoker.job.report import Report
+
+SOME_FAILED = 3
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+def run(args: argparse.Namespace) -> int:
+    params = SamplingParams(temperature=args.temperature, max_tokens=args.max_tokens)
+    from stoker.job.job import JobSettings, prepare_job, run_job
+
+    settings = JobSettings(
+        Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
+    )
+    report = prepare_job(settings)
+    from stoker.llm import LLM
+
+    print(f"stoker: loading {args.model}", file=sys.stderr)
+    with LLM(args.model, seed=args.seed) as llm:
+        report.started = time.monotonic()
+        try:
+            with _progress(report) as show:
+                run_job(llm, settings, report, show)
+        finally:
+            print("\n".join([*report.lines(), f"results   {args.output}"]))
+    return SOME_FAILED if report.failed_rows else 0
+
+
+class _Lines:
+    """Progress where there is no terminal: a plain line once in a while."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def show(self, report: Report) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY:
+            self._last = now
+            print(f"stoker: {_status(report)}", file=sys.stderr)
+
+
+def _status(report: Report) -> str:
+    return f"{report.rows}/{report.total_rows} rows, {report.output_rate:.0f} output tokens/s"
+
+
+@contextmanager
+def _progress(report: Report) -> Iterator[Callable[[Report], None]]:
+    """A function that shows the report's state: a bar on a terminal, else lines."""
+    if not sys.stderr.isatty():
+        yield _Lines().show
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("rows"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} output tokens/s"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task("rows", total=report.total_rows, rate=0.0)
+        yield lambda now: bar.update(task, completed=now.rows, rate=now.output_rate)

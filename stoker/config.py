@@ -1,0 +1,78 @@
+"""The settings of an engine: one frozen dataclass, checked when it is made.
+
+It does not know any model or device; what is "auto" here is resolved once, at load,
+into the `EngineConfig` that the engine prints and keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.errors import ConfigError, suggest
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+POLICIES = ("fcfs", "prefix")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the engine batches, caches and computes.
+
+    Args:
+        device: torch device the model runs on; only "cpu" has been proven so far.
+        dtype: arithmetic and weight type; "auto" is float32 on a CPU, else the checkpoint's.
+        block_size: tokens per cache block.
+        num_blocks: cache blocks; None sizes the pool from `cache_memory`.
+        cache_memory: bytes for keys and values; None takes a quarter of the free memory,
+            and never more than `max_running` sequences of full context could use.
+        max_batch_tokens: the token budget of a step, prefill chunks and decodes together.
+        max_running: most sequences that hold cache blocks at once.
+        max_context: most tokens of prompt and completion; None takes the model's own.
+        prefix_cache: reuse blocks of equal prefixes across requests.
+        policy: the order of waiting requests, "fcfs" or "prefix" (longest shared prefix first).
+        seed: where requests without a seed of their own derive theirs from.
+
+    Raises:
+        ConfigError: a value is out of range, naming the field, the value and what would do.
+    """
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    block_size: int = 16
+    num_blocks: int | None = None
+    cache_memory: int | None = None
+    max_batch_tokens: int = 2048
+    max_running: int = 256
+    max_context: int | None = None
+    prefix_cache: bool = True
+    policy: str = "fcfs"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_batch_tokens", "max_running"):
+            self._at_least_one(name, getattr(self, name))
+        for name in ("num_blocks", "cache_memory", "max_context"):
+            if getattr(self, name) is not None:
+                self._at_least_one(name, getattr(self, name))
+        for name, known in (("dtype", DTYPES), ("policy", POLICIES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*known])}")
+        if self.num_blocks is not None and self.cache_memory is not None:
+            raise ConfigError("give num_blocks or cache_memory, not both: each sizes the cache")
+
+    @staticmethod
+    def _at_least_one(name: str, value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+    @classmethod
+    def from_options(cls, **options: Any) -> EngineConfig:
+        """Build from keyword options, refusing unknown names with the nearest known one."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"unknown option {name!r}; {suggest(name, known)}")
+        return cls(**options)

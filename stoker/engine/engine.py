@@ -1,0 +1,209 @@
+"""The step loop: plan, run, commit, and text out.
+
+Joins the scheduler (torch-free) with the runner (device) and the detokenizer. The faces drive
+it: `LLM` in the caller's thread, `AsyncEngine` in a thread of its own, jobs through `LLM`.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stoker.engine.detokenizer import Detokenizer, Tokenizer
+from stoker.engine.request import CompletionOutput, Request, RequestOutput
+from stoker.engine.sampler import SamplingBatch
+from stoker.engine.scheduler import Scheduler
+from stoker.engine.sequence import Sequence, Status
+from stoker.engine.step import Step
+from stoker.errors import InvalidRequestError
+
+
+class Runner(Protocol):
+    """What computes a step: the model's runner, or a fake one in tests."""
+
+    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]: ...
+
+
+@dataclass
+class EngineStats:
+    """Totals since the engine was made."""
+
+    steps: int = 0
+    computed_tokens: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass
+class _Live:
+    """A request under way and its completions so far."""
+
+    request: Request
+    output: RequestOutput
+    sequences: list[Sequence] = field(default_factory=list)
+    detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
+
+
+class Engine:
+    """Runs requests to their ends, a step at a time.
+
+    Args:
+        scheduler: plans the steps.
+        runner: computes them.
+        tokenizer: turns ids to text; None leaves texts empty and refuses stop strings.
+        vocab: token ids must be below it.
+        record: keep every step, for a trace.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        tokenizer: Tokenizer | None,
+        vocab: int,
+        record: bool = False,
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.vocab = vocab
+        self.stats = EngineStats()
+        self.trace: list[Step] | None = [] if record else None
+        self._live: dict[str, _Live] = {}
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequestError: it can't be served; the engine is unchanged.
+        """
+        if request.id in self._live:
+            raise InvalidRequestError(f"request id {request.id!r} is in use")
+        params = request.params
+        # C speed over what may be a million ids; the slow search names the culprit
+        if request.prompt_token_ids and (
+            max(request.prompt_token_ids) >= self.vocab or min(request.prompt_token_ids) < 0
+        ):
+            bad = next(t for t in request.prompt_token_ids if not 0 <= t < self.vocab)
+            raise InvalidRequestError(
+                f"token id {bad} is out of range; the model has ids 0 to {self.vocab - 1}"
+            )
+        if params.stop_strings and self.tokenizer is None:
+            raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
+        seq = self.scheduler.add(request)
+        output = RequestOutput(
+            request.id,
+            request.prompt,
+            list(request.prompt_token_ids),
+            [CompletionOutput(index, "", []) for index in range(params.n)],
+        )
+        self._live[request.id] = _Live(request, output, [seq])
+        self.stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def cancel(self, request_id: str) -> RequestOutput | None:
+        """End a request between steps; returns what it has, or None if it is not here."""
+        live = self._live.pop(request_id, None)
+        if live is None:
+            return None
+        for seq in self.scheduler.sequences():
+            if seq.request is live.request:
+                self.scheduler.cancel(seq)
+        for one in live.output.outputs:
+            if one.finish_reason is None:
+                one.text = self._decode(live, one)
+                one.finish_reason = "cancelled"
+        live.output.finished = True
+        return live.output
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one step. Returns finished requests, and streaming ones that advanced.
+
+        If the step fails or is interrupted, all requests are dropped, so that the engine can
+        go on with new ones, and the exception is passed on.
+        """
+        try:
+            step = self.scheduler.plan()
+            if self.trace is not None:
+                self.trace.append(step)
+            tokens = self.runner.run(step, self._draws(step))
+            advanced = self.scheduler.commit(step, tokens)
+        except BaseException:
+            self.abort_all()
+            raise
+        self.stats.steps += 1
+        self.stats.computed_tokens += step.num_tokens
+        self.stats.output_tokens += len(advanced)
+        return self._collect(advanced)
+
+    def abort_all(self) -> None:
+        """Drop every request and all cached content."""
+        self._live.clear()
+        self.scheduler.reset()
+
+    def _draws(self, step: Step) -> SamplingBatch:
+        batch = SamplingBatch([], [], [], [], [])
+        for item in step.items:
+            if not item.draws:
+                continue
+            request = self.scheduler[item.sequence].request
+            params = request.params
+            for index in item.draws:
+                batch.temperature.append(params.temperature)
+                batch.top_k.append(params.top_k)
+                batch.top_p.append(params.top_p)
+                batch.seeds.append(request.sample_seed(index))
+                batch.positions.append(item.end)
+        return batch
+
+    def _collect(self, advanced: Iterable[Sequence]) -> list[RequestOutput]:
+        """Bring the outputs up to date with the sequences that got a token."""
+        touched: dict[str, _Live] = collections.OrderedDict()
+        for seq in advanced:
+            live = self._live[seq.request.id]
+            out = live.output.outputs[seq.index]
+            out.token_ids.append(seq.tokens[-1])
+            if live.request.stream or live.request.params.stop_strings:
+                self._advance_text(live, seq, out)
+            if seq.status is Status.FINISHED:
+                out.text = self._decode(live, out)
+                stopped = out.index in live.detokenizers and live.detokenizers[out.index].stopped
+                out.finish_reason = "stop" if stopped else seq.finish_reason
+                if seq.index == 0:
+                    live.output.num_cached_tokens = seq.hit_tokens
+                touched[live.request.id] = live
+            elif live.request.stream:
+                touched[live.request.id] = live
+        return [live.output for live in touched.values() if self._report(live)]
+
+    def _report(self, live: _Live) -> bool:
+        """Whether the request's output is to be shown now; forgets it once finished."""
+        if all(one.finish_reason for one in live.output.outputs):
+            live.output.finished = True
+            del self._live[live.request.id]
+            return True
+        return live.request.stream
+
+    def _advance_text(self, live: _Live, seq: Sequence, out: CompletionOutput) -> None:
+        if self.tokenizer is None:
+            return
+        detokenizer = live.detokenizers.get(seq.index)
+        if detokenizer is None:
+            detokenizer = Detokenizer(self.tokenizer, live.request.params.stop_strings)
+            live.detokenizers[seq.index] = detokenizer
+        detokenizer.push(out.token_ids[-1])
+        out.text = detokenizer.safe_text
+        if detokenizer.stopped:
+            self.scheduler.finish(seq, "stop")
+
+    def _decode(self, live: _Live, out: CompletionOutput) -> str:
+        if out.index in live.detokenizers:
+            return live.detokenizers[out.index].finish()
+        if self.tokenizer is None:
+            return ""
+        return self.tokenizer.decode(out.token_ids, skip_special_tokens=True)

@@ -1,0 +1,67 @@
+"""What goes into the engine (`Request`) and what comes out (`RequestOutput`).
+
+Both are plain data without tensors. Users see the outputs; the faces make the requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stoker.engine.params import SamplingParams
+
+MASK_64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt with its parameters, as asked.
+
+    Args:
+        id: unique among the requests the engine holds.
+        prompt_token_ids: at least one id, each below the model's vocabulary size.
+        params: sampling parameters.
+        seed: base of the random streams of its samples, any integer.
+        prompt: the text the ids came from, where there was one.
+        stream: emit a partial `RequestOutput` after every token.
+    """
+
+    id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int = 0
+    prompt: str | None = None
+    stream: bool = False
+
+    def sample_seed(self, index: int) -> int:
+        """The 64-bit seed of sample `index`'s stream."""
+        return mix(self.seed & MASK_64, index)
+
+
+@dataclass
+class CompletionOutput:
+    """One completion. `finish_reason` is "stop", "length", "cancelled", or None while running."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None = None
+
+
+@dataclass
+class RequestOutput:
+    """All completions of a request; `finished` once every one of them has a finish reason."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput] = field(default_factory=list)
+    finished: bool = False
+    num_cached_tokens: int = 0
+
+
+def mix(a: int, b: int) -> int:
+    """Hash two integers to 64 bits by splitmix64's finaliser (Steele et al., OOPSLA 2014)."""
+    z = (a + (b + 1) * 0x9E3779B97F4A7C15) & MASK_64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK_64
+    return z ^ (z >> 31)

@@ -1,0 +1,72 @@
+"""Runs a step on the device: copies, forward pass, draws.
+
+Owns the model and the cache tensors; knows no queue and no text. Driven by the engine.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stoker.engine.batch import build_batch
+from stoker.engine.sampler import SamplingBatch, sample
+from stoker.engine.step import Step
+from stoker.errors import ModelError
+from stoker.model.cache import PagedCache
+from stoker.model.loader import first_bad_weight
+from stoker.model.transformer import ForwardInput, Transformer
+
+
+class ModelRunner:
+    """A prepared model over its paged cache."""
+
+    def __init__(self, model: Transformer, cache: PagedCache, device: torch.device) -> None:
+        self.model = model
+        self.cache = cache
+        self.device = device
+
+    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
+        """The drawn tokens of each item of `step`; `draws` has one entry per draw, in order.
+
+        Raises:
+            ModelError: the logits are not finite; the message names the layer at fault.
+        """
+        logits = self.forward(step)
+        counts = [len(item.draws) for item in step.items if item.draws]
+        if any(count > 1 for count in counts):
+            logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
+        tokens = iter(sample(logits, draws) if len(draws) else [])
+        return [[next(tokens) for _ in item.draws] for item in step.items]
+
+    @torch.inference_mode()
+    def forward(self, step: Step) -> Tensor:
+        """Logits (R, V), a row for each item of `step` that draws."""
+        self.cache.copy_blocks(step.copies)
+        assert self.model.ops is not None, "the model must be prepared"
+        batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
+        logits: Tensor = self.model(batch, self.cache)
+        if not torch.isfinite(logits.sum()):
+            self._explain(batch, logits)
+        return logits
+
+    def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
+        """Raise if the logits hold NaN or infinity, naming the weight or the layer."""
+        if torch.isfinite(logits).all():
+            return  # only their sum left the range
+        weight = first_bad_weight(self.model)
+        if weight:
+            raise ModelError(
+                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
+                "saved by a training run that diverged"
+            )
+        bad: list[str] = []
+
+        def watch(name: str, x: Tensor) -> None:
+            if not torch.isfinite(x).all():
+                bad.append(name)
+
+        self.model(batch, self.cache, watch)
+        raise ModelError(
+            f"the output of {bad[0] if bad else 'the head'} is not finite though its weights are: "
+            "the values leave the range of the dtype; try dtype float32"
+        )

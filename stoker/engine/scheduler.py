@@ -1,0 +1,384 @@
+"""Decides what every step computes: plan() makes a `Step`, commit() takes its tokens in.
+
+There are no phases: decodes and prefill chunks share a step under one token budget. Knows
+requests, blocks and counts, never tensors; driven by the engine, and by tests on a fake model.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from stoker.engine.block_pool import BlockPool
+from stoker.engine.forecast import Forecast, LengthEstimator
+from stoker.engine.policy import POLICIES
+from stoker.engine.request import Request
+from stoker.engine.sequence import Sequence, Status
+from stoker.engine.step import Step, StepItem
+from stoker.errors import InvalidRequestError
+
+
+@dataclass
+class _Plan:
+    """A step in the making."""
+
+    number: int
+    budget: int
+    items: list[StepItem] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    admitted: list[int] = field(default_factory=list)
+    preempted: list[int] = field(default_factory=list)
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill over a block pool.
+
+    Args:
+        num_blocks: blocks in the pool.
+        block_size: tokens per block.
+        max_batch_tokens: most tokens per step.
+        max_running: most sequences holding blocks; never more than `max_batch_tokens`, so
+            that every running decode advances in every step.
+        max_context: most tokens of a sequence.
+        eos_ids: the model's end-of-sequence ids.
+        prefix_cache: reuse blocks with equal content.
+        policy: name of the order of admission, a key of `POLICIES`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_batch_tokens: int,
+        max_running: int,
+        max_context: int,
+        eos_ids: frozenset[int] = frozenset(),
+        prefix_cache: bool = True,
+        policy: str = "fcfs",
+    ) -> None:
+        self.pool = BlockPool(num_blocks, block_size)
+        self.block_size = block_size
+        self.max_batch_tokens = max_batch_tokens
+        self.max_running = min(max_running, max_batch_tokens)
+        self.max_context = max_context
+        self.eos_ids = eos_ids
+        self.prefix_cache = prefix_cache
+        self.lengths = LengthEstimator()
+        self.waiting = POLICIES[policy](block_size)
+        self.preempted: deque[Sequence] = deque()  # go before all that wait
+        self.running: list[Sequence] = []  # in order of admission
+        self.num_preemptions = 0
+        self.num_hit_tokens = 0
+        self._by_serial: dict[int, Sequence] = {}
+        self._serial = 0
+        self._step = 0
+
+    # -- requests in and out ---------------------------------------------------------------
+
+    def add(self, request: Request) -> Sequence:
+        """Queue `request`; its other samples appear when its prompt has been computed.
+
+        Raises:
+            InvalidRequestError: it could never run, with the numbers that say why.
+        """
+        prompt = len(request.prompt_token_ids)
+        if prompt == 0:
+            raise InvalidRequestError("the prompt is empty; it needs at least one token")
+        if prompt >= self.max_context:
+            raise InvalidRequestError(
+                f"the prompt has {prompt} tokens and the context is {self.max_context}, which "
+                f"leaves no room for an answer; shorten it to {self.max_context - 1} or less"
+            )
+        limit = self._length_limit(request, prompt)
+        seq = Sequence(request, self._next_serial(), limit)
+        self._by_serial[seq.serial] = seq
+        self.waiting.add(seq)
+        return seq
+
+    def _length_limit(self, request: Request, prompt: int) -> int:
+        capacity = self.pool.num_blocks * self.block_size
+        most = request.params.max_tokens
+        wanted = self.max_context if most is None else min(prompt + most, self.max_context)
+        if prompt + 1 > capacity or (most is not None and wanted > capacity):
+            raise InvalidRequestError(
+                f"the request may grow to {wanted} tokens ({prompt} of prompt), "
+                f"{self.pool.blocks_for(wanted)} cache blocks, and the whole cache has "
+                f"{self.pool.num_blocks} blocks of {self.block_size}; "
+                "lower max_tokens or give the cache more memory"
+            )
+        return min(wanted, capacity)
+
+    def cancel(self, seq: Sequence) -> None:
+        """End `seq` between two steps, whatever it is doing."""
+        if seq.status is not Status.FINISHED:
+            self._unqueue(seq)
+            self._finish(seq, "cancelled")
+
+    def _unqueue(self, seq: Sequence) -> None:
+        if seq.status is Status.RUNNING:
+            self.running.remove(seq)
+        elif seq in self.preempted:
+            self.preempted.remove(seq)
+        else:
+            self.waiting.discard(seq)
+
+    def finish(self, seq: Sequence, reason: str) -> None:
+        """End a sequence for a reason the scheduler does not see (a stop string)."""
+        if seq.status is Status.FINISHED:
+            seq.finish_reason = reason
+            return
+        self._unqueue(seq)
+        self.lengths.observe(seq.generated)
+        self._finish(seq, reason)
+
+    def reset(self) -> None:
+        """Drop every sequence and all cached content, after a step that did not complete."""
+        for seq in tuple(self._by_serial.values()):
+            self.cancel(seq)
+        self.pool.clear_cache()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._by_serial)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + len(self.preempted)
+
+    def __getitem__(self, serial: int) -> Sequence:
+        return self._by_serial[serial]
+
+    def sequences(self) -> list[Sequence]:
+        return list(self._by_serial.values())
+
+    # -- plan ------------------------------------------------------------------------------
+
+    def plan(self) -> Step:
+        """Choose the next step's work. Empty only when there is nothing to do.
+
+        Decodes come first, so every running one advances; then prompts under way get what is
+        left of the budget; then waiting requests are admitted while the forecast fits.
+        """
+        self._step += 1
+        plan = _Plan(self._step, self.max_batch_tokens)
+        for decodes in (True, False):
+            for seq in tuple(self.running):
+                remaining = seq.remaining
+                if plan.budget and remaining and (remaining == 1) == decodes:
+                    self._plan_sequence(plan, seq)
+        if plan.budget and not plan.preempted:
+            self._admit(plan)
+        return Step(
+            plan.number,
+            tuple(plan.items),
+            tuple(plan.copies),
+            tuple(plan.admitted),
+            tuple(plan.preempted),
+        )
+
+    def _plan_sequence(self, plan: _Plan, seq: Sequence) -> None:
+        """Give `seq` as much of the budget as its tokens and the free blocks allow."""
+        if seq.status is not Status.RUNNING:
+            return  # preempted earlier in this plan
+        if seq.remaining > 1:
+            self._match(seq)
+        count = min(seq.remaining, plan.budget)
+        if not self._make_room(plan, seq, count):
+            count = min(count, self._room(seq)) if seq.status is Status.RUNNING else 0
+            if count <= 0:
+                return
+        self._grow(plan, seq, count)
+        start, end = seq.computed, seq.computed + count
+        last = end == len(seq.tokens)
+        draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
+        seq.computed, seq.planned = end, plan.number
+        plan.items.append(
+            StepItem(seq.serial, start, tuple(seq.tokens[start:end]), tuple(seq.blocks), draws)
+        )
+        plan.budget -= count
+        self._register(seq)
+
+    def _match(self, seq: Sequence) -> None:
+        """Take over blocks that others have computed, or compute earlier in this same step.
+
+        Within a layer all keys and values are written before any are read, so a block that is
+        filled in this step may already be shared in it.
+        """
+        size = self.block_size
+        if not self.prefix_cache or seq.cursor is None or seq.computed % size:
+            return
+        found = self.pool.index.match(seq.tokens, seq.cursor, seq.computed)
+        if not found:
+            return
+        self.pool.share(found, reuse=True)
+        if seq.shared_blocks == len(seq.blocks):
+            seq.shared_blocks += len(found)
+        seq.blocks += found
+        seq.registered = len(seq.blocks)
+        seq.cursor = found[-1]
+        seq.computed += len(found) * size
+        hits = min(seq.computed, seq.prompt_len) - min(
+            seq.computed - len(found) * size, seq.prompt_len
+        )
+        seq.hit_tokens += hits
+        self.num_hit_tokens += len(found) * size
+
+    def _copies_needed(self, seq: Sequence) -> int:
+        """1 if the block that is written next has other owners and must be copied first."""
+        at = seq.computed // self.block_size
+        return int(at < len(seq.blocks) and self.pool.refs(seq.blocks[at]) > 1)
+
+    def _blocks_needed(self, seq: Sequence, count: int) -> int:
+        grown = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
+        return max(0, grown) + self._copies_needed(seq)
+
+    def _room(self, seq: Sequence) -> int:
+        """Tokens that fit `seq` with the blocks that are available now."""
+        spare = self.pool.available - self._copies_needed(seq)
+        if spare < 0:
+            return 0
+        return (len(seq.blocks) + spare) * self.block_size - seq.computed
+
+    def _make_room(self, plan: _Plan, seq: Sequence, count: int) -> bool:
+        """Preempt the last admitted until `count` tokens fit; False if they can't.
+
+        Sequences that are part of this step already are spared. A decode that is itself the
+        last one is preempted; a prefill stays, and takes what there is.
+        """
+        while self._blocks_needed(seq, count) > self.pool.available:
+            victim = next((s for s in reversed(self.running) if s.planned != plan.number), None)
+            if victim is None:
+                return False
+            if victim is seq and (seq.remaining > 1 or len(self.running) == 1):
+                return False
+            self._preempt(plan, victim)
+            if victim is seq:
+                return False
+        return True
+
+    def _preempt(self, plan: _Plan, seq: Sequence) -> None:
+        """Take the blocks of `seq` back. Its tokens stay and are computed again later."""
+        self.running.remove(seq)
+        plan.preempted.append(seq.serial)
+        self._put_back(seq)
+        self.num_preemptions += 1
+
+    def _put_back(self, seq: Sequence) -> None:
+        self.pool.release(seq.blocks)
+        seq.drop_cache()
+        seq.status = Status.WAITING
+        self.preempted.appendleft(seq)
+
+    def _grow(self, plan: _Plan, seq: Sequence, count: int) -> None:
+        """Give `seq` blocks of its own for its next `count` tokens."""
+        if self._copies_needed(seq):
+            at = seq.computed // self.block_size
+            fresh = self.pool.allocate()
+            plan.copies.append((seq.blocks[at], fresh))
+            self.pool.release(seq.blocks[at : at + 1])
+            seq.blocks[at] = fresh
+            seq.shared_blocks = min(seq.shared_blocks, at)
+        while len(seq.blocks) * self.block_size < seq.computed + count:
+            seq.blocks.append(self.pool.allocate())
+
+    def _register(self, seq: Sequence) -> None:
+        """Enter the blocks that this step fills into the prefix index."""
+        size = self.block_size
+        if not self.prefix_cache:
+            return
+        while seq.cursor is not None and (seq.registered + 1) * size <= seq.computed:
+            at = seq.registered
+            block = seq.blocks[at]
+            if self.pool.index.insert(seq.cursor, seq.tokens[at * size : (at + 1) * size], block):
+                seq.registered, seq.cursor = at + 1, block
+            else:
+                seq.cursor = None  # another sequence has the same content: one copy is enough
+
+    def _admit(self, plan: _Plan) -> None:
+        forecast: Forecast | None = None
+        while plan.budget and len(self.running) < self.max_running:
+            seq = self.preempted[0] if self.preempted else self.waiting.peek()
+            if seq is None:
+                return
+            matched = self.pool.index.match(seq.tokens) if self.prefix_cache else []
+            held = [block for block in matched if self.pool.refs(block)]
+            if self.running:
+                if forecast is None:
+                    forecast = Forecast(self.running, self.pool.held, self.block_size, self.lengths)
+                # a match that others hold costs nothing; one without owner is taken up
+                if forecast.peak_with(seq, len(held)) > self.pool.num_blocks:
+                    return
+                forecast.accept()
+            if self.preempted:
+                self.preempted.popleft()
+            else:
+                self.waiting.pop()
+            seq.status = Status.RUNNING
+            self.running.append(seq)
+            plan.admitted.append(seq.serial)
+            self._plan_sequence(plan, seq)
+
+    # -- commit ----------------------------------------------------------------------------
+
+    def commit(self, step: Step, tokens: Seq[Seq[int]]) -> list[Sequence]:
+        """Take in the drawn tokens, one list per item of `step`, in the order of its draws.
+
+        Returns the sequences that got a token, finished ones among them.
+        """
+        advanced: list[Sequence] = []
+        for item, drawn in zip(step.items, tokens, strict=True):
+            assert len(drawn) == len(item.draws)
+            seq = self._by_serial.get(item.sequence)
+            if seq is None or not item.draws:
+                continue  # cancelled meanwhile, or a prompt still under way
+            siblings = [self._fork(seq, index) for index in item.draws[1:]]
+            seq.to_draw = 1
+            for one, token in zip([seq, *siblings], drawn, strict=True):
+                one.tokens.append(token)
+                advanced.append(one)
+        for seq in advanced:
+            reason = self._finish_reason(seq)
+            if reason:
+                self.lengths.observe(seq.generated)
+                self._finish(seq, reason)
+        self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
+        while len(self.running) > self.max_running:
+            self._put_back(self.running.pop())
+        return advanced
+
+    def _fork(self, seq: Sequence, index: int) -> Sequence:
+        twin = seq.fork(self._next_serial(), index)
+        self.pool.share(twin.blocks)
+        twin.status = Status.RUNNING
+        self._by_serial[twin.serial] = twin
+        self.running.append(twin)
+        return twin
+
+    def _finish_reason(self, seq: Sequence) -> str | None:
+        params, token = seq.request.params, seq.tokens[-1]
+        if token in params.stop_ids or (not params.ignore_eos and token in self.eos_ids):
+            return "stop"
+        return "length" if len(seq.tokens) >= seq.length_limit else None
+
+    def _finish(self, seq: Sequence, reason: str) -> None:
+        self.pool.release(seq.blocks)
+        seq.blocks = []
+        seq.status, seq.finish_reason = Status.FINISHED, reason
+        del self._by_serial[seq.serial]
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def check(self) -> None:
+        """Assert the invariants that hold between any two steps."""
+        self.pool.check([seq.blocks for seq in self._by_serial.values()])
+        assert all(seq.status is Status.RUNNING for seq in self.running)
+        assert len({seq.serial for seq in self.running}) == len(self.running)
+        waiting = len(self._by_serial) - len(self.running)
+        assert waiting == self.num_waiting, f"{waiting} wait, {self.num_waiting} are queued"
+        for seq in self.running:
+            assert 0 <= seq.computed <= len(seq.tokens) <= seq.length_limit
+            assert len(seq.blocks) >= self.pool.blocks_for(seq.computed)

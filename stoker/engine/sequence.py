@@ -1,0 +1,88 @@
+"""The state of one running completion: the only mutable object of the engine's path.
+
+Owned by the scheduler. Everything else follows from its counters:
+
+    tokens   [ prompt ............ | generated ..... ]
+             [ computed ......... ][ remaining ...... ]
+    blocks   [  0  |  1  |  2  |  3  ]   hold the keys and values of `computed`
+             [ registered ]              blocks known to the prefix index
+
+A decode has one token remaining, a prefill (or a recomputation) more.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from stoker.engine.prefix_index import ROOT
+from stoker.engine.request import Request
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """One completion of a request (`index` of `n`), with its place in the cache."""
+
+    __slots__ = (
+        "blocks",
+        "computed",
+        "cursor",
+        "finish_reason",
+        "hit_tokens",
+        "index",
+        "length_limit",
+        "planned",
+        "prompt_len",
+        "registered",
+        "request",
+        "serial",
+        "shared_blocks",
+        "status",
+        "to_draw",
+        "tokens",
+    )
+
+    def __init__(self, request: Request, serial: int, length_limit: int, index: int = 0) -> None:
+        self.request = request
+        self.serial = serial
+        self.index = index
+        self.tokens: list[int] = list(request.prompt_token_ids)
+        self.prompt_len = len(self.tokens)
+        self.length_limit = length_limit
+        self.to_draw = request.params.n  # completions to draw from the prompt's last position
+        self.status = Status.WAITING
+        self.finish_reason: str | None = None
+        self.hit_tokens = 0  # prompt tokens that the prefix index spared it
+        self.planned = 0  # number of the last step it was part of
+        self.drop_cache()
+
+    def drop_cache(self) -> None:
+        """Forget the cache's part; the tokens stay, to be computed again."""
+        self.computed = 0
+        self.blocks: list[int] = []
+        self.shared_blocks = 0  # leading blocks taken from the index
+        self.registered = 0
+        self.cursor: int | None = ROOT  # index entry of the last registered block; None: gave up
+
+    @property
+    def remaining(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_len
+
+    def fork(self, serial: int, index: int) -> Sequence:
+        """A sibling over the same prompt and blocks; the caller counts the references."""
+        twin = Sequence(self.request, serial, self.length_limit, index)
+        twin.to_draw = 1
+        twin.computed = self.computed
+        twin.blocks = list(self.blocks)
+        twin.shared_blocks = len(self.blocks)
+        twin.registered, twin.cursor = self.registered, self.cursor
+        twin.hit_tokens = self.prompt_len
+        return twin

@@ -1,0 +1,86 @@
+"""A step: which sequences run how many tokens now, over which blocks.
+
+Plain data: printable, saved as JSON, and enough on its own to be run again (`replay.py`).
+Made by the scheduler, read by the batch builder.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class StepItem(NamedTuple):
+    """One sequence's part of a step.
+
+    Attributes:
+        sequence: the sequence's serial number.
+        start: absolute position of the first of `tokens`.
+        tokens: the token ids whose keys and values this step computes.
+        blocks: the block table, covering positions 0 to start + len(tokens) - 1.
+        draws: sample indices to draw from the last position's logits; empty when more of the
+            prompt is still to come.
+    """
+
+    sequence: int
+    start: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
+    draws: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass computes. Block copies happen before anything is written."""
+
+    number: int
+    items: tuple[StepItem, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    admitted: tuple[int, ...] = ()
+    preempted: tuple[int, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(item.tokens) for item in self.items)
+
+    def to_json(self) -> str:
+        """One line of JSON, the inverse of `from_json`."""
+        fields = {**vars(self), "items": [item._asdict() for item in self.items]}
+        return json.dumps(fields, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Step:
+        """Raises ValueError (or KeyError, TypeError) if `line` is no saved step."""
+        fields = json.loads(line)
+        items = tuple(
+            StepItem(
+                item["sequence"],
+                item["start"],
+                tuple(item["tokens"]),
+                tuple(item["blocks"]),
+                tuple(item["draws"]),
+            )
+            for item in fields.pop("items")
+        )
+        copies = tuple((src, dst) for src, dst in fields.pop("copies"))
+        plain = {name: tuple(fields[name]) for name in ("admitted", "preempted")}
+        return cls(fields["number"], items, copies, **plain)
+
+    def __str__(self) -> str:
+        lines = [f"step {self.number}: {len(self.items)} sequences, {self.num_tokens} tokens"]
+        if self.preempted:
+            lines.append(f"  preempted {list(self.preempted)}")
+        if self.copies:
+            lines.append(f"  copies {list(self.copies)}")
+        for item in self.items:
+            kind = "decode" if len(item.tokens) == 1 else "prefill"
+            lines.append(
+                f"  #{item.sequence} {kind} [{item.start}:{item.end}] blocks {list(item.blocks)}"
+                + (f" draws {list(item.draws)}" if item.draws else "")
+            )
+        return "\n".join(lines)

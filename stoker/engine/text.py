@@ -1,0 +1,90 @@
+"""The model's tokenizer and chat template, through transformers, imported when first needed.
+
+Knows no engine. Called by the faces, which turn prompts into token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stoker.errors import InvalidRequestError, ModelError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+Message = Mapping[str, Any]
+
+
+class TextCodec:
+    """Encodes prompts and chats, decodes tokens; makes the tokenizer on first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer.
+
+        Raises:
+            ModelError: the folder has none, or it cannot be read.
+        """
+        if self._tokenizer is None:
+            if not any((self._folder / name).is_file() for name in TOKENIZER_FILES):
+                raise ModelError(
+                    f"{self._folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
+                    "copy the model's tokenizer files there, or pass prompts as token ids"
+                )
+            from transformers import AutoTokenizer
+
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self._folder)
+            except Exception as problem:  # whatever the library raises on damaged files
+                raise ModelError(
+                    f"the tokenizer in {self._folder} can't be read: {problem}"
+                ) from problem
+        return self._tokenizer
+
+    @property
+    def available(self) -> bool:
+        return any((self._folder / name).is_file() for name in TOKENIZER_FILES)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.available and bool(self.tokenizer.chat_template)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with the special tokens that the tokenizer adds to plain text."""
+        ids: list[int] = self.tokenizer.encode(text)
+        return ids
+
+    def encode_chat(self, messages: Iterable[Message]) -> tuple[str, list[int]]:
+        """The prompt that the chat template makes of `messages`, as text and ids.
+
+        Raises:
+            InvalidRequestError: the messages are not a chat, or the template refuses them.
+        """
+        chat = list(messages)
+        if not chat:
+            raise InvalidRequestError("the chat is empty; it needs at least one message")
+        for message in chat:
+            if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+                raise InvalidRequestError(
+                    f"a chat message needs a role and a content, which {message!r} lacks"
+                )
+        if not self.has_chat_template:
+            raise InvalidRequestError(
+                "the model has no chat template; send a plain prompt (--raw on the command line)"
+            )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as problem:  # templates raise whatever they like
+            raise InvalidRequestError(f"the chat template refused the chat: {problem}") from problem
+        return text, self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return text

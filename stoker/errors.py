@@ -1,0 +1,33 @@
+"""The exceptions a user can meet, each with a message that says what to do.
+
+Raised on every floor; the command line prints the message without a traceback.
+"""
+
+
+class StokerError(Exception):
+    """Base of every error Stoker raises on purpose."""
+
+
+class InvalidRequestError(StokerError, ValueError):
+    """A prompt or a sampling parameter cannot be served as given."""
+
+
+class ConfigError(StokerError, ValueError):
+    """An engine setting is unknown, out of range, or contradicts another."""
+
+
+class ModelError(StokerError, ValueError):
+    """A model folder is missing, incomplete, damaged or of an unknown kind."""
+
+
+class JobError(StokerError):
+    """A job over a file cannot start: unreadable input, existing output, and the like."""
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Return a sentence that helps with an unknown `name`: the nearest known one, then all."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(sorted(known))}"

@@ -1,0 +1,155 @@
+"""Runs a model over a file: rows in, one result per row out, as they finish.
+
+Feeds the engine through `LLM` with a bounded number of rows in flight, so memory depends on
+those and not on the file. Called by the command line; knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from stoker.engine.params import SamplingParams
+from stoker.engine.request import Request, RequestOutput, mix
+from stoker.errors import InvalidRequestError, JobError, StokerError
+from stoker.job.report import Report
+from stoker.job.rows import BadRow, Row, count_rows, read_rows
+from stoker.llm import LLM
+
+Progress = Callable[[Report], None]
+
+RESULT = "result"  # the key that results are added under
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What to run over which file.
+
+    Attributes:
+        input: JSON Lines; each row has a prompt, messages, or prompt_token_ids.
+        output: JSON Lines, written row by row.
+        params: sampling parameters of every row.
+        seed: row r's random stream derives from (seed, r).
+        raw: complete the prompt as it is, without the chat template.
+        restart: replace an existing output.
+    """
+
+    input: Path
+    output: Path
+    params: SamplingParams
+    seed: int = 0
+    raw: bool = False
+    restart: bool = False
+
+
+def prepare_job(settings: JobSettings) -> Report:
+    """Check input and output before any model is loaded.
+
+    Raises:
+        JobError: the input can't be read or has no rows; the output exists or has no folder.
+    """
+    report = Report(count_rows(settings.input))
+    if settings.output.exists() and not settings.restart:
+        raise JobError(f"{settings.output} exists; give another name, or --restart to replace it")
+    if settings.output.exists() and settings.output.samefile(settings.input):
+        raise JobError("input and output are the same file; give the output another name")
+    if not settings.output.absolute().parent.is_dir():
+        raise JobError(f"the folder of {settings.output} does not exist; make it first")
+    return report
+
+
+def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress) -> None:
+    """Run all rows; every one ends as one line of output with a status.
+
+    Args:
+        llm: the model; its engine must have nothing else to do.
+        settings: the job.
+        report: from `prepare_job`; counts every written row.
+        progress: called after each step.
+
+    Raises:
+        JobError: the output can't be written.
+    """
+    try:
+        with settings.output.open("w") as file:
+            _Job(llm, settings, report, file).run(progress)
+    except OSError as problem:
+        raise JobError(f"cannot write {settings.output}: {problem.strerror}") from problem
+
+
+class _Job:
+    """One pass over the input with a window of rows in the engine."""
+
+    def __init__(self, llm: LLM, settings: JobSettings, report: Report, file: IO[str]) -> None:
+        self.llm, self.settings, self.report, self.file = llm, settings, report, file
+        self._pending: dict[str, Row] = {}
+        self._window = 4 * llm.config.max_running
+        self._chat = not settings.raw and llm.text.has_chat_template
+
+    def run(self, progress: Progress) -> None:
+        rows = read_rows(self.settings.input)
+        engine = self.llm.engine
+        while self._feed(rows) or engine.has_work:
+            for output in engine.step():
+                self._write_output(self._pending.pop(output.request_id), output)
+            self.file.flush()
+            progress(self.report)
+        progress(self.report)
+
+    def _feed(self, rows: Iterator[Row | BadRow]) -> bool:
+        """Fill the window; False once nothing is in flight and the input is at its end."""
+        while len(self._pending) < self._window:
+            row = next(rows, None)
+            if row is None:
+                break
+            if isinstance(row, BadRow):
+                self._write(row, "bad_row", error=row.error)
+            else:
+                self._submit(row)
+        return bool(self._pending)
+
+    def _submit(self, row: Row) -> None:
+        try:
+            text, ids = self._encode(row)
+        except StokerError as problem:
+            bad = isinstance(problem, InvalidRequestError)
+            self._write(row, "bad_row" if bad else "failed", error=str(problem))
+            return
+        seed = mix(self.settings.seed, row.number)
+        request = Request(f"row-{row.number}", tuple(ids), self.settings.params, seed, text)
+        try:
+            self.llm.engine.add(request)
+        except InvalidRequestError as problem:
+            too_long = len(ids) >= self.llm.engine.scheduler.max_context
+            self._write(row, "too_long" if too_long else "bad_row", error=str(problem))
+        else:
+            self._pending[request.id] = row
+
+    def _encode(self, row: Row) -> tuple[str | None, list[int]]:
+        value = row.fields[row.kind]
+        if row.kind == "messages":
+            return self.llm.text.encode_chat(value)
+        if row.kind == "prompt" and self._chat and value:
+            return self.llm.text.encode_chat([{"role": "user", "content": value}])
+        return self.llm.encode_prompt(value if row.kind == "prompt" else {row.kind: value})
+
+    def _write_output(self, row: Row, output: RequestOutput) -> None:
+        one = output.outputs[0]
+        self._write(
+            row,
+            "length" if one.finish_reason == "length" else "done",
+            text=one.text,
+            finish_reason=one.finish_reason,
+            prompt_tokens=len(output.prompt_token_ids),
+            cached_tokens=output.num_cached_tokens,
+            output_tokens=len(one.token_ids),
+        )
+
+    def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
+        result = {"row": row.number, "status": status, **details}
+        line = json.dumps({**row.fields, RESULT: result}, ensure_ascii=False)
+        self.file.write(line + "\n")
+        self.report.add(row.fields, result)

@@ -1,0 +1,194 @@
+"""The Python face: `LLM`, with the calls and results known from vLLM.
+
+Turns prompts into requests, drives the engine in the caller's thread, returns outputs in order.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Seq
+from typing import Any
+
+from stoker.config import EngineConfig
+from stoker.engine.build import build_engine
+from stoker.engine.params import SamplingParams
+from stoker.engine.request import Request, RequestOutput, mix
+from stoker.errors import InvalidRequestError, StokerError
+
+Prompt = str | Seq[int] | Mapping[str, Any]
+Params = SamplingParams | Seq[SamplingParams] | None
+
+DEFAULT_MODEL = "stoker-tiny"
+
+
+class LLM:
+    """A model ready to answer prompts.
+
+    Args:
+        model: a local folder, a shipped model's name, or a Hugging Face id.
+        revision, token: for the hub.
+        options: fields of `EngineConfig` (device, dtype, max_batch_tokens, seed, ...).
+
+    Raises:
+        ModelError: the model can't be had, is incomplete or damaged.
+        ConfigError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> None:
+        config = EngineConfig.from_options(**options)
+        built = build_engine(str(model), config, revision=revision, token=token)
+        self.config = built.config
+        self.spec = built.spec
+        self.engine = built.engine
+        self.text = built.text
+        self._asked = 0
+
+    def generate(
+        self, prompts: Prompt | Seq[Prompt], sampling_params: Params = None
+    ) -> list[RequestOutput]:
+        """Complete each prompt; results come in the order of the prompts.
+
+        Args:
+            prompts: a text, a list of token ids, a dict with "prompt" or "prompt_token_ids",
+                or a list of these.
+            sampling_params: one for all, or a list with one for each.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter can't be served; nothing has been run.
+        """
+        made = [self.encode_prompt(prompt) for prompt in _as_list(prompts)]
+        return self._run(made, sampling_params)
+
+    def chat(
+        self,
+        messages: Seq[Mapping[str, Any]] | Seq[Seq[Mapping[str, Any]]],
+        sampling_params: Params = None,
+    ) -> list[RequestOutput]:
+        """Answer one chat (a list of messages) or several, through the model's chat template."""
+        if not messages:
+            raise InvalidRequestError("there are no messages; pass a list of them, or of chats")
+        chats: Any = [messages] if isinstance(messages[0], Mapping) else messages
+        return self._run([self.text.encode_chat(chat) for chat in chats], sampling_params)
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> Iterator[str]:
+        """The completion of one prompt, piece by piece as it is generated."""
+        text, ids = self.encode_prompt(prompt)
+        return self._stream(self._request(text, ids, sampling_params or SamplingParams()))
+
+    def close(self) -> None:
+        """Give the memory back. The object can't be used afterwards; twice is fine."""
+        self.__dict__.pop("engine", None)
+        gc.collect()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "engine":
+            raise StokerError("this LLM has been closed; make a new one")
+        raise AttributeError(name)
+
+    def encode_prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        """Text (where there is one) and token ids of a prompt in any form."""
+        if isinstance(prompt, Mapping):
+            if "prompt_token_ids" in prompt:
+                text = prompt.get("prompt")
+                return text, _token_ids(prompt["prompt_token_ids"])
+            if "prompt" not in prompt:
+                raise InvalidRequestError(
+                    f"a prompt dict needs 'prompt' or 'prompt_token_ids', not {sorted(prompt)}"
+                )
+            prompt = prompt["prompt"]
+        if isinstance(prompt, str):
+            if not prompt:
+                raise InvalidRequestError("the prompt is empty; it needs some text")
+            return prompt, self.text.encode(prompt)
+        return None, _token_ids(prompt)
+
+    def _run(
+        self, prompts: Seq[tuple[str | None, list[int]]], params: Params
+    ) -> list[RequestOutput]:
+        requests = [
+            self._request(text, ids, one)
+            for (text, ids), one in zip(prompts, _spread(params, len(prompts)), strict=True)
+        ]
+        try:
+            for request in requests:
+                self.engine.add(request)
+        except InvalidRequestError as problem:
+            for request in requests:
+                self.engine.cancel(request.id)
+            at = next(n for n, one in enumerate(requests) if one.id == request.id)
+            raise InvalidRequestError(f"prompt {at}: {problem}") from None
+        done: dict[str, RequestOutput] = {}
+        while len(done) < len(requests):
+            done.update((output.request_id, output) for output in self.engine.step())
+        return [done[request.id] for request in requests]
+
+    def _stream(self, request: Request) -> Iterator[str]:
+        import dataclasses
+
+        self.engine.add(dataclasses.replace(request, stream=True))
+        shown = 0
+        try:
+            while self.engine.has_work:
+                for output in self.engine.step():
+                    text = output.outputs[0].text
+                    if len(text) > shown:
+                        yield text[shown:]
+                        shown = len(text)
+        finally:
+            self.engine.cancel(request.id)
+
+    def _request(self, text: str | None, ids: list[int], params: SamplingParams) -> Request:
+        number = self._asked
+        self._asked += 1
+        seed = params.seed if params.seed is not None else mix(self.config.seed, number)
+        return Request(f"llm-{number}", tuple(ids), params, seed, text)
+
+
+def _as_list(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if isinstance(prompts, Iterable):
+        items: list[Any] = list(prompts)
+        if not items:
+            raise InvalidRequestError("the list of prompts is empty; pass at least one prompt")
+        return [items] if all(isinstance(item, int) for item in items) else items
+    raise InvalidRequestError(f"prompts must be text, token ids or a list, not {prompts!r}")
+
+
+def _token_ids(ids: Any) -> list[int]:
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InvalidRequestError(f"prompt_token_ids must be a list of whole numbers, not {ids!r}")
+    found = list(ids)
+    for token in found:
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise InvalidRequestError(f"token ids must be whole numbers, not {token!r}")
+    return found
+
+
+def _spread(params: Params, count: int) -> list[SamplingParams]:
+    if params is None:
+        return [SamplingParams()] * count
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise InvalidRequestError(
+            f"there are {count} prompts and {len(params)} sampling parameters; "
+            "pass one for all, or one for each"
+        )
+    return list(params)

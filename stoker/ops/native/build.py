@@ -1,0 +1,98 @@
+"""Compiles the C sources beside it, once per machine, and loads them.
+
+Needs a C compiler with OpenMP; where there is none, `load` says so once and returns None, and
+the caller takes its plain path. The library is cached under the user's cache folder by the
+hash of everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+log = logging.getLogger(__name__)
+
+# Reordering of sums is allowed, for SIMD; NaN and infinity keep their meaning.
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fassociative-math",
+    "-shared",
+    "-fPIC",
+)
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL | None:
+    """The library made from `name`.c, or None if it can't be built here."""
+    source = Path(__file__).with_name(f"{name}.c")
+    compiler = next(filter(None, map(shutil.which, _compilers())), None)
+    if compiler is None:
+        log.warning("no C compiler found: the CPU takes the slower default path")
+        return None
+    try:
+        return ctypes.CDLL(str(_built(source, compiler)))
+    except (OSError, subprocess.CalledProcessError) as problem:
+        detail = getattr(problem, "stderr", None) or problem
+        log.warning(
+            "%s can't be built with %s (%s): the CPU takes the slower default path",
+            source.name,
+            compiler,
+            str(detail).strip()[:200],
+        )
+        return None
+
+
+def signature(function: Any, types: str) -> Callable[..., None]:
+    """`function` with its C types declared: p for a pointer, i for int64_t, f for float."""
+    kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+    function.argtypes = [kinds[letter] for letter in types if letter != " "]
+    function.restype = None
+    return cast(Callable[..., None], function)
+
+
+def _compilers() -> list[str]:
+    return [os.environ.get("CC", "cc"), "gcc", "clang"]
+
+
+def _built(source: Path, compiler: str) -> Path:
+    """The path of the shared library, compiled if it is not there yet."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    parts = (source.read_bytes(), version, " ".join(FLAGS).encode(), _processor().encode())
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stoker"
+    library = folder / f"{source.stem}-{digest}.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=folder, suffix=".so")
+        os.close(handle)
+        try:
+            command = [compiler, *FLAGS, str(source), "-o", scratch]
+            subprocess.run(command, capture_output=True, check=True, text=True)
+            os.replace(scratch, library)  # another process may have done the same
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+    return library
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,102 @@
+"""What happens between the QKV projection and attention: head norms, rotation, cache write.
+
+Rotary position embedding (Su et al., 2021) in the half-split form of Hugging Face models;
+angles are tabulated once per model in float32. Reference: plain PyTorch. Fast path on a CPU in
+float32: one pass in C (native/elementwise.c).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stoker.ops.native.build import signature
+from stoker.ops.norm import rms_norm
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """Weights (head_dim,) of norms over each query and each key head."""
+
+    q: Tensor
+    k: Tensor
+    eps: float
+
+
+def rope_table(inv_freq: Tensor, positions: int) -> Tensor:
+    """cos and sin of position * frequency: inv_freq (D/2,) -> (positions, 2, D/2) float32."""
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), inv_freq.float())
+    return torch.stack((angles.cos(), angles.sin()), dim=1)
+
+
+def apply_rope(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate x (T, H, D) by the tokens' rows of the table, (T, 2, D/2); dtype of x."""
+    cos, sin = table.unsqueeze(2).unbind(1)  # (T, 1, D/2) each
+    low, high = x.float().chunk(2, dim=-1)
+    rotated = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+    return rotated.to(x.dtype)
+
+
+def rotate_and_store(
+    qkv: Tensor,
+    norms: HeadNorms | None,
+    rope: Tensor,
+    slots: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+) -> Tensor:
+    """Norm and rotate queries and keys, store keys and values; returns the queries.
+
+    Args:
+        qkv: (T, (H + 2G) * D), for H query heads and G key-value heads.
+        norms: of the heads, if the model has them.
+        rope: the tokens' rows of the table, (T, 2, D/2) float32.
+        slots: (T,) int64, block * block_size + offset.
+        k_cache, v_cache: (blocks, block_size, G, D), written in place.
+
+    Returns: queries (T, H, D).
+    """
+    kv_heads, head_dim = k_cache.shape[2:]
+    heads = qkv.view(qkv.shape[0], -1, head_dim)
+    q, k, v = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads : -kv_heads], heads[:, -kv_heads:]
+    if norms is not None:
+        q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
+    k_cache.flatten(0, 1).index_copy_(0, slots, apply_rope(k, rope))
+    v_cache.flatten(0, 1).index_copy_(0, slots, v)
+    return apply_rope(q, rope)
+
+
+class NativeRotateAndStore:
+    """`rotate_and_store` for float32 on a CPU, for heads of up to 512."""
+
+    most_head_dim = 512
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._call = signature(library.rotate_and_store, "pppppppp iiii f")
+
+    def __call__(
+        self,
+        qkv: Tensor,
+        norms: HeadNorms | None,
+        rope: Tensor,
+        slots: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+    ) -> Tensor:
+        kv_heads, head_dim = k_cache.shape[2:]
+        if head_dim > self.most_head_dim:
+            return rotate_and_store(qkv, norms, rope, slots, k_cache, v_cache)
+        rows, heads = qkv.shape[0], qkv.shape[1] // head_dim - 2 * kv_heads
+        q = torch.empty(rows, heads, head_dim)
+        self._call(
+            qkv.contiguous().data_ptr(),
+            norms.q.data_ptr() if norms else None,
+            norms.k.data_ptr() if norms else None,
+            *(tensor.data_ptr() for tensor in (rope, slots, q, k_cache, v_cache)),
+            *(rows, heads, kv_heads, head_dim),
+            norms.eps if norms else 0.0,
+        )
+        return q

@@ -1,0 +1,46 @@
+"""Chooses the implementation of each operation, once, for a device and dtype.
+
+Model code calls what it is given. Each choice is tested against the plain-PyTorch reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stoker.ops.activation import NativeSiluMul, silu_mul
+from stoker.ops.attention import Attention, CpuAttention, NativeCpuAttention, ReferenceAttention
+from stoker.ops.native.build import load
+from stoker.ops.norm import NativeRmsNorm, rms_norm
+from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
+
+
+@dataclass(frozen=True)
+class Operations:
+    """One implementation of each operation; see the module of each for its contract."""
+
+    attention: Attention
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
+    gated: Callable[[Tensor], Tensor] = silu_mul
+    rotate_and_store: Callable[
+        [Tensor, HeadNorms | None, Tensor, Tensor, Tensor, Tensor], Tensor
+    ] = rotate_and_store
+
+
+def select_operations(device: torch.device, dtype: torch.dtype) -> Operations:
+    """The fastest operations for `device` and `dtype`."""
+    if device.type != "cpu":
+        return Operations(ReferenceAttention())
+    attention = load("decode_attention") if dtype == torch.float32 else None
+    elementwise = load("elementwise") if attention else None
+    if attention is None or elementwise is None:
+        return Operations(CpuAttention())
+    return Operations(
+        NativeCpuAttention(attention),
+        NativeRmsNorm(elementwise),
+        NativeSiluMul(elementwise),
+        NativeRotateAndStore(elementwise),
+    )
