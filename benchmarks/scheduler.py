@@ -1,0 +1,77 @@
+"""What scheduling and bookkeeping cost on the host, with a model that costs nothing.
+
+1,024 sequences run; each step every one gets a token. The figure is the time of a step (plan,
+draws, tensors of the batch, commit, outputs) without the forward pass, per sequence.
+
+    python benchmarks/scheduler.py [--sequences 1024] [--steps 100]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from stoker.engine.batch import build_batch
+from stoker.engine.engine import Engine
+from stoker.engine.params import SamplingParams
+from stoker.engine.request import Request
+from stoker.engine.sampler import SamplingBatch
+from stoker.engine.scheduler import Scheduler
+from stoker.engine.step import Step
+from stoker.ops.attention import ReferenceAttention
+
+
+class FreeModel:
+    """Builds the batch, as a real runner must, and makes up the tokens."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.attend = ReferenceAttention()
+
+    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
+        build_batch(step, self.block_size, self.attend, torch.device("cpu"))
+        return [[item.end % 1000 for _ in item.draws] for item in step.items]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sequences", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=100)
+    args = parser.parse_args()
+    count = args.sequences
+    scheduler = Scheduler(
+        num_blocks=count * 64,
+        block_size=16,
+        max_batch_tokens=8192,
+        max_running=count,
+        max_context=1024,
+    )
+    engine = Engine(scheduler, FreeModel(16), None, vocab=1000)
+    params = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
+    start = time.perf_counter()
+    for number in range(count + 100):  # a hundred more keep waiting
+        prompt = tuple((number * 7 + at) % 1000 for at in range(100))
+        engine.add(Request(f"r{number}", prompt, params))
+    added = time.perf_counter() - start
+    while len(scheduler.running) < count or any(seq.remaining > 1 for seq in scheduler.running):
+        engine.step()
+    times = []
+    for _ in range(args.steps):
+        start = time.perf_counter()
+        engine.step()
+        times.append(time.perf_counter() - start)
+    times.sort()
+    for name, seconds in (
+        ("median", times[len(times) // 2]),
+        ("90th percentile", times[-len(times) // 10]),
+    ):
+        print(
+            f"{name:16} {seconds * 1e3:7.2f} ms per step, {seconds / count * 1e6:5.1f} us per sequence"
+        )
+    print(f"adding           {added / (count + 100) * 1e6:7.1f} us per request")
+
+
+if __name__ == "__main__":
+    main()

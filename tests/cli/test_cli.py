@@ -1,0 +1,76 @@
+"""The command line in processes of its own: flags, messages, exit codes, interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stoker.cli.main import build_parser, main
+
+
+def stoker(*args):
+    command = [sys.executable, "-m", "stoker.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_flags_are_these():
+    commands = build_parser()._subparsers._group_actions[0].choices
+    flags = {
+        name: sorted(flag for action in one._actions for flag in action.option_strings)
+        for name, one in commands.items()
+    }
+    common = ["--debug", "--help", "--max-tokens", "--model", "--raw", "--seed", "--temperature"]
+    assert flags["generate"] == sorted([*common, "-h", "-m"])
+    assert flags["run"] == sorted([*common, "-h", "-m", "-o", "--output", "--restart"])
+
+
+def test_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "x.jsonl", "-o", "y", "--max-token", "a"])
+    assert stop.value.code == 2
+    assert "--max-tokens" in capsys.readouterr().err
+
+
+def test_generate_and_run(text_model, tmp_path):
+    done = stoker("generate", "hello", "-m", text_model, "--max-tokens", 3)
+    assert done.returncode == 0, done.stderr
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"prompt": "hello"}\n{broken\n')
+    done = stoker("run", rows, "-o", out, "-m", text_model, "--max-tokens", 3)
+    assert done.returncode == 3, done.stderr
+    assert "rows      2 of 2 (1 bad_row, 1 length)" in done.stdout
+    assert len(out.read_text().splitlines()) == 2
+    again = stoker("run", rows, "-o", out, "-m", text_model)
+    assert again.returncode == 1
+    assert again.stderr.startswith("stoker: ")
+    assert "--restart" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_plain_messages_without_traceback(tmp_path, capsys):
+    assert main(["run", str(tmp_path / "none.jsonl"), "-o", "x"]) == 1
+    assert capsys.readouterr().err.startswith("stoker: cannot read")
+    assert main(["generate", "x", "--temperature", "-1"]) == 1
+    assert "temperature must be 0" in capsys.readouterr().err
+    assert main(["generate", "x", "-m", "./no-model"]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_interrupted_in_the_middle(text_model, tmp_path):
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"prompt": "hello"}\n' * 5000)
+    command = [sys.executable, "-m", "stoker.cli.main", "run", rows, "-o", out, "-m", text_model]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out.exists() and out.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    lines = out.read_text().splitlines()
+    assert 0 < len(lines) < 5000
+    assert all("result" in json.loads(line) for line in lines)
+    assert f"rows      {len(lines)} of 5000" in stdout

@@ -1,0 +1,141 @@
+"""Tiny random checkpoints made with transformers, and its own answers to compare with."""
+
+import json
+import random
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+VOCAB = 300
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,  # large, so that tokens do not repeat themselves
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def _llama(**changes):
+    return LlamaForCausalLM(
+        LlamaConfig(**{**SIZES, "num_hidden_layers": 3, "rope_parameters": LLAMA3_ROPE, **changes})
+    )
+
+
+def _qwen3(**changes):
+    sizes = {**SIZES, "num_hidden_layers": 4, "tie_word_embeddings": True}
+    return Qwen3ForCausalLM(Qwen3Config(**{**sizes, **changes}))
+
+
+MAKERS = {
+    "llama": _llama,
+    "llama_bias": lambda: _llama(attention_bias=True, mlp_bias=True),
+    "qwen3": _qwen3,
+    "qwen3_window": lambda: _qwen3(use_sliding_window=True, sliding_window=16, max_window_layers=1),
+}
+
+
+class Checkpoint:
+    """A saved model: its folder, and transformers' own greedy answers."""
+
+    def __init__(self, folder, model):
+        self.folder = str(folder)
+        self.model = model.eval()
+        self._known = {}
+
+    def greedy(self, prompt, count):
+        key = (tuple(prompt), count)
+        if key not in self._known:
+            ids = torch.tensor([prompt])
+            out = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
+            )
+            self._known[key] = out[0, len(prompt) :].tolist()
+        return self._known[key]
+
+    @torch.inference_mode()
+    def logits(self, tokens):
+        return self.model(torch.tensor([tokens])).logits[0]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A function from a name in MAKERS to its `Checkpoint`."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            torch.manual_seed(0)
+            model = MAKERS[name]()
+            folder = tmp_path_factory.mktemp(name)
+            model.save_pretrained(folder)
+            made[name] = Checkpoint(folder, model)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    """32 ragged prompts, some with a common beginning."""
+    rng = random.Random(0)
+    stem = [rng.randrange(VOCAB) for _ in range(40)]
+    ragged = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 60))] for _ in range(24)]
+    shared = [
+        stem[: rng.randint(20, 40)] + [rng.randrange(VOCAB) for _ in range(rng.randint(1, 20))]
+        for _ in range(8)
+    ]
+    return ragged + shared
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory):
+    """The folder of a tiny model with a byte-level tokenizer and a chat template."""
+    folder = tmp_path_factory.mktemp("text")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    tokenizer.train_from_iterator(
+        ["hello world, hello there"] * 3,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    _qwen3().save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
+    return str(folder)

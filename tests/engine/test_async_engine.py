@@ -1,0 +1,131 @@
+"""The asynchronous face on a fake runner: concurrency, cancellation, errors, closing."""
+
+import asyncio
+import time
+
+import pytest
+
+from stoker.engine.async_engine import AsyncEngine
+from stoker.engine.engine import Engine
+from stoker.engine.params import SamplingParams
+from stoker.engine.replay import FakeCache, hash_context
+from stoker.engine.scheduler import Scheduler
+from stoker.errors import InvalidRequestError, StokerError
+
+NEXT = hash_context(50)
+
+
+class FakeRunner:
+    """Runs steps on a cache of token ids; fails when told to."""
+
+    def __init__(self):
+        self.cache = FakeCache(64, 4, NEXT)
+        self.fail = False
+
+    def run(self, step, draws):
+        time.sleep(0.0005)
+        if self.fail:
+            self.fail = False
+            raise RuntimeError("out of order")
+        return self.cache.run(step)
+
+
+def make():
+    scheduler = Scheduler(
+        num_blocks=64, block_size=4, max_batch_tokens=32, max_running=16, max_context=200
+    )
+    engine = Engine(scheduler, FakeRunner(), None, vocab=50)
+    return engine, AsyncEngine(engine)
+
+
+def text_of(prompt, count):
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(NEXT(tuple(tokens), 0))
+    return tokens[len(prompt) :]
+
+
+async def last(face, prompt, count, **options):
+    async for output in face.generate(prompt, SamplingParams(max_tokens=count), **options):
+        pass
+    return output.outputs[0].token_ids
+
+
+async def settled(engine):
+    for _ in range(1000):
+        if not engine.has_work:
+            return True
+        await asyncio.sleep(0.001)
+    return False
+
+
+def test_requests_that_come_and_go():
+    engine, face = make()
+
+    async def scenario():
+        async def late(number):
+            await asyncio.sleep(0.002 * number)
+            return await last(face, [number], 10, stream=bool(number % 2))
+
+        return await asyncio.gather(*(late(number) for number in range(30)))
+
+    assert asyncio.run(scenario()) == [text_of([number], 10) for number in range(30)]
+    face.close()
+    assert engine.scheduler.pool.held == 0
+
+
+def test_a_stream_grows_token_by_token():
+    _, face = make()
+
+    async def scenario():
+        params = SamplingParams(max_tokens=5)
+        return [len(o.outputs[0].token_ids) async for o in face.generate([3], params)]
+
+    assert asyncio.run(scenario()) == [1, 2, 3, 4, 5]
+    face.close()
+
+
+def test_leaving_the_loop_cancels():
+    engine, face = make()
+
+    async def scenario():
+        stream = face.generate([1, 2], SamplingParams(max_tokens=150))
+        async for _ in stream:
+            break
+        await stream.aclose()
+        assert await settled(engine)
+        assert engine.scheduler.pool.held == 0
+        assert await last(face, [4], 3) == text_of([4], 3)
+
+    asyncio.run(scenario())
+    face.close()
+
+
+def test_refusals_and_failures_reach_their_callers():
+    engine, face = make()
+
+    async def scenario():
+        with pytest.raises(InvalidRequestError, match="out of range"):
+            await last(face, [99], 3)
+        engine.runner.fail = True
+        with pytest.raises(RuntimeError, match="out of order"):
+            await last(face, [1], 30)
+        assert await last(face, [1], 3) == text_of([1], 3)
+
+    asyncio.run(scenario())
+    face.close()
+
+
+def test_closing_ends_what_is_open():
+    _, face = make()
+
+    async def scenario():
+        task = asyncio.create_task(last(face, [1], 190))
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(face.close)
+        with pytest.raises(StokerError, match="closed before"):
+            await task
+        with pytest.raises(StokerError, match="has been closed"):
+            await last(face, [1], 2)
+
+    asyncio.run(scenario())

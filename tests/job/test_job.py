@@ -1,0 +1,121 @@
+"""Jobs over files: one result per row whatever the row is like."""
+
+import json
+
+import pytest
+
+from stoker import LLM, SamplingParams
+from stoker.errors import JobError
+from stoker.job.job import JobSettings, prepare_job, run_job
+
+PARAMS = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def llm(text_model):
+    with LLM(text_model, max_running=3) as one:
+        yield one
+
+
+def run(llm, tmp_path, lines, **changes):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(lines) + "\n")
+    settings = JobSettings(source, target, PARAMS, **{"restart": True, **changes})
+    report = prepare_job(settings)
+    run_job(llm, settings, report, lambda report: None)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    return {row["result"]["row"]: row for row in rows}, report
+
+
+def test_every_row_gets_one_result(llm, tmp_path):
+    lines = [
+        '{"prompt": "hello", "mark": 1}',
+        '{"prompt": "broken',
+        '{"messages": [{"role": "user", "content": "hello"}]}',
+        '{"prompt_token_ids": [5, 6, 7]}',
+        "",
+        "[1, 2]",
+        '{"text": "hello"}',
+        '{"prompt": 7}',
+        '{"prompt": ""}',
+        '{"prompt_token_ids": [1, 4000]}',
+        json.dumps({"prompt_token_ids": [1] * 600}),
+        '{"messages": [{"role": "user"}]}',
+        '{"prompt": "a", "prompt_token_ids": [1]}',
+    ]
+    rows, report = run(llm, tmp_path, lines)
+    statuses = {number: row["result"]["status"] for number, row in rows.items()}
+    bad = dict.fromkeys([2, 6, 7, 8, 9, 10, 12, 13], "bad_row")
+    assert statuses == {1: "length", 3: "length", 4: "length", 11: "too_long", **bad}
+    assert rows[1]["mark"] == 1
+    assert rows[1]["result"]["output_tokens"] == 6
+    errors = {number: rows[number]["result"]["error"] for number in [*bad, 11]}
+    assert "line 2 is not valid JSON" in errors[2]
+    assert "exactly one of prompt, messages, prompt_token_ids; it has text" in errors[7]
+    assert "prompt must be text, not 7" in errors[8]
+    assert "token id 4000 is out of range" in errors[10]
+    assert "600 tokens and the context is 512" in errors[11]
+    assert report.rows == report.total_rows == 12
+    assert report.failed_rows == 9
+
+
+def test_results_do_not_depend_on_the_other_rows(llm, tmp_path):
+    lines = [json.dumps({"prompt": f"hello {number}"}) for number in range(40)]
+    rows, _ = run(llm, tmp_path, lines, seed=7)
+    again, _ = run(llm, tmp_path, lines[:5] + ["{bad"] * 5 + lines[10:], seed=7)
+    other, _ = run(llm, tmp_path, lines, seed=8)
+    assert len(rows) == 40
+    same = [number for number in again if number <= 5 or number > 10]
+    texts = {number: rows[number]["result"]["text"] for number in rows}
+    assert all(again[number]["result"]["text"] == texts[number] for number in same)
+    assert sum(other[number]["result"]["text"] != texts[number] for number in rows) > 30
+
+
+def test_raw_prompts_skip_the_template(llm, tmp_path):
+    line = ['{"prompt": "hello"}']
+    chat, _ = run(llm, tmp_path, line)
+    raw, _ = run(llm, tmp_path, line, raw=True)
+    assert chat[1]["result"]["prompt_tokens"] > raw[1]["result"]["prompt_tokens"]
+
+
+def test_accuracy_by_group(llm, tmp_path):
+    first, _ = run(llm, tmp_path, ['{"prompt": "hello"}'])
+    text = first[1]["result"]["text"]
+    lines = [
+        json.dumps({"prompt": "hello", "expected": f" {text} ", "skill": "good"}),
+        json.dumps({"prompt": "hello", "expected": "no", "skill": "bad"}),
+    ]
+    _, report = run(llm, tmp_path, lines)
+    assert report.correct["good"] + report.compared["good"] == 2
+    assert report.correct["bad"] == 0
+    assert any(line.startswith("accuracy  50.0% (1 of 2") for line in report.lines())
+
+
+def test_jobs_that_can_not_start(tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    settings = JobSettings(source, target, PARAMS)
+    with pytest.raises(JobError, match=r"cannot read .*in.jsonl: No such file"):
+        prepare_job(settings)
+    source.write_text("\n\n")
+    with pytest.raises(JobError, match="holds no rows"):
+        prepare_job(settings)
+    source.write_text('{"prompt": "x"}\n')
+    target.write_text("precious")
+    with pytest.raises(JobError, match="exists; give another name, or --restart"):
+        prepare_job(settings)
+    assert target.read_text() == "precious"
+    with pytest.raises(JobError, match="same file"):
+        prepare_job(JobSettings(source, source, PARAMS, restart=True))
+    with pytest.raises(JobError, match=r"folder of .* does not exist"):
+        prepare_job(JobSettings(source, tmp_path / "no" / "out", PARAMS))
+
+
+def test_a_full_disk_is_an_error_with_a_name(llm, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "x"}\n' * 3)
+    settings = JobSettings(source, "/dev/full", PARAMS)
+    settings = JobSettings(source, type(source)("/dev/full"), PARAMS, restart=True)
+    report = prepare_job(settings)
+    with pytest.raises(JobError, match="cannot write /dev/full: No space left"):
+        run_job(llm, settings, report, lambda report: None)
+    llm.engine.abort_all()

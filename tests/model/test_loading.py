@@ -1,0 +1,127 @@
+"""Damaged and unsupported model folders are refused with a message that says what to do."""
+
+import json
+import shutil
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from stoker import LLM, SamplingParams
+from stoker.errors import ConfigError, ModelError
+
+ONE = SamplingParams(max_tokens=2, temperature=0)
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A copy of a good model folder, to be damaged."""
+    copy = tmp_path / "model"
+    shutil.copytree(checkpoint("qwen3").folder, copy)
+    return copy
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    fields = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in fields.items() if v != "absent"}))
+
+
+def edit_weights(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": "absent"}, "names no architecture; add .*LlamaForCausalLM"),
+        ({"architectures": ["MambaForCausalLM"]}, "'MambaForCausalLM' is not supported.*Qwen3"),
+        ({"hidden_size": "absent"}, "lacks the field 'hidden_size'"),
+        ({"hidden_act": "relu6"}, "activation 'relu6' is not supported.*silu"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "rope type 'spiral'.*llama3"),
+        ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
+        ({"num_hidden_layers": 5}, r"lacks model.layers.4.*more"),
+        ({"num_hidden_layers": 3}, r"no place for: model.layers.3"),
+        ({"intermediate_size": 95}, "has shape .* where config.json implies"),
+    ],
+)
+def test_unsuitable_config(folder, changes, message):
+    edit_config(folder, **changes)
+    with pytest.raises(ModelError, match=message):
+        LLM(str(folder))
+
+
+def test_files_missing_or_damaged(folder):
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"model.safetensors is truncated or damaged"):
+        LLM(str(folder))
+    weights.unlink()
+    with pytest.raises(ModelError, match="holds no safetensors weights; convert"):
+        LLM(str(folder))
+    index = {"weight_map": {"a": "model-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"names model-00001.safetensors, which is missing"):
+        LLM(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config.json is not valid JSON"):
+        LLM(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"has no config.json"):
+        LLM(str(folder))
+
+
+def test_nan_weights_are_named_at_the_first_logits(folder):
+    def spoil(tensors):
+        tensors["model.layers.2.mlp.down_proj.weight"][3, 4] = float("nan")
+
+    edit_weights(folder, spoil)
+    llm = LLM(str(folder))
+    with pytest.raises(ModelError, match=r"layers.2.ffn.down.weight hold NaN"):
+        llm.generate([[1, 2, 3]], ONE)
+
+
+def test_overflow_names_the_layer(folder):
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.down_proj.weight"].fill_(1e38)
+
+    edit_weights(folder, spoil)
+    with pytest.raises(ModelError, match=r"output of layers.1 is not finite"):
+        LLM(str(folder)).generate([[1, 2, 3]], ONE)
+
+
+def test_missing_tokenizer(folder):
+    llm = LLM(str(folder))
+    assert len(llm.generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids) == 2
+    with pytest.raises(ModelError, match=r"has no tokenizer.*pass prompts as token ids"):
+        llm.generate("hello", ONE)
+
+
+def test_models_that_are_nowhere(monkeypatch):
+    with pytest.raises(ModelError, match=r"no folder './nothing'.*stoker-tiny"):
+        LLM("./nothing")
+
+    def offline(*args, **kwargs):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ModelError, match="hub cannot be reached; go online once"):
+        LLM("owner/name")
+
+
+def test_devices_and_sizes_are_checked(folder):
+    with pytest.raises(ConfigError, match="device 'abacus' is not known"):
+        LLM(str(folder), device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="torch sees no NVIDIA GPU; use cpu"):
+            LLM(str(folder), device="cuda")
+    with pytest.raises(ConfigError, match="more than the model's 512"):
+        LLM(str(folder), max_context=513)
+    with pytest.raises(ConfigError, match="do not hold one block"):
+        LLM(str(folder), cache_memory=10)

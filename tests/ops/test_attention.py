@@ -1,0 +1,103 @@
+"""The CPU implementations of attention against the definition."""
+
+import random
+
+import pytest
+import torch
+
+from stoker.ops.attention import (
+    CpuAttention,
+    NativeCpuAttention,
+    RaggedLayout,
+    ReferenceAttention,
+    merge_partials,
+)
+from stoker.ops.native.build import load
+
+LIBRARY = load("decode_attention")
+
+
+def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0):
+    """Ragged queries over shuffled blocks; unused cache entries are poisoned with large values."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    widths = [-(-length // block_size) for length in lens]
+    blocks = rng.sample(range(sum(widths) + 3), sum(widths))
+    tables = torch.zeros(len(lens), max(widths), dtype=torch.int64)
+    for row, width in enumerate(widths):
+        tables[row, :width] = torch.tensor([blocks.pop() for _ in range(width)])
+    starts = [0]
+    for count in shape:
+        starts.append(starts[-1] + count)
+    cache = [
+        torch.randn(sum(widths) + 3, block_size, kv_heads, dim, generator=generator)
+        for _ in range(2)
+    ]
+    for row, length in enumerate(lens):
+        if length % block_size:
+            for one in cache:
+                one[tables[row, widths[row] - 1], length % block_size :] = 1e4
+    q = torch.randn(starts[-1], heads, dim, generator=generator)
+    return RaggedLayout(starts, lens, tables, block_size), q, *cache
+
+
+IMPLEMENTATIONS = [CpuAttention()] + ([NativeCpuAttention(LIBRARY)] if LIBRARY else [])
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("window", [None, 1, 7, 1000])
+@pytest.mark.parametrize(
+    "sizes", [(6, 2, 64, 16), (4, 4, 16, 1), (8, 1, 128, 64), (3, 1, 20, 5)], ids=str
+)
+def test_equals_the_definition(attention, window, sizes):
+    heads, kv_heads, dim, block_size = sizes
+    lens = [1, 5, 16, 17, 64, 100, 33, 2, 90, 12, 40, 41]
+    counts = [1, 5, 1, 3, 1, 100, 1, 1, 1, 4, 1, 1]
+    layout, q, k, v = make(
+        counts, lens, block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
+    )
+    expected, lse = ReferenceAttention().run_with_lse(layout, q, k, v, scale=0.2, window=window)
+    plan = attention.plan(layout)
+    out = attention.run(plan, q, k, v, scale=0.2, window=window)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    again, same = attention.run_with_lse(plan, q, k, v, scale=0.2, window=window)
+    torch.testing.assert_close(again, expected)
+    torch.testing.assert_close(same, lse)
+
+
+@pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
+def test_a_decode_does_not_depend_on_its_neighbours():
+    attention = NativeCpuAttention(LIBRARY)
+    lens = [3, 50, 20, 21, 22, 49, 7, 33, 34, 35]
+    layout, q, k, v = make([1] * 10, lens, block_size=16, heads=6, kv_heads=2, dim=64)
+    together = attention.run(attention.plan(layout), q, k, v, scale=0.1, window=None)
+    for row, length in enumerate(lens):
+        alone = RaggedLayout([0, 1], [length], layout.block_tables[row : row + 1], 16)
+        out = attention.run(attention.plan(alone), q[row : row + 1], k, v, scale=0.1, window=None)
+        assert torch.equal(out[0], together[row])
+
+
+def test_paged_equals_contiguous():
+    layout, q, k, v = make([9], [9], block_size=4, heads=4, kv_heads=2, dim=16)
+    keys, values = (
+        c[layout.block_tables[0]].flatten(0, 1)[:9].repeat_interleave(2, 1) for c in (k, v)
+    )
+    plain = torch.nn.functional.scaled_dot_product_attention(
+        *(x.transpose(0, 1) for x in (q, keys, values)), is_causal=True, scale=0.3
+    ).transpose(0, 1)
+    out = ReferenceAttention().run(layout, q, k, v, scale=0.3, window=None)
+    torch.testing.assert_close(out, plain)
+
+
+def test_partials_over_disjoint_keys_merge_exactly():
+    layout, q, k, v = make([1, 1], [48, 37], block_size=16, heads=4, kv_heads=2, dim=16)
+    reference = ReferenceAttention()
+    whole, lse = reference.run_with_lse(layout, q, k, v, scale=0.2, window=None)
+    first = RaggedLayout([0, 1, 2], [32, 32], layout.block_tables[:, :2], 16)
+    second = RaggedLayout([0, 1, 2], [16, 5], layout.block_tables[:, 2:], 16)
+    parts = [
+        reference.run_with_lse(part, q, k, v, scale=0.2, window=None) for part in (first, second)
+    ]
+    merged, total = merge_partials(parts)
+    torch.testing.assert_close(merged, whole)
+    torch.testing.assert_close(total, lse)
