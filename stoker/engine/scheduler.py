@@ -381,4 +381,4 @@ class Scheduler:
         assert waiting == self.num_waiting, f"{waiting} wait, {self.num_waiting} are queued"
         for seq in self.running:
             assert 0 <= seq.computed <= len(seq.tokens) <= seq.length_limit
-            assert len(seq.blocks) >= self.pool.blocks_for(seq.computed)
+            assert len(seq.blocks) == self.pool.blocks_for(seq.computed), "more than a block wasted"

@@ -46,9 +46,9 @@ def text_of(prompt, count):
 
 
 async def last(face, prompt, count, **options):
-    async for output in face.generate(prompt, SamplingParams(max_tokens=count), **options):
-        pass
-    return output.outputs[0].token_ids
+    params = SamplingParams(max_tokens=count)
+    outputs = [output async for output in face.generate(prompt, params, **options)]
+    return outputs[-1].outputs[0].token_ids
 
 
 async def settled(engine):

@@ -23,6 +23,11 @@ static inline float exp_nonpositive(float x) {
     return p * scale.f;
 }
 
+/* Pages follow one another in no order that the hardware could foresee: ask for the next one. */
+static inline void fetch(const float *from, int64_t count) {
+    for (int64_t at = 0; at < count; at += 16) __builtin_prefetch(from + at);
+}
+
 /* One sequence and one key-value head: `group` query heads over positions first..len-1. */
 static inline __attribute__((always_inline)) void attend(
     const float *query, const float *k, const float *v, float *result, const int64_t *table,
@@ -32,8 +37,10 @@ static inline __attribute__((always_inline)) void attend(
         const int64_t block = at / block_size, start = block * block_size;
         const int64_t end = start + block_size < len ? start + block_size : len;
         const float *keys = k + (table[block] * block_size - start) * token;
+        const float *next = end < len ? k + (table[block + 1] * block_size - start) * token : keys;
         for (; at < end; at++) {
             const float *key = keys + at * token;
+            fetch(next + at * token, token);
             for (int64_t h = 0; h < group; h++) {
                 const float *one = query + h * dim;
                 float sum = 0.0f;
@@ -57,7 +64,9 @@ static inline __attribute__((always_inline)) void attend(
         const int64_t block = at / block_size, start = block * block_size;
         const int64_t end = start + block_size < len ? start + block_size : len;
         const float *values = v + (table[block] * block_size - start) * token;
+        const float *next = end < len ? v + (table[block + 1] * block_size - start) * token : values;
         for (; at + 4 <= end; at += 4) {
+            fetch(next + at * token, 4 * token);
             const float *a = values + at * token, *b = a + token, *c = b + token, *e = c + token;
             for (int64_t h = 0; h < group; h++) {
                 const float *w = scores + h * span + at;
