@@ -11,6 +11,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +25,36 @@ ANSWER_TOKENS = 256
 WINDOW = 1024
 
 
-def with_stoker(model: Path, prompts: list[str]) -> list[str]:
+Answerer = Callable[[list[str]], list[str]]
+
+
+def with_stoker(model: Path) -> Answerer:
     """Greedy answers from Stoker."""
     from stoker import LLM, SamplingParams
 
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    llm = LLM(str(model), dtype="float32")
     params = SamplingParams(temperature=0, max_tokens=ANSWER_TOKENS)
-    return [result.outputs[0].text for result in LLM(str(model)).chat(chats, params)]
+
+    def answer(prompts: list[str]) -> list[str]:
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        return [result.outputs[0].text for result in llm.chat(chats, params)]
+
+    return answer
 
 
-@torch.no_grad()
-def with_transformers(model: Path, prompts: list[str]) -> list[str]:
-    """Greedy answers from transformers, in batches of prompts of similar length."""
-    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+def with_transformers(model: Path) -> Answerer:
+    """Greedy answers from transformers, one prompt at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    chats = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        for prompt in prompts
-    ]
-    order = sorted(range(len(chats)), key=lambda i: len(chats[i]))
-    answers = [""] * len(chats)
-    for start in range(0, len(order), 32):
-        part = order[start : start + 32]
-        inputs = tokenizer([chats[i] for i in part], return_tensors="pt", padding=True)
-        made = network.generate(
-            inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=ANSWER_TOKENS,
-        )
-        for i, ids in zip(part, made[:, inputs["input_ids"].shape[1] :], strict=True):
-            answers[i] = tokenizer.decode(ids, skip_special_tokens=True)
-    return answers
+
+    def answer_one(prompt: str) -> str:
+        chat = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        made = network.generate(ids, max_new_tokens=ANSWER_TOKENS)[0, ids.shape[1] :]
+        return tokenizer.decode(made, skip_special_tokens=True)
+
+    return lambda prompts: [answer_one(prompt) for prompt in prompts]
 
 
 ENGINES = {"stoker": with_stoker, "transformers": with_transformers}
@@ -101,24 +99,24 @@ def bits_per_byte(model: Path, texts: list[str]) -> float:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All numbers of one model; every answer comes from one run over all prompts."""
-    groups = {skill: evaluation_cases(skill, args.count, args.seed) for skill in SKILLS}
-    needles = needle_cases(args.model, args.needles, args.seed)
-    groups.update({f"needle-{length}": cases for length, cases in needles.items()})
-    flat = [(name, case) for name, cases in groups.items() for case in cases]
+    """All numbers of one model; each group's number is printed as soon as it is there."""
     began = time.monotonic()
-    answers = ENGINES[args.engine](args.model, [case.prompt for _, case in flat])
-    seconds = time.monotonic() - began
-    right = dict.fromkeys(groups, 0)
-    for (name, case), answer in zip(flat, answers, strict=True):
-        right[name] += answer == case.answer
+    answer = ENGINES[args.engine](args.model)
+    groups = {skill: evaluation_cases(skill, args.count, args.seed) for skill in SKILLS}
+    if args.needles:
+        needles = needle_cases(args.model, args.needles, args.seed)
+        groups.update({f"needle-{length}": cases for length, cases in needles.items()})
+    exact: dict[str, float] = {}
+    for name, cases in groups.items():
+        answers = answer([case.prompt for case in cases])
+        right = sum(a == case.answer for a, case in zip(answers, cases, strict=True))
+        exact[name] = right / len(cases)
+        print(name, exact[name], f"after {time.monotonic() - began:.0f} s", flush=True)
     texts = (args.data / "held_out.txt").read_text(encoding="utf-8").split("\0")
     return {
-        "exact_match": {name: right[name] / len(cases) for name, cases in groups.items()},
+        "exact_match": exact,
         "bits_per_byte": bits_per_byte(args.model, texts),
-        "cases": len(flat),
         "engine": args.engine,
-        "seconds": round(seconds, 1),
     }
 
 
@@ -127,11 +125,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="the folder of held_out.txt")
     parser.add_argument("--count", type=int, default=1000, help="cases per skill")
-    parser.add_argument("--needles", type=int, default=200, help="cases per context length")
+    parser.add_argument("--needles", type=int, default=100, help="cases per context length")
+    parser.add_argument("--threads", type=int, default=2, help="1 where other programs run")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--engine", choices=sorted(ENGINES), default="stoker")
     parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     report = json.dumps(measure(args), indent=2)
     print(report)
     if args.out:

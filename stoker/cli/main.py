@@ -6,6 +6,7 @@ Imports no torch until a command runs, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence as Seq
 
@@ -85,6 +86,9 @@ def main(argv: Seq[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"stoker: {problem}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         if args.debug:

@@ -63,6 +63,7 @@ def test_interrupted_in_the_middle(text_model, tmp_path):
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows.write_text('{"prompt": "hello"}\n' * 5000)
     command = [sys.executable, "-m", "stoker.cli.main", "run", rows, "-o", out, "-m", text_model]
+    command += ["--max-tokens", "8"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (out.exists() and out.stat().st_size):
         time.sleep(0.05)
