@@ -64,7 +64,14 @@ def test_interrupted_in_the_middle(text_model, tmp_path):
     rows.write_text('{"prompt": "hello"}\n' * 5000)
     command = [sys.executable, "-m", "stoker.cli.main", "run", rows, "-o", out, "-m", text_model]
     command += ["--max-tokens", "8"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs ignore SIGINT, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not (out.exists() and out.stat().st_size):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
