@@ -62,15 +62,18 @@ def test_plain_messages_without_traceback(tmp_path, capsys):
 def test_interrupted_in_the_middle(text_model, tmp_path):
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows.write_text('{"prompt": "hello"}\n' * 5000)
-    command = [sys.executable, "-m", "stoker.cli.main", "run", rows, "-o", out, "-m", text_model]
+    # a shell's background jobs ignore SIGINT, and so would their children: ask for it again
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from stoker.cli.main import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "run", rows, "-o", out, "-m", text_model]
     command += ["--max-tokens", "8"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell's background jobs ignore SIGINT, and so would their children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not (out.exists() and out.stat().st_size):
         time.sleep(0.05)
