@@ -50,6 +50,7 @@ class LLM:
         self.engine = built.engine
         self.text = built.text
         self._asked = 0
+        self._arrived: dict[str, RequestOutput] = {}
 
     def generate(
         self, prompts: Prompt | Seq[Prompt], sampling_params: Params = None
@@ -133,10 +134,26 @@ class LLM:
                 self.engine.cancel(request.id)
             at = next(n for n, one in enumerate(requests) if one.id == request.id)
             raise InvalidRequestError(f"prompt {at}: {problem}") from None
-        done: dict[str, RequestOutput] = {}
-        while len(done) < len(requests):
-            done.update((output.request_id, output) for output in self.engine.step())
-        return [done[request.id] for request in requests]
+        try:
+            for request in requests:
+                while request.id not in self._arrived:
+                    self._step()
+            return [self._arrived.pop(request.id) for request in requests]
+        except BaseException:
+            for request in requests:
+                self._drop(request)
+            raise
+
+    def _step(self) -> None:
+        """Take a step; what it yields waits for whoever asked, other streams among them."""
+        if not self.engine.has_work:
+            raise StokerError("another call on this LLM failed or was interrupted, and ended this")
+        self._arrived.update((output.request_id, output) for output in self.engine.step())
+
+    def _drop(self, request: Request) -> None:
+        self._arrived.pop(request.id, None)
+        if "engine" in self.__dict__:
+            self.engine.cancel(request.id)
 
     def _stream(self, request: Request) -> Iterator[str]:
         import dataclasses
@@ -144,14 +161,18 @@ class LLM:
         self.engine.add(dataclasses.replace(request, stream=True))
         shown = 0
         try:
-            while self.engine.has_work:
-                for output in self.engine.step():
-                    text = output.outputs[0].text
-                    if len(text) > shown:
-                        yield text[shown:]
-                        shown = len(text)
+            finished = False
+            while not finished:
+                if request.id not in self._arrived:
+                    self._step()
+                    continue
+                output = self._arrived.pop(request.id)
+                text, finished = output.outputs[0].text, output.finished
+                if len(text) > shown:
+                    yield text[shown:]
+                    shown = len(text)
         finally:
-            self.engine.cancel(request.id)
+            self._drop(request)
 
     def _request(self, text: str | None, ids: list[int], params: SamplingParams) -> Request:
         number = self._asked

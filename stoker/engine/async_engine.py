@@ -9,6 +9,7 @@ Used by servers and by anything that has its own event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import queue
@@ -75,7 +76,8 @@ class AsyncEngine:
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[RequestOutput | BaseException]()
 
         def deliver(item: RequestOutput | BaseException) -> None:
-            loop.call_soon_threadsafe(inbox.put_nowait, item)
+            with contextlib.suppress(RuntimeError):  # the caller's loop is gone: nobody waits
+                loop.call_soon_threadsafe(inbox.put_nowait, item)
 
         self._commands.put(lambda: self._add(request, deliver))
         try:
@@ -129,7 +131,7 @@ class AsyncEngine:
     def _add(self, request: Request, deliver: Inbox) -> None:
         try:
             self._engine.add(request)
-        except StokerError as problem:
+        except Exception as problem:  # the caller's; this thread must go on
             deliver(problem)
         else:
             self._inboxes[request.id] = deliver

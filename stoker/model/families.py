@@ -167,6 +167,8 @@ QWEN3_NAMES: Names = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(_llama, LLAMA_NAMES, ignored=("rotary_emb.inv_freq",)),
-    "Qwen3ForCausalLM": Family(_qwen3, QWEN3_NAMES),
+    "LlamaForCausalLM": Family(
+        _llama, LLAMA_NAMES, ignored=("rotary_emb.inv_freq", "lm_head.weight")
+    ),
+    "Qwen3ForCausalLM": Family(_qwen3, QWEN3_NAMES, ignored=("lm_head.weight",)),
 }
