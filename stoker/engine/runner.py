@@ -46,7 +46,11 @@ class ModelRunner:
         batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
         logits: Tensor = self.model(batch, self.cache)
         if not torch.isfinite(logits.sum()):
-            self._explain(batch, logits)
+            try:
+                self._explain(batch, logits)
+            except ModelError:
+                self.cache.clear()  # later requests must not read what this one wrote
+                raise
         return logits
 
     def _explain(self, batch: ForwardInput, logits: Tensor) -> None:

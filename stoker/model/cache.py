@@ -35,6 +35,12 @@ class PagedCache:
             shape = (num_blocks, block_size, layer.mixer.kv_heads, layer.mixer.head_dim)
             self.layers.append((_zeros(shape, dtype, device), _zeros(shape, dtype, device)))
 
+    def clear(self) -> None:
+        """Zero every page."""
+        for pair in self.layers:
+            for cache in pair:
+                cache.zero_()
+
     def copy_blocks(self, copies: tuple[tuple[int, int], ...]) -> None:
         """Copy whole blocks, (source, destination) each, in every layer."""
         if not copies:

@@ -96,6 +96,20 @@ def test_overflow_names_the_layer(folder):
         LLM(str(folder)).generate([[1, 2, 3]], ONE)
 
 
+def test_a_request_that_met_nan_does_not_spoil_the_next(checkpoint, tmp_path):
+    folder = tmp_path / "untied"
+    shutil.copytree(checkpoint("llama").folder, folder)
+
+    def spoil(tensors):
+        tensors["model.embed_tokens.weight"][7] = float("nan")
+
+    edit_weights(folder, spoil)
+    llm = LLM(str(folder), dtype="bfloat16", max_batch_tokens=64)
+    with pytest.raises(ModelError, match="hold NaN"):
+        llm.generate([[7] * 40], ONE)
+    assert len(llm.generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids) == 2
+
+
 def test_missing_tokenizer(folder):
     llm = LLM(str(folder))
     assert len(llm.generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids) == 2
