@@ -207,9 +207,17 @@ def _spread(params: Params, count: int) -> list[SamplingParams]:
         return [SamplingParams()] * count
     if isinstance(params, SamplingParams):
         return [params] * count
-    if len(params) != count:
+    if isinstance(params, str | Mapping) or not isinstance(params, Iterable):
         raise InvalidRequestError(
-            f"there are {count} prompts and {len(params)} sampling parameters; "
+            f"sampling_params must be a SamplingParams or a list of them, not {params!r}"
+        )
+    found = list(params)
+    if len(found) != count:
+        raise InvalidRequestError(
+            f"there are {count} prompts and {len(found)} sampling parameters; "
             "pass one for all, or one for each"
         )
-    return list(params)
+    for one in found:
+        if not isinstance(one, SamplingParams):
+            raise InvalidRequestError(f"sampling_params must hold SamplingParams, not {one!r}")
+    return found

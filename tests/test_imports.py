@@ -40,7 +40,9 @@ def imported(path):
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         for name in names:
-            if name.startswith("stoker."):
+            if name == "stoker":  # the package's own names: the Python face
+                yield "llm"
+            elif name and name.startswith("stoker."):
                 yield name.split(".")[1]
 
 

@@ -30,6 +30,8 @@ def llm(text_model):
         ({"top_p": 1.1}, r"top_p must lie in \(0, 1\]"),
         ({"top_k": -2}, "top_k must be at least -1"),
         ({"n": 0}, "n must be at least 1"),
+        ({"stop": 5}, "stop must be a list, not 5"),
+        ({"stop_token_ids": 5}, "stop_token_ids must be a list, not 5"),
         ({"stop": [""]}, "stop must hold non-empty strings"),
         ({"stop_token_ids": [-1]}, "stop_token_ids must be at least 0"),
         ({"temprature": 1}, "unknown sampling parameter 'temprature'; did you mean 'temperature'"),
@@ -51,6 +53,8 @@ def test_bad_sampling_parameters(params, message):
         ([[1, -1]], None, "token id -1 is out of range"),
         ([[1, "a"]], None, "token ids must be whole numbers, not 'a'"),
         (["a", "b"], [FOUR], "there are 2 prompts and 1 sampling parameters"),
+        (["a"], [{"temperature": 0}], "must hold SamplingParams, not {'temperature': 0}"),
+        ("a", {"temperature": 0}, "must be a SamplingParams or a list of them"),
         ({"text": "x"}, None, "needs 'prompt' or 'prompt_token_ids'"),
         (7, None, "prompts must be text"),
     ],
@@ -171,6 +175,35 @@ def test_an_interrupted_call_leaves_the_engine_usable(llm, monkeypatch):
     assert not llm.engine.has_work
     assert llm.engine.scheduler.pool.held == 0
     assert len(llm.generate("hello", FOUR)[0].outputs[0].token_ids) == 4
+
+
+@pytest.mark.parametrize("place", ["_collect", "_draws"])
+def test_an_interruption_anywhere_in_a_step_leaves_the_engine_usable(llm, monkeypatch, place):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm.engine, place, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["hello"] * 3, FOUR)
+    monkeypatch.undo()
+    assert not llm.engine.has_work
+    assert llm.engine.scheduler.pool.held == 0
+    assert len(llm.generate("hello", FOUR)[0].outputs[0].token_ids) == 4
+
+
+def test_streams_and_calls_on_one_engine_do_not_mix(llm):
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    prompts = ["hello", "there world"]
+    expected = [output.outputs[0].text for output in llm.generate(prompts, params)]
+    streams, texts = [llm.stream(prompt, params) for prompt in prompts], ["", ""]
+    for turn in range(60):
+        for number, stream in enumerate(streams):
+            texts[number] += next(stream, "")
+        if turn == 3:
+            again = llm.generate(prompts, params)
+            assert [output.outputs[0].text for output in again] == expected
+    assert texts == expected
+    assert not llm.engine.has_work
 
 
 def test_close_gives_the_memory_back(text_model):

@@ -42,6 +42,7 @@ class AsyncEngine:
         self._inboxes: dict[str, Inbox] = {}
         self._numbers = itertools.count()
         self._closed = False
+        self._closing = threading.Lock()  # nothing is asked for after close() has asked to stop
         self._thread = threading.Thread(target=self._loop, name="stoker-engine", daemon=True)
         self._thread.start()
 
@@ -67,8 +68,6 @@ class AsyncEngine:
             InvalidRequestError: the request can't be served.
             StokerError: the engine has been closed.
         """
-        if self._closed:
-            raise StokerError("the engine has been closed; make a new one")
         number = next(self._numbers)
         seed = params.seed if params.seed is not None else mix(self._seed, number)
         ids = tuple(prompt_token_ids)
@@ -79,7 +78,10 @@ class AsyncEngine:
             with contextlib.suppress(RuntimeError):  # the caller's loop is gone: nobody waits
                 loop.call_soon_threadsafe(inbox.put_nowait, item)
 
-        self._commands.put(lambda: self._add(request, deliver))
+        with self._closing:
+            if self._closed:
+                raise StokerError("the engine has been closed; make a new one")
+            self._commands.put(lambda: self._add(request, deliver))
         try:
             while True:
                 item = await inbox.get()
@@ -93,10 +95,11 @@ class AsyncEngine:
 
     def close(self) -> None:
         """Stop after the step under way. Requests still open end with a StokerError."""
-        if not self._closed:
-            self._closed = True
-            self._commands.put(None)
-            self._thread.join()
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._commands.put(None)
+        self._thread.join()
 
     # -- in the engine's thread ------------------------------------------------------------
 

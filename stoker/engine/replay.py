@@ -40,8 +40,9 @@ class FakeCache:
         Raises:
             ValueError: an item's block table misses a position or reads one never written.
         """
-        for src, dst in step.copies:
-            self._cells[dst] = list(self._cells[src])
+        contents = [list(self._cells[src]) for src, _ in step.copies]  # all read before any write
+        for (_, dst), content in zip(step.copies, contents, strict=True):
+            self._cells[dst] = content
         for item in step.items:
             self._write(item)
         return [

@@ -55,5 +55,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     """As torch.zeros, but on a CPU the pages take no memory until they are touched."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)  # calloc
-    return torch.from_numpy(raw).view(dtype).view(shape)
+    size, page = math.prod(shape) * dtype.itemsize, 4096
+    raw = np.zeros(size + page, np.uint8)  # calloc, which aligns to 16 bytes only
+    start = -raw.ctypes.data % page
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)

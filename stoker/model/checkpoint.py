@@ -81,6 +81,10 @@ def read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, A
 def tensor_files(folder: Path) -> list[Path]:
     """The safetensors files of the model: those its index names, or model.safetensors."""
     index = read_json(folder, "model.safetensors.index.json")
+    if index and not isinstance(index.get("weight_map"), dict):
+        raise ModelError(
+            f"{folder / 'model.safetensors.index.json'} has no weight_map; download it again"
+        )
     if index:
         files = [folder / name for name in sorted(set(index["weight_map"].values()))]
     elif (folder / "model.safetensors").is_file():

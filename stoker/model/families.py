@@ -19,6 +19,20 @@ Config = Mapping[str, Any]
 Names = Mapping[str, tuple[str, ...]]
 
 
+# fields that count something, in whatever family they occur
+SIZES = (
+    "hidden_size",
+    "vocab_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "sliding_window",
+)
+
+
 @dataclass(frozen=True)
 class Family:
     spec: Callable[[Config], ModelSpec]
@@ -45,6 +59,10 @@ def spec_from_config(config: Config) -> tuple[ModelSpec, Family]:
         raise ModelError(
             "quantised checkpoints are not supported; use a float32, bfloat16 or float16 one"
         )
+    for field in SIZES:
+        value = config.get(field)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ModelError(f"{field} in config.json must be a whole number, not {value!r}")
     try:
         return FAMILIES[name].spec(config), FAMILIES[name]
     except KeyError as missing:
@@ -117,6 +135,8 @@ def _qwen3(config: Config) -> ModelSpec:
     kinds = config.get("layer_types") or [
         "sliding_attention" if index >= full else "full_attention" for index in range(count)
     ]
+    if len(kinds) != count:
+        raise ModelError(f"layer_types in config.json has {len(kinds)} entries for {count} layers")
     return replace(
         spec,
         layers=tuple(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stoker.ops.activation import NativeSiluMul, silu_mul
-from stoker.ops.attention import Attention, CpuAttention, NativeCpuAttention, ReferenceAttention
+from stoker.ops.attention import Attention, CpuAttention, NativeAttention, ReferenceAttention
 from stoker.ops.native.build import load
 from stoker.ops.norm import NativeRmsNorm, rms_norm
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
@@ -34,12 +34,12 @@ def select_operations(device: torch.device, dtype: torch.dtype) -> Operations:
     """The fastest operations for `device` and `dtype`."""
     if device.type != "cpu":
         return Operations(ReferenceAttention())
-    attention = load("decode_attention") if dtype == torch.float32 else None
+    attention = load("attention") if dtype == torch.float32 else None
     elementwise = load("elementwise") if attention else None
     if attention is None or elementwise is None:
         return Operations(CpuAttention())
     return Operations(
-        NativeCpuAttention(attention),
+        NativeAttention(attention),
         NativeRmsNorm(elementwise),
         NativeSiluMul(elementwise),
         NativeRotateAndStore(elementwise),

@@ -1,10 +1,12 @@
 """The asynchronous face on a fake runner: concurrency, cancellation, errors, closing."""
 
 import asyncio
+import threading
 import time
 
 import pytest
 
+from stoker import LLM
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.engine import Engine
 from stoker.engine.params import SamplingParams
@@ -113,6 +115,67 @@ def test_refusals_and_failures_reach_their_callers():
         assert await last(face, [1], 3) == text_of([1], 3)
 
     asyncio.run(scenario())
+    face.close()
+
+
+def test_callers_that_err_or_vanish_do_not_stop_the_engine():
+    _, face = make()
+
+    async def leave():
+        async for _ in face.generate([1], SamplingParams(max_tokens=190)):
+            break
+
+    with pytest.raises(TypeError):
+        asyncio.run(last(face, ["a"], 3))
+    for _ in range(5):  # each time the loop is gone while its request still runs
+        asyncio.run(leave())
+    assert asyncio.run(last(face, [1], 3)) == text_of([1], 3)
+    face.close()
+
+
+def test_a_request_that_meets_close_is_told():
+    _, face = make()
+    commands = face._commands
+
+    class Between:
+        """The queue, with another thread that closes just as a request arrives."""
+
+        def get(self, **options):
+            return commands.get(**options)
+
+        def put(self, command):
+            if command is not None and not face._closed:
+                self.other = threading.Thread(target=face.close)
+                self.other.start()
+                time.sleep(0.01)
+            commands.put(command)
+
+    face._commands = Between()
+    with pytest.raises(StokerError, match="closed before"):
+        asyncio.run(asyncio.wait_for(last(face, [1], 190), 10))
+    face._commands.other.join()
+
+
+def test_on_a_model_it_gives_what_llm_gives(text_model):
+    prompts = [[number, number + 1, 2] for number in range(10)]
+    params = [
+        SamplingParams(temperature=1, seed=number, max_tokens=10, ignore_eos=True)
+        for number in range(10)
+    ]
+    with LLM(text_model) as llm:
+        first = [output.outputs for output in llm.generate(prompts, params)]
+        second = [llm.generate([p], [s])[0].outputs for p, s in zip(prompts, params, strict=True)]
+    face = AsyncEngine.from_model(text_model)
+
+    async def one(number):
+        await asyncio.sleep(0.003 * number)
+        stream = face.generate(prompts[number], params[number])
+        return [output async for output in stream][-1].outputs
+
+    async def all_of_them():
+        return await asyncio.gather(*map(one, range(10)))
+
+    assert asyncio.run(all_of_them()) == first == second
     face.close()
 
 

@@ -1,8 +1,12 @@
 """Incremental text: whole characters only, and stop strings wherever they fall."""
 
+import random
+from pathlib import Path
+
 import pytest
 
 from stoker.engine.detokenizer import Detokenizer
+from stoker.engine.text import TextCodec
 
 
 class Bytes:
@@ -58,3 +62,23 @@ def test_an_unfinished_character_at_the_end_is_kept_as_the_tokenizer_shows_it():
         detokenizer.push(token)
     assert detokenizer.text == "ab"
     assert detokenizer.finish() == Bytes().decode(list("ab日".encode()[:-1]))
+
+
+def test_with_a_real_tokenizer(text_model):
+    codec, rng = TextCodec(Path(text_model)), random.Random(0)
+    for _ in range(200):
+        ids = [rng.randrange(4, 260) for _ in range(rng.randint(1, 25))]
+        if rng.random() < 0.5:
+            ids = codec.encode("hello world 日本 👍🏽 there")
+        whole = codec.decode(ids)
+        at = rng.randrange(max(1, len(whole)))
+        stop = whole[at : at + rng.randint(1, 4)]
+        detokenizer, shown = Detokenizer(codec, (stop,) if stop else ()), []
+        for token in ids:
+            detokenizer.push(token)
+            shown.append(detokenizer.safe_text)
+            if detokenizer.stopped:
+                break
+        end = detokenizer.finish()
+        assert all(end.startswith(piece) for piece in shown)
+        assert end == (whole[: whole.index(stop)] if stop else whole)

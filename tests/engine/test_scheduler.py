@@ -2,10 +2,12 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.engine.forecast import LengthEstimator
 from stoker.engine.params import SamplingParams
 from stoker.engine.replay import FakeCache, hash_context, replay, save_trace
 from stoker.engine.request import Request
@@ -195,6 +197,73 @@ def test_forecast_admits_more_than_the_worst_case_and_less_than_blindly():
     blind = 40
     assert worst_case < peak_running([8] * 20) < blind
     assert peak_running([36] * 20) <= worst_case + 1
+
+
+def test_steps_are_full_while_prompts_wait():
+    """Long prompts are cut and short ones joined, so that each pass has the same size."""
+    rng = random.Random(0)
+    scheduler = make_scheduler(num_blocks=2000, max_batch_tokens=64, max_running=64)
+    for number in range(60):
+        prompt = [rng.randrange(VOCAB) for _ in range(rng.choice([1, 3, 9, 40, 55]))]
+        scheduler.add(request(f"r{number}", prompt, max_tokens=8, ignore_eos=True))
+    driver = Driver(scheduler)
+    while scheduler.waiting:
+        driver.step()
+    assert len(driver.steps) > 15
+    assert {step.num_tokens for step in driver.steps[:-1]} == {64}
+
+
+def test_a_request_joins_the_next_step_and_the_others_do_not_notice():
+    def run(late_at):
+        scheduler = make_scheduler(num_blocks=200, max_batch_tokens=64)
+        for number in range(4):
+            scheduler.add(request(f"r{number}", [number] * 5, max_tokens=4 + 3 * number))
+        driver = Driver(scheduler)
+        while scheduler.has_work or len(driver.steps) == late_at:
+            if len(driver.steps) == late_at:
+                late = scheduler.add(request("late", [9, 9, 9], max_tokens=6))
+                driver.step()
+                assert late.serial in [item.sequence for item in driver.steps[-1].items]
+            else:
+                driver.step()
+            live = {seq.serial for seq in scheduler.sequences()}
+            ended = {item.sequence for item in driver.steps[-1].items} - live
+            assert not ended & {seq.serial for seq in scheduler.running}, "a finished row stayed"
+        return {key: tokens for key, tokens in driver.done.items() if key[0] != "late"}
+
+    alone = run(None)
+    for late_at in range(1, 14):
+        assert run(late_at) == alone
+
+
+def test_forecast_runs_more_at_once_than_reserving_the_longest():
+    def run(lengths):
+        scheduler = make_scheduler(
+            num_blocks=80, block_size=8, max_batch_tokens=256, max_running=64, max_context=320
+        )
+        if lengths is not None:
+            scheduler.lengths = lengths
+        for number in range(200):
+            scheduler.add(request(f"r{number}", [number % VOCAB, number], max_tokens=256))
+        driver = Driver(scheduler)
+        driver.run()
+        running = [len(step.items) for step in driver.steps]
+        return driver.done, sum(running) / len(running), scheduler.num_preemptions
+
+    class Longest(LengthEstimator):
+        def expected(self, generated, limit):
+            return limit
+
+    class Hopeful(LengthEstimator):
+        def expected(self, generated, limit):
+            return np.minimum(generated + 10, limit)
+
+    done, mean, _ = run(None)
+    reserved, mean_reserved, preempted_reserved = run(Longest())
+    overrun, _, preemptions = run(Hopeful())
+    assert mean > 1.3 * mean_reserved
+    assert preempted_reserved == 0 < preemptions
+    assert done == reserved == overrun
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "prefix"])

@@ -7,6 +7,7 @@ import torch
 
 from stoker import LLM, SamplingParams
 from stoker.ops.attention import CpuAttention
+from stoker.ops.native.build import load
 from stoker.ops.select import Operations
 
 COUNT = 24
@@ -162,3 +163,37 @@ def test_half_precision_runs(dtype, checkpoint, prompts):
     first = [tokens[0] for tokens in tokens_of(outputs)]
     expected = [model.greedy(prompt, COUNT)[0] for prompt in prompts[:8]]
     assert sum(a == b for a, b in zip(first, expected, strict=True)) >= 6
+
+
+@pytest.mark.skipif(load("attention") is None, reason="no C compiler")
+def test_logits_have_the_same_bits_however_work_is_scheduled(checkpoint, prompts):
+    """Prefilled whole, in chunks, decoded, recomputed after preemption, alone or in company."""
+
+    def run(chosen, **options):
+        seen = {}
+        with LLM(checkpoint("qwen3").folder, **options) as llm:
+            runner, scheduler = llm.engine.runner, llm.engine.scheduler
+            if options.get("num_blocks") == 12:
+                scheduler.lengths.observe(1)
+            forward = runner.forward
+
+            def keep(step):
+                logits = forward(step)
+                drawn = [item for item in step.items if item.draws]
+                for item, row in zip(drawn, logits, strict=True):
+                    seq = scheduler[item.sequence]
+                    seen[tuple(seq.request.prompt_token_ids), item.end] = row.clone()
+                return logits
+
+            runner.forward = keep
+            params = SamplingParams(temperature=0, max_tokens=COUNT, stop_token_ids=[10**6])
+            llm.generate(chosen, params)
+            return seen, scheduler.num_preemptions
+
+    together, _ = run(prompts)
+    assert len(together) == len(prompts) * COUNT
+    runs = [run(prompts, max_batch_tokens=7), run(prompts, num_blocks=12, prefix_cache=False)]
+    runs += [run([prompt]) for prompt in prompts[::8]]
+    assert runs[1][1] > 0
+    for seen, _ in runs:
+        assert all(torch.equal(row, together[key]) for key, row in seen.items())

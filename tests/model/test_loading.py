@@ -45,6 +45,12 @@ def edit_weights(folder, change):
         ({"hidden_act": "relu6"}, "activation 'relu6' is not supported.*silu"),
         ({"rope_parameters": {"rope_type": "spiral"}}, "rope type 'spiral'.*llama3"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
+        ({"num_hidden_layers": "4"}, "num_hidden_layers .* must be a whole number, not '4'"),
+        ({"hidden_size": 0}, "hidden_size in config.json must be a whole number, not 0"),
+        (
+            {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"]},
+            "layer_types in config.json has 1 entries for 4 layers",
+        ),
         ({"num_hidden_layers": 5}, r"lacks model.layers.4.*more"),
         ({"num_hidden_layers": 3}, r"no place for: model.layers.3"),
         ({"intermediate_size": 95}, "has shape .* where config.json implies"),
@@ -69,12 +75,24 @@ def test_files_missing_or_damaged(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"names model-00001.safetensors, which is missing"):
         LLM(str(folder))
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(ModelError, match=r"index.json has no weight_map"):
+        LLM(str(folder))
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"config.json is not valid JSON"):
         LLM(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"has no config.json"):
         LLM(str(folder))
+
+
+def test_a_tied_checkpoint_may_carry_its_head(folder):
+    def add_head(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    before = LLM(str(folder)).generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids
+    edit_weights(folder, add_head)
+    assert LLM(str(folder)).generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids == before
 
 
 def test_nan_weights_are_named_at_the_first_logits(folder):

@@ -7,14 +7,14 @@ import torch
 
 from stoker.ops.attention import (
     CpuAttention,
-    NativeCpuAttention,
+    NativeAttention,
     RaggedLayout,
     ReferenceAttention,
     merge_partials,
 )
 from stoker.ops.native.build import load
 
-LIBRARY = load("decode_attention")
+LIBRARY = load("attention")
 
 
 def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0):
@@ -41,7 +41,7 @@ def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0):
     return RaggedLayout(starts, lens, tables, block_size), q, *cache
 
 
-IMPLEMENTATIONS = [CpuAttention()] + ([NativeCpuAttention(LIBRARY)] if LIBRARY else [])
+IMPLEMENTATIONS = [CpuAttention()] + ([NativeAttention(LIBRARY)] if LIBRARY else [])
 
 
 @pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=lambda one: type(one).__name__)
@@ -67,7 +67,7 @@ def test_equals_the_definition(attention, window, sizes):
 
 @pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
 def test_a_decode_does_not_depend_on_its_neighbours():
-    attention = NativeCpuAttention(LIBRARY)
+    attention = NativeAttention(LIBRARY)
     lens = [3, 50, 20, 21, 22, 49, 7, 33, 34, 35]
     layout, q, k, v = make([1] * 10, lens, block_size=16, heads=6, kv_heads=2, dim=64)
     together = attention.run(attention.plan(layout), q, k, v, scale=0.1, window=None)
@@ -75,6 +75,28 @@ def test_a_decode_does_not_depend_on_its_neighbours():
         alone = RaggedLayout([0, 1], [length], layout.block_tables[row : row + 1], 16)
         out = attention.run(attention.plan(alone), q[row : row + 1], k, v, scale=0.1, window=None)
         assert torch.equal(out[0], together[row])
+
+
+@pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
+@pytest.mark.parametrize("window", [None, 9, 64])
+@pytest.mark.parametrize("sizes", [(6, 2, 64, 16), (4, 4, 24, 5)], ids=str)
+def test_a_query_does_not_depend_on_its_chunk(window, sizes):
+    """The same bits from one prefill, from chunks, and from a decode for every token."""
+    heads, kv_heads, dim, block_size = sizes
+    attention, length = NativeAttention(LIBRARY), 150
+    layout, q, k, v = make(
+        [length], [length], block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
+    )
+    whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, scale=0.1, window=window)
+    for size in (1, 7, 16, 40):
+        for start in range(0, length, size):
+            end = min(start + size, length)
+            chunk = RaggedLayout([0, end - start], [end], layout.block_tables, block_size)
+            out, same = attention.run_with_lse(
+                attention.plan(chunk), q[start:end], k, v, scale=0.1, window=window
+            )
+            assert torch.equal(out, whole[start:end])
+            assert torch.equal(same, lse[start:end])
 
 
 def test_paged_equals_contiguous():
