@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import random
 import statistics
 import subprocess
@@ -189,6 +191,22 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, float]:
     return result
 
 
+def about() -> dict[str, str]:
+    """What a figure depends on beside the code."""
+    import torch
+    import transformers
+
+    cpu = Path("/proc/cpuinfo").read_text().split("model name", 1)[-1].split("\n")[0]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{cpu.strip(' :\t')}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers_version": transformers.__version__,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -224,7 +242,7 @@ def main() -> None:
         f"{result['prefix_off']:.0f} without reuse, ratio {result['ratio_prefix']:.2f}"
     )
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        args.json.write_text(json.dumps({**about(), **result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
