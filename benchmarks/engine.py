@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -196,11 +197,11 @@ def about() -> dict[str, str]:
     import torch
     import transformers
 
-    cpu = Path("/proc/cpuinfo").read_text().split("model name", 1)[-1].split("\n")[0]
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python", *sys.argv]),
-        "machine": f"{cpu.strip(' :\t')}, {os.cpu_count()} cores",
+        "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers_version": transformers.__version__,
