@@ -54,9 +54,9 @@ class Linear(nn.Module):
         if packs(self.weight):
             del self.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         assert self._apply_fn is not None, "prepare() comes first"
-        return self._apply_fn(x)
+        return self._apply_fn(x, add)
 
 
 class Norm(nn.Module):
@@ -101,8 +101,9 @@ class GatedFfn(nn.Module):
         self.gate_up = Linear(hidden, 2 * spec.size, spec.bias)
         self.down = Linear(spec.size, hidden, spec.bias)
 
-    def forward(self, x_TD: Tensor, ops: Operations) -> Tensor:
-        return cast(Tensor, self.down(ops.gated(self.gate_up(x_TD))))
+    def forward(self, x_TD: Tensor, ops: Operations, add: Tensor) -> Tensor:
+        """The network's output plus `add`, the residual."""
+        return cast(Tensor, self.down(ops.gated(self.gate_up(x_TD)), add=add))
 
 
 class Block(nn.Module):
@@ -131,9 +132,9 @@ class Block(nn.Module):
         )
         if rows is not None:
             x_TD, mixed = x_TD[rows], mixed[rows]
-        x_TD = x_TD + self.mixer.out(mixed)
-        ffn_TD = self.ffn(ops.rms_norm(x_TD, self.ffn_norm.weight, self.eps), ops)
-        return cast(Tensor, x_TD + ffn_TD)
+        x_TD = self.mixer.out(mixed, add=x_TD)
+        normed = ops.rms_norm(x_TD, self.ffn_norm.weight, self.eps)
+        return cast(Tensor, self.ffn(normed, ops, add=x_TD))
 
 
 class Transformer(nn.Module):
