@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.config import DTYPES
 from stoker.errors import StokerError
 
 INTERRUPTED = 130
@@ -46,6 +47,12 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
         "--model",
         default="stoker-tiny",
         help="a model folder, a Hugging Face id, or a shipped model (default: %(default)s)",
+    )
+    command.add_argument(
+        "--dtype",
+        default="auto",
+        choices=DTYPES,
+        help="arithmetic; int8 is the fastest on a CPU (default: %(default)s, float32 on a CPU)",
     )
     command.add_argument(
         "--max-tokens",

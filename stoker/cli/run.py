@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from stoker.llm import LLM
 
     print(f"stoker: loading {args.model}", file=sys.stderr)
-    with LLM(args.model, seed=args.seed) as llm:
+    with LLM(args.model, seed=args.seed, dtype=args.dtype) as llm:
         report.started = time.monotonic()
         try:
             with _progress(report) as show:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
 from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Rope
-from stoker.ops.linear import LinearFn, packs, prepare_linear
+from stoker.ops.linear import LinearFn, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
 
@@ -48,10 +48,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
         self._apply_fn: LinearFn | None = None
 
-    def prepare(self) -> None:
-        """Choose the implementation for the weight's device and dtype."""
-        self._apply_fn = prepare_linear(self.weight, self.bias)
-        if packs(self.weight):
+    def prepare(self, make: Callable[[Tensor, Tensor | None], LinearFn]) -> None:
+        """Let `make` choose the implementation; a weight that it has laid out anew is dropped."""
+        self._apply_fn = make(self.weight, self.bias)
+        if hasattr(self._apply_fn, "weight"):
             del self.weight
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
@@ -154,13 +154,18 @@ class Transformer(nn.Module):
         self._ropes: dict[Rope, Tensor] = {}
         self.ops: Operations | None = None
 
-    def prepare(self, context: int) -> None:
-        """Choose operations for the device the weights are on; tabulate `context` positions."""
+    def prepare(
+        self, context: int, make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
+    ) -> None:
+        """Choose operations for the device the weights are on; tabulate `context` positions.
+
+        `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py).
+        """
         device = self.embedding.device
         for module in self.modules():
             if isinstance(module, Linear):
-                module.prepare()
-        self._logits = self.head if self.head is not None else prepare_linear(self.embedding)
+                module.prepare(make)
+        self._logits = self.head if self.head is not None else make(self.embedding, None)
         self.ops = select_operations(device, self.embedding.dtype)
         for layer in self.spec.layers:
             rope = layer.mixer.rope

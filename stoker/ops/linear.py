@@ -74,9 +74,10 @@ class NativeLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         library = load("linear")
         assert library is not None, "no C compiler"
-        self._kernel = signature(library.linear, "ppppp iii")
+        self._kernel = signature(library.linear, "pppppp iii")
         outputs, size = weight.shape
         width = library.panel_width()
+        self._padded_size = library.padded_size(size)
         panels = -(-outputs // width)
         padded = F.pad(weight.detach(), (0, 0, 0, panels * width - outputs))
         self.weight = padded.view(panels, width, size).transpose(1, 2).contiguous()
@@ -88,8 +89,10 @@ class NativeLinear:
         x = x.contiguous()
         add = add if add is None else add.contiguous()
         y = torch.empty(rows, self.out_features)
+        scratch = torch.empty(rows, self._padded_size) if self._padded_size > size else None
         self._kernel(
             x.data_ptr(),
+            None if scratch is None else scratch.data_ptr(),
             self.weight.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
             None if add is None else add.data_ptr(),
