@@ -34,7 +34,7 @@ static inline INLINE sums_t multiply_add(sums_t sums, const input_t *inputs, sum
 }
 #elif defined(__AVX2__)
 #define LANES 8
-#define TILE 6
+#define TILE 4 /* five and more leave the registers */
 #define GROUP 2
 #define OFFSET 0
 typedef int16_t input_t;
