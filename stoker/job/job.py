@@ -72,7 +72,9 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
 
     Raises:
         JobError: the output can't be written.
+        InvalidRequestError: the model can't generate.
     """
+    llm.engine.require("generate")
     try:
         with settings.output.open("w") as file:
             _Job(llm, settings, report, file).run(progress)
