@@ -131,12 +131,12 @@ class LLM(PooledCalls):
         ]
         return self._finish_all(requests)
 
-    def pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
+    def _pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
         plain = SamplingParams()
         made = [self._request(text, ids, plain) for text, ids in prompts]
         return self._finish_all([dataclasses.replace(one, pooling=params) for one in made])
 
-    def as_list(self, prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
+    def _listed(self, prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
         return _as_list(prompts)
 
     def _finish_all(self, requests: Seq[Request]) -> list[RequestOutput]:

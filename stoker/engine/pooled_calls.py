@@ -42,7 +42,7 @@ class PooledCalls(ABC):
     embedding: EmbeddingDefaults
 
     @abstractmethod
-    def as_list(self, prompts: Prompts) -> list[Prompt]:
+    def _listed(self, prompts: Prompts) -> list[Prompt]:
         """One prompt or several, as a list that is not empty."""
 
     @abstractmethod
@@ -50,7 +50,7 @@ class PooledCalls(ABC):
         """Text and token ids of a prompt in any form."""
 
     @abstractmethod
-    def pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
+    def _pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
         """Run pooled requests to their ends; outputs in the order of the prompts."""
 
     def embed(
@@ -68,7 +68,7 @@ class PooledCalls(ABC):
             InvalidRequestError: a prompt or a name can't be served; nothing has been run.
         """
         params = scoring.embedding_params(self.embedding, pooling, normalize)
-        return scoring.embeddings(self.pool(self._encode(prompts), params))
+        return scoring.embeddings(self._pool(self._encode(prompts), params))
 
     def classify(self, prompts: Prompts) -> list[PoolingRequestOutput[ClassificationOutput]]:
         """The probability of each label, for a model with a classification head.
@@ -109,19 +109,19 @@ class PooledCalls(ABC):
         params = scoring.embedding_params(self.embedding, None, None)
         left, right = self._encode(texts_1), self._encode(texts_2)
         scoring.pair_up(left, right)  # refuses before anything runs
-        outputs = self.pool([*left, *right], params)
+        outputs = self._pool([*left, *right], params)
         pairs = scoring.pair_up(outputs[: len(left)], outputs[len(left) :])
         return scoring.similarities(pairs)
 
     def _encode(self, prompts: Prompts) -> list[Encoded]:
-        return [self.encode_prompt(prompt) for prompt in self.as_list(prompts)]
+        return [self.encode_prompt(prompt) for prompt in self._listed(prompts)]
 
     def _join(self, texts_1: Prompts, texts_2: Prompts | None) -> list[Encoded]:
         """Each text, or each pair as one prompt."""
         if texts_2 is None:
             return self._encode(texts_1)
         made: list[Encoded] = []
-        for first, second in scoring.pair_up(self.as_list(texts_1), self.as_list(texts_2)):
+        for first, second in scoring.pair_up(self._listed(texts_1), self._listed(texts_2)):
             if not (isinstance(first, str) and isinstance(second, str)):
                 raise InvalidRequestError(
                     "pairs for a scoring head must be texts; join token ids yourself and pass "
@@ -133,4 +133,4 @@ class PooledCalls(ABC):
     def _head_values(self, prompts: Seq[Encoded]) -> list[RequestOutput]:
         """The head's output for each prompt, one number per label."""
         made = [(text, self.head.without_padding(ids)) for text, ids in prompts]
-        return self.pool(made, PoolingParams("classify"))
+        return self._pool(made, PoolingParams("classify"))

@@ -61,19 +61,25 @@ class ModelRunner:
                 self.cache.clear()  # later requests must not read what this one wrote
                 raise
         if pools:
-            gather(step, pooled, pools, self.model.logits)
+            gather(step, pooled, pools, self._label_values)
         return logits
+
+    def _label_values(self, states: Tensor) -> Tensor:
+        """The classification head's output (P, labels) for states (P, D)."""
+        values = self.model.logits(states)
+        if not torch.isfinite(values).all():
+            self._blame_weights()
+            raise ModelError(
+                "the output of the classification head is not finite though its weights are; "
+                "try dtype float32"
+            )
+        return values
 
     def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
         """Raise if the logits (or states) hold NaN or infinity, naming the weight or the layer."""
         if torch.isfinite(logits).all():
             return  # only their sum left the range
-        weight = first_bad_weight(self.model)
-        if weight:
-            raise ModelError(
-                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
-                "saved by a training run that diverged"
-            )
+        self._blame_weights()
         bad: list[str] = []
 
         def watch(name: str, x: Tensor) -> None:
@@ -85,3 +91,12 @@ class ModelRunner:
             f"the output of {bad[0] if bad else 'the head'} is not finite though its weights are: "
             "the values leave the range of the dtype; try dtype float32"
         )
+
+    def _blame_weights(self) -> None:
+        """Raise ModelError if a weight holds NaN or infinity, naming the first."""
+        weight = first_bad_weight(self.model)
+        if weight:
+            raise ModelError(
+                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
+                "saved by a training run that diverged"
+            )

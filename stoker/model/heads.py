@@ -65,7 +65,9 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
         if base is None:
             continue
         spec, family = spec_from_config({**config, "architectures": [base]})
-        names = {ours: theirs for ours, theirs in family.names.items() if ours != "head.weight"}
+        names = {
+            ours: theirs for ours, theirs in family.names.items() if not ours.startswith("head.")
+        }
         if ending == "Model":
             head = Head(tasks=("embed",))
         else:

@@ -24,6 +24,8 @@ def test_flags_are_these():
     }
     common = ["--debug", "--help", "--max-tokens", "--model", "--raw", "--seed", "--temperature"]
     assert flags["generate"] == sorted([*common, "-h", "-m"])
+    embed = ["--debug", "--help", "--model", "--no-normalize", "--normalize", "--pooling"]
+    assert flags["embed"] == sorted([*embed, "-h", "-m", "-o", "--output", "--restart"])
     assert flags["run"] == sorted([*common, "-h", "-m", "-o", "--output", "--restart"])
 
 

@@ -199,14 +199,21 @@ def test_a_classifier_embeds_and_does_not_generate(classifier, prompts):
     assert (found - expected).abs().max() < 1e-4
 
 
-def test_nan_weights_are_named(classifier, tmp_path):
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("model.layers.1.mlp.down_proj.weight", "layers.1.ffn.down.weight"),
+        ("score.weight", "head.weight"),
+    ],
+)
+def test_nan_weights_are_named(theirs, ours, classifier, tmp_path):
     folder = tmp_path / "bad"
     shutil.copytree(classifier("llama", id2label=NAMES)[0], folder)
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.1.mlp.down_proj.weight"][3, 4] = float("nan")
+    tensors[theirs][2, 4] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with LLM(str(folder)) as llm:
-        with pytest.raises(ModelError, match=r"layers.1.ffn.down.weight hold NaN"):
+        with pytest.raises(ModelError, match=f"{ours} hold NaN"):
             llm.classify([[1, 2, 3]])
         assert llm.engine.scheduler.pool.held == 0
 
