@@ -1,5 +1,6 @@
 """Embeddings are those of transformers, however work is scheduled; every misuse is refused."""
 
+import asyncio
 import json
 import shutil
 
@@ -8,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
 
-from stoker import LLM, SamplingParams
+from stoker import LLM, AsyncEngine, SamplingParams
 from stoker.engine.forecast import Forecast
+from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Request
 from stoker.errors import InvalidRequestError, ModelError
+from stoker.ops.attention import CpuAttention
 from stoker.ops.native.build import load
+from stoker.ops.select import Operations
 
 GREEDY = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
 LONGER = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
@@ -144,17 +148,15 @@ def test_a_prompt_that_is_cached_whole(backbone):
             assert (found - pooled(model, prompt, pooling)).abs().max() < 1e-5
 
 
-def test_cls_reuses_what_comes_after_its_first_chunk(backbone):
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_plain_operations_give_the_same(pooling, backbone, prompts):
+    """Where no C compiler is at hand, PyTorch's own operations serve."""
     folder, model = backbone("qwen3")
-    prompt = [number % 290 for number in range(48)]
-    with LLM(folder, block_size=4, max_batch_tokens=4) as llm:
-        llm.embed([prompt])
-        scheduler = llm.engine.scheduler
-        (output,) = llm.embed([prompt], pooling="cls")
-        assert output.num_cached_tokens == 0  # its first block was known, so it keeps its own
-        found = torch.tensor(output.outputs.embedding)
-        assert (found - pooled(model, prompt, "cls")).abs().max() < 1e-5
-        scheduler.check()
+    with LLM(folder, max_batch_tokens=50) as llm:
+        llm.engine.runner.model.ops = Operations(CpuAttention())
+        found = vectors(llm.embed(prompts, pooling=pooling))
+    expected = torch.stack([pooled(model, one, pooling) for one in prompts])
+    assert (found - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -346,3 +348,29 @@ def test_a_sentence_transformers_folder_that_cannot_be_followed(backbone, tmp_pa
         (tmp_path / "a" / "modules.json").write_text(text)
         with pytest.raises(ModelError, match=r"modules.json must hold a list of modules"):
             LLM(dense)
+
+
+def test_the_asynchronous_engine_pools(backbone, prompts):
+    folder, model = backbone("qwen3")
+
+    async def scenario():
+        engine = AsyncEngine.from_model(folder, max_batch_tokens=20)
+
+        async def one(prompt, **options):
+            params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+            return [output async for output in engine.generate(prompt, params, **options)]
+
+        mean = PoolingParams(pooling="mean")
+        vectors = asyncio.gather(*[one(prompt, pooling=mean) for prompt in prompts[:8]])
+        texts = asyncio.gather(*[one(prompt) for prompt in prompts[:4]])
+        try:
+            return await vectors, await texts
+        finally:
+            engine.close()
+
+    found, texts = asyncio.run(scenario())
+    assert all(len(outputs) == 1 for outputs in found)
+    got = torch.tensor([outputs[0].vector for outputs in found])
+    expected = torch.stack([pooled(model, one, "mean") for one in prompts[:8]])
+    assert (got - expected).abs().max() < 1e-5
+    assert all(len(outputs[-1].outputs[0].token_ids) == 5 for outputs in texts)

@@ -72,13 +72,14 @@ class PoolingParams:
         at = 0 if self.pooling == "cls" else length - 1
         return (at - start, at - start + 1) if start <= at < end else NO_STATES
 
-    def may_skip(self, position: int) -> bool:
-        """Whether cached keys and values may replace computing the token at `position`.
+    @property
+    def reuses(self) -> bool:
+        """Whether cached keys and values may replace computing the beginning of a prompt.
 
-        They hold no final hidden state, so not where that state is wanted. The last token is
-        always computed, since the prefix index leaves it out.
+        They hold no final hidden states, so not where one of these is wanted. The last token
+        is always computed, since the prefix index leaves it out.
         """
-        return self.pooling == "last" or (self.pooling == "cls" and position > 0)
+        return self.pooling == "last"
 
 
 def prompt_limit(prompt: int, context: int, capacity: int) -> int:

@@ -80,9 +80,9 @@ class Sequence:
 
     @property
     def may_reuse(self) -> bool:
-        """Whether cached content may stand in for its next tokens."""
+        """Whether cached content may stand in for its tokens."""
         pooling = self.request.pooling
-        return pooling is None or pooling.may_skip(self.computed)
+        return pooling is None or pooling.reuses
 
     def states(self, start: int, end: int) -> tuple[int, int]:
         """The slice of tokens start to end - 1 whose final states are pooled."""
