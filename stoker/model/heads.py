@@ -61,7 +61,7 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
             )
     name = (config.get("architectures") or [""])[0]
     for ending in ("ForSequenceClassification", "Model"):
-        base = _causal(str(name), ending)
+        base = causal_form(str(name), ending)
         if base is None:
             continue
         spec, family = spec_from_config({**config, "architectures": [base]})
@@ -78,7 +78,7 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
     return (*spec_from_config(config), Head())
 
 
-def _causal(name: str, ending: str) -> str | None:
+def causal_form(name: str, ending: str) -> str | None:
     """The language model that the architecture `name` is another form of, if it is one."""
     if name in FAMILIES or not name.endswith(ending):
         return None

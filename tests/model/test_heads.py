@@ -17,7 +17,7 @@ from transformers import (
 from stoker import LLM, SamplingParams
 from stoker.errors import InvalidRequestError, ModelError
 from stoker.model.families import FAMILIES
-from stoker.model.heads import CAUSAL, resolve
+from stoker.model.heads import CAUSAL, base_prefix, causal_form, resolve
 from stoker.ops.native.build import load
 
 SIZES = {
@@ -277,20 +277,31 @@ def test_a_language_model_may_be_saved_without_its_prefix(tmp_path):
 
 @pytest.mark.parametrize("base", sorted(FAMILIES))
 def test_every_family_has_all_forms(base):
-    """Named by its language model's name; the tables differ by the head alone."""
+    """Named after the language model, and its backbone's names have one prefix."""
     ending = next(one for one in CAUSAL if base.endswith(one))
-    stem = base.removesuffix(ending)
-    sizes = {**SIZES, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
-    spec, family, head = resolve({**sizes, "architectures": [base]})
-    assert (spec.labels, head.tasks) == (None, ("generate", "embed"))
+    for form in ("Model", "ForSequenceClassification"):
+        assert causal_form(base.removesuffix(ending) + form, form) == base
+    family = FAMILIES[base]
+    names = [one for ours, all_ in family.names.items() for one in all_ if ours[:5] != "head."]
+    assert all(name.startswith(base_prefix(family)) for name in names)
+
+
+@pytest.mark.parametrize("stem", ["Llama", "Qwen3"])
+def test_forms_differ_by_the_head_alone(stem):
+    sizes = {**SIZES, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "num_labels": 4}
+
+    def form(ending):
+        return resolve({**sizes, "architectures": [stem + ending]})
+
+    spec, family, head = form("ForCausalLM")
     rest = {ours: names for ours, names in family.names.items() if ours != "head.weight"}
-    bare, bare_family, head = resolve({**sizes, "architectures": [stem + "Model"]})
+    assert (spec.labels, head.tasks) == (None, ("generate", "embed"))
+    bare, family, head = form("Model")
     assert (bare.labels, bare.tied_head, head.tasks) == (0, False, ("embed",))
-    assert bare_family.names == rest
-    name = stem + "ForSequenceClassification"
-    scored, scored_family, head = resolve({**sizes, "architectures": [name], "num_labels": 4})
+    assert family.names == rest
+    scored, family, head = form("ForSequenceClassification")
     assert (scored.labels, scored.tied_head, len(head.labels)) == (4, False, 4)
-    assert scored_family.names == {**rest, "head.weight": ("score.weight",)}
+    assert family.names == {**rest, "head.weight": ("score.weight",)}
     assert spec.layers == bare.layers == scored.layers
 
 
