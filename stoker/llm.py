@@ -5,6 +5,7 @@ Turns prompts into requests, drives the engine in the caller's thread, returns o
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -13,16 +14,18 @@ from typing import Any
 from stoker.config import EngineConfig
 from stoker.engine.build import build_engine
 from stoker.engine.params import SamplingParams
+from stoker.engine.pooled_calls import PooledCalls
+from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Request, RequestOutput, mix
+from stoker.engine.text import Encoded, Prompt
 from stoker.errors import InvalidRequestError, StokerError
 
-Prompt = str | Seq[int] | Mapping[str, Any]
 Params = SamplingParams | Seq[SamplingParams] | None
 
 DEFAULT_MODEL = "stoker-tiny"
 
 
-class LLM:
+class LLM(PooledCalls):
     """A model ready to answer prompts.
 
     Args:
@@ -49,6 +52,8 @@ class LLM:
         self.spec = built.spec
         self.engine = built.engine
         self.text = built.text
+        self.head = built.head
+        self.embedding = built.embedding
         self._asked = 0
         self._arrived: dict[str, RequestOutput] = {}
 
@@ -65,8 +70,7 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt or parameter can't be served; nothing has been run.
         """
-        made = [self.encode_prompt(prompt) for prompt in _as_list(prompts)]
-        return self._run(made, sampling_params)
+        return self._run(self._encode(prompts), sampling_params)
 
     def chat(
         self,
@@ -102,7 +106,7 @@ class LLM:
             raise StokerError("this LLM has been closed; make a new one")
         raise AttributeError(name)
 
-    def encode_prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+    def encode_prompt(self, prompt: Prompt) -> Encoded:
         """Text (where there is one) and token ids of a prompt in any form."""
         if isinstance(prompt, Mapping):
             if "prompt_token_ids" in prompt:
@@ -119,13 +123,24 @@ class LLM:
             return prompt, self.text.encode(prompt)
         return None, _token_ids(prompt)
 
-    def _run(
-        self, prompts: Seq[tuple[str | None, list[int]]], params: Params
-    ) -> list[RequestOutput]:
+    def _run(self, prompts: Seq[Encoded], params: Params) -> list[RequestOutput]:
+        self.engine.require("generate")
         requests = [
             self._request(text, ids, one)
             for (text, ids), one in zip(prompts, _spread(params, len(prompts)), strict=True)
         ]
+        return self._finish_all(requests)
+
+    def _pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
+        plain = SamplingParams()
+        made = [self._request(text, ids, plain) for text, ids in prompts]
+        return self._finish_all([dataclasses.replace(one, pooling=params) for one in made])
+
+    def _listed(self, prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
+        return _as_list(prompts)
+
+    def _finish_all(self, requests: Seq[Request]) -> list[RequestOutput]:
+        """Run the requests to their ends; outputs in their order."""
         try:
             for request in requests:
                 self.engine.add(request)
@@ -156,8 +171,6 @@ class LLM:
             self.engine.cancel(request.id)
 
     def _stream(self, request: Request) -> Iterator[str]:
-        import dataclasses
-
         self.engine.add(dataclasses.replace(request, stream=True))
         shown = 0
         try:

@@ -21,7 +21,9 @@ from stoker.engine.text import TextCodec
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.checkpoint import resolve_folder
+from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model
+from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.work import kv_bytes_per_token
 from stoker.ops.int8 import prepare_int8
@@ -37,6 +39,8 @@ class BuiltEngine:
     spec: ModelSpec
     config: EngineConfig
     folder: Path
+    head: Head
+    embedding: EmbeddingDefaults
 
 
 def build_engine(
@@ -77,8 +81,10 @@ def build_engine(
     )
     text = TextCodec(folder)
     runner = ModelRunner(loaded.model, cache, device)
-    engine = Engine(scheduler, runner, text if text.available else None, spec.vocab, record)
-    return BuiltEngine(engine, text, spec, config, folder)
+    tokenizer = text if text.available else None
+    engine = Engine(scheduler, runner, tokenizer, spec.vocab, record, loaded.head.tasks)
+    defaults = embedding_defaults(folder)
+    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults)
 
 
 def _device(name: str) -> torch.device:

@@ -5,10 +5,13 @@ Owns the model and the cache tensors; knows no queue and no text. Driven by the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 import torch
 from torch import Tensor
 
 from stoker.engine.batch import build_batch
+from stoker.engine.pooler import PoolState, gather
 from stoker.engine.sampler import SamplingBatch, sample
 from stoker.engine.step import Step
 from stoker.errors import ModelError
@@ -25,13 +28,15 @@ class ModelRunner:
         self.cache = cache
         self.device = device
 
-    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
+    def run(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> list[list[int]]:
         """The drawn tokens of each item of `step`; `draws` has one entry per draw, in order.
+
+        `pools` has one entry per item whose states are wanted, and takes them in.
 
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
         """
-        logits = self.forward(step)
+        logits = self.forward(step, pools) if pools else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
@@ -39,38 +44,59 @@ class ModelRunner:
         return [[next(tokens) for _ in item.draws] for item in step.items]
 
     @torch.inference_mode()
-    def forward(self, step: Step) -> Tensor:
-        """Logits (R, V), a row for each item of `step` that draws."""
+    def forward(self, step: Step, pools: Seq[PoolState] = ()) -> Tensor:
+        """Logits (R, V), a row for each item of `step` that draws; `pools` take their states."""
         self.cache.copy_blocks(step.copies)
         assert self.model.ops is not None, "the model must be prepared"
         batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
-        logits: Tensor = self.model(batch, self.cache)
-        if not torch.isfinite(logits.sum()):
+        states = self.model.hidden(batch, self.cache)
+        drawn = sum(1 for item in step.items if item.draws)
+        # pooled states come after those that are drawn from
+        logits = self.model.logits(states[:drawn]) if drawn else states[:0]
+        pooled = states[drawn:]
+        if not torch.isfinite(logits.sum() + pooled.sum()):
             try:
-                self._explain(batch, logits)
+                self._explain(batch, logits if torch.isfinite(pooled).all() else pooled)
             except ModelError:
                 self.cache.clear()  # later requests must not read what this one wrote
                 raise
+        if pools:
+            gather(step, pooled, pools, self._label_values)
         return logits
 
+    def _label_values(self, states: Tensor) -> Tensor:
+        """The classification head's output (P, labels) for states (P, D)."""
+        values = self.model.logits(states)
+        if not torch.isfinite(values).all():
+            self._blame_weights()
+            raise ModelError(
+                "the output of the classification head is not finite though its weights are; "
+                "try dtype float32"
+            )
+        return values
+
     def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
-        """Raise if the logits hold NaN or infinity, naming the weight or the layer."""
+        """Raise if the logits (or states) hold NaN or infinity, naming the weight or the layer."""
         if torch.isfinite(logits).all():
             return  # only their sum left the range
-        weight = first_bad_weight(self.model)
-        if weight:
-            raise ModelError(
-                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
-                "saved by a training run that diverged"
-            )
+        self._blame_weights()
         bad: list[str] = []
 
         def watch(name: str, x: Tensor) -> None:
             if not torch.isfinite(x).all():
                 bad.append(name)
 
-        self.model(batch, self.cache, watch)
+        self.model.hidden(batch, self.cache, watch)
         raise ModelError(
             f"the output of {bad[0] if bad else 'the head'} is not finite though its weights are: "
             "the values leave the range of the dtype; try dtype float32"
         )
+
+    def _blame_weights(self) -> None:
+        """Raise ModelError if a weight holds NaN or infinity, naming the first."""
+        weight = first_bad_weight(self.model)
+        if weight:
+            raise ModelError(
+                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
+                "saved by a training run that diverged"
+            )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from stoker.engine.block_pool import BlockPool
 from stoker.engine.forecast import Forecast, LengthEstimator
 from stoker.engine.policy import POLICIES
+from stoker.engine.pooling import prompt_limit
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import Step, StepItem
@@ -86,7 +87,7 @@ class Scheduler:
         prompt = len(request.prompt_token_ids)
         if prompt == 0:
             raise InvalidRequestError("the prompt is empty; it needs at least one token")
-        if prompt >= self.max_context:
+        if request.pooling is None and prompt >= self.max_context:
             raise InvalidRequestError(
                 f"the prompt has {prompt} tokens and the context is {self.max_context}, which "
                 f"leaves no room for an answer; shorten it to {self.max_context - 1} or less"
@@ -99,6 +100,8 @@ class Scheduler:
 
     def _length_limit(self, request: Request, prompt: int) -> int:
         capacity = self.pool.num_blocks * self.block_size
+        if request.pooling:
+            return prompt_limit(prompt, self.max_context, capacity)
         most = request.params.max_tokens
         wanted = self.max_context if most is None else min(prompt + most, self.max_context)
         if prompt + 1 > capacity or (most is not None and wanted > capacity):
@@ -193,9 +196,10 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
+        tokens = tuple(seq.tokens[start:end])
         seq.computed, seq.planned = end, plan.number
         plan.items.append(
-            StepItem(seq.serial, start, tuple(seq.tokens[start:end]), tuple(seq.blocks), draws)
+            StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, seq.states(start, end))
         )
         plan.budget -= count
         self._register(seq)
@@ -207,7 +211,7 @@ class Scheduler:
         filled in this step may already be shared in it.
         """
         size = self.block_size
-        if not self.prefix_cache or seq.cursor is None or seq.computed % size:
+        if not (self.prefix_cache and seq.may_reuse) or seq.cursor is None or seq.computed % size:
             return
         found = self.pool.index.match(seq.tokens, seq.cursor, seq.computed)
         if not found:
@@ -302,7 +306,8 @@ class Scheduler:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
             if seq is None:
                 return
-            matched = self.pool.index.match(seq.tokens) if self.prefix_cache else []
+            usable = self.prefix_cache and seq.may_reuse
+            matched = self.pool.index.match(seq.tokens) if usable else []
             held = [block for block in matched if self.pool.refs(block)]
             if self.running:
                 if forecast is None:
@@ -325,12 +330,15 @@ class Scheduler:
     def commit(self, step: Step, tokens: Seq[Seq[int]]) -> list[Sequence]:
         """Take in the drawn tokens, one list per item of `step`, in the order of its draws.
 
-        Returns the sequences that got a token, finished ones among them.
+        Returns the sequences that got a token, and pooled ones whose prompt is done; finished
+        ones are among them.
         """
         advanced: list[Sequence] = []
         for item, drawn in zip(step.items, tokens, strict=True):
             assert len(drawn) == len(item.draws)
             seq = self._by_serial.get(item.sequence)
+            if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
+                advanced.append(seq)
             if seq is None or not item.draws:
                 continue  # cancelled meanwhile, or a prompt still under way
             siblings = [self._fork(seq, index) for index in item.draws[1:]]
@@ -341,7 +349,8 @@ class Scheduler:
         for seq in advanced:
             reason = self._finish_reason(seq)
             if reason:
-                self.lengths.observe(seq.generated)
+                if seq.request.pooling is None:
+                    self.lengths.observe(seq.generated)
                 self._finish(seq, reason)
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
@@ -357,6 +366,8 @@ class Scheduler:
         return twin
 
     def _finish_reason(self, seq: Sequence) -> str | None:
+        if seq.request.pooling:
+            return "pooled"
         params, token = seq.request.params, seq.tokens[-1]
         if token in params.stop_ids or (not params.ignore_eos and token in self.eos_ids):
             return "stop"

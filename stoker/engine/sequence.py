@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from stoker.engine.pooling import NO_STATES
 from stoker.engine.prefix_index import ROOT
 from stoker.engine.request import Request
 
@@ -53,7 +54,8 @@ class Sequence:
         self.tokens: list[int] = list(request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
         self.length_limit = length_limit
-        self.to_draw = request.params.n  # completions to draw from the prompt's last position
+        # completions to draw from the prompt's last position
+        self.to_draw = request.params.n if request.pooling is None else 0
         self.status = Status.WAITING
         self.finish_reason: str | None = None
         self.hit_tokens = 0  # prompt tokens that the prefix index spared it
@@ -75,6 +77,17 @@ class Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether cached content may stand in for its tokens."""
+        pooling = self.request.pooling
+        return pooling is None or pooling.reuses
+
+    def states(self, start: int, end: int) -> tuple[int, int]:
+        """The slice of tokens start to end - 1 whose final states are pooled."""
+        pooling = self.request.pooling
+        return NO_STATES if pooling is None else pooling.states(start, end, self.prompt_len)
 
     def fork(self, serial: int, index: int) -> Sequence:
         """A sibling over the same prompt and blocks; the caller counts the references."""

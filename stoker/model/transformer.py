@@ -28,7 +28,7 @@ class ForwardInput:
         token_ids: (T,) int64.
         positions: (T,) int64, absolute.
         slots: (T,) int64, where each token's keys and values go.
-        sample_rows: (R,) int64, the tokens whose logits are wanted.
+        sample_rows: (R,) int64, the tokens whose logits or final states are wanted.
         attention: the attention implementation's plan for this step.
     """
 
@@ -149,7 +149,8 @@ class Transformer(nn.Module):
             for index, layer in enumerate(spec.layers)
         )
         self.norm = Norm(spec.hidden)
-        self.head = None if spec.tied_head else Linear(spec.hidden, spec.vocab)
+        rows = spec.vocab if spec.labels is None else spec.labels
+        self.head = None if spec.tied_head or not rows else Linear(spec.hidden, rows)
         self._logits: LinearFn | None = None
         self._ropes: dict[Rope, Tensor] = {}
         self.ops: Operations | None = None
@@ -165,7 +166,9 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, Linear):
                 module.prepare(make)
-        self._logits = self.head if self.head is not None else make(self.embedding, None)
+        self._logits = self.head
+        if self.spec.tied_head:
+            self._logits = make(self.embedding, None)
         self.ops = select_operations(device, self.embedding.dtype)
         for layer in self.spec.layers:
             rope = layer.mixer.rope
@@ -178,12 +181,25 @@ class Transformer(nn.Module):
         cache: PagedCache,
         watch: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
-        """Logits (R, V) in the model's dtype; `watch` is shown each layer's output.
+        """Logits (R, V) in the model's dtype; `watch` is shown each layer's output."""
+        return self.logits(self.hidden(batch, cache, watch))
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """The head's output (R, V), or (R, labels), for final hidden states (R, D)."""
+        assert self._logits is not None, "not prepared, or a model without a head"
+        return self._logits(hidden_RD)
+
+    def hidden(
+        self,
+        batch: ForwardInput,
+        cache: PagedCache,
+        watch: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Hidden states (R, D) of the sampled rows after the final norm, in the model's dtype.
 
         After the last layer's attention only the sampled rows go on.
         """
         assert self.ops is not None, "prepare() comes first"
-        assert self._logits is not None
         x_TD = self.embedding[batch.token_ids]
         ropes = {key: table[batch.positions] for key, table in self._ropes.items()}
         for index, layer in enumerate(self.spec.layers):
@@ -191,4 +207,4 @@ class Transformer(nn.Module):
             x_TD = self.layers[index](x_TD, ropes[layer.mixer.rope], cache, batch, self.ops, rows)
             if watch:
                 watch(f"layers.{index}", x_TD)
-        return self._logits(self.ops.rms_norm(x_TD, self.norm.weight, self.spec.norm_eps))
+        return self.ops.rms_norm(x_TD, self.norm.weight, self.spec.norm_eps)

@@ -22,8 +22,27 @@ def test_flags_are_these():
         name: sorted(flag for action in one._actions for flag in action.option_strings)
         for name, one in commands.items()
     }
-    common = ["--debug", "--help", "--max-tokens", "--model", "--raw", "--seed", "--temperature"]
+    common = [
+        "--debug",
+        "--dtype",
+        "--help",
+        "--max-tokens",
+        "--model",
+        "--raw",
+        "--seed",
+        "--temperature",
+    ]
     assert flags["generate"] == sorted([*common, "-h", "-m"])
+    embed = [
+        "--debug",
+        "--dtype",
+        "--help",
+        "--model",
+        "--no-normalize",
+        "--normalize",
+        "--pooling",
+    ]
+    assert flags["embed"] == sorted([*embed, "-h", "-m", "-o", "--output", "--restart"])
     assert flags["run"] == sorted([*common, "-h", "-m", "-o", "--output", "--restart"])
 
 
