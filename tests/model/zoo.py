@@ -137,14 +137,17 @@ ZOO = {
     "cohere_qk_norm": ("Cohere", {**DERIVED, "use_qk_norm": True, "logit_scale": 0.3}),
     "cohere2": ("Cohere2", {**DERIVED, **WINDOW, "num_hidden_layers": 4}),
     "starcoder2": ("Starcoder2", {**DERIVED, **WINDOW}),
-    "gpt_neox": ("GPTNeoX", {**DERIVED, "num_key_value_heads": None}),
+    "gpt_neox": ("GPTNeoX", {**DERIVED, "hidden_size": 64, "num_key_value_heads": None}),
     "gpt_neox_serial": (
         "GPTNeoX",
-        {**DERIVED, "num_key_value_heads": None, "use_parallel_residual": False},
+        {**DERIVED, "hidden_size": 64, "num_key_value_heads": None, "use_parallel_residual": False},
     ),
     "gpt2": ("GPT2", GPT2_SIZES),
     "gpt2_scaled": ("GPT2", {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
-    "opt": ("OPT", {**DERIVED, "num_key_value_heads": None, "ffn_dim": 72, "init_std": 0.15}),
+    "opt": (
+        "OPT",
+        {**DERIVED, "num_key_value_heads": None, "ffn_dim": 72, "initializer_range": 0.35},
+    ),
 }
 # Frequencies that depend on the length: the context for which they are those of short sequences
 CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
