@@ -69,7 +69,7 @@ class Checkpoint:
     def greedy(self, prompt, count):
         key = (tuple(prompt), count)
         if key not in self._known:
-            ids = torch.tensor([prompt])
+            ids = torch.tensor([list(prompt)])
             out = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
             )
