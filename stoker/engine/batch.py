@@ -22,7 +22,8 @@ def build_batch(
 ) -> ForwardInput:
     """The forward input of `step`, its attention planned by `attend`.
 
-    `sample_rows` holds one row per item that draws, however many samples it draws.
+    `sample_rows` holds one row per item that draws, however many samples it draws, and after
+    these the rows that score prompts.
     """
     items = step.items
     counts = np.fromiter((len(item.tokens) for item in items), np.int64, len(items))
@@ -34,6 +35,13 @@ def build_batch(
     slots = tables[sequence, positions // block_size] * block_size + positions % block_size
     tokens = np.fromiter(chain.from_iterable(i.tokens for i in items), np.int64, int(ends[-1]))
     draws = np.fromiter((bool(item.draws) for item in items), np.bool_, len(items))
+    rows = ends[draws] - 1
+    if any(item.scored[1] for item in items):
+        scored = [
+            np.arange(*item.scored) + first
+            for item, first in zip(items, (ends - counts).tolist(), strict=True)
+        ]
+        rows = np.concatenate([rows, *scored])
     layout = RaggedLayout(
         query_starts=[0, *accumulate(counts.tolist())],
         context_lens=(starts + counts).tolist(),
@@ -44,7 +52,7 @@ def build_batch(
         token_ids=_tensor(tokens, device),
         positions=_tensor(positions, device),
         slots=_tensor(slots, device),
-        sample_rows=_tensor(ends[draws] - 1, device),
+        sample_rows=_tensor(rows, device),
         attention=attend.plan(layout),
     )
 

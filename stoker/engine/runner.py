@@ -10,6 +10,8 @@ from torch import Tensor
 
 from stoker.engine.batch import build_batch
 from stoker.engine.sampler import SamplingBatch, sample
+from stoker.engine.sampling.logprobs import score_prompts
+from stoker.engine.states import final_states, head_of
 from stoker.engine.step import Step
 from stoker.errors import ModelError
 from stoker.model.cache import PagedCache
@@ -25,13 +27,16 @@ class ModelRunner:
         self.cache = cache
         self.device = device
 
+    @torch.inference_mode()
     def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
         """The drawn tokens of each item of `step`; `draws` has one entry per draw, in order.
+
+        Log-probabilities, and errors of single rows, are left with `draws`.
 
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
         """
-        logits = self.forward(step)
+        logits = self.forward(step, draws)
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
@@ -39,19 +44,35 @@ class ModelRunner:
         return [[next(tokens) for _ in item.draws] for item in step.items]
 
     @torch.inference_mode()
-    def forward(self, step: Step) -> Tensor:
-        """Logits (R, V), a row for each item of `step` that draws."""
+    def forward(self, step: Step, draws: SamplingBatch | None = None) -> Tensor:
+        """Logits (R, V), a row for each item of `step` that draws; scores prompts of `draws`."""
         self.cache.copy_blocks(step.copies)
         assert self.model.ops is not None, "the model must be prepared"
         batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
+        if draws is not None and draws.scores:
+            return self._score(batch, draws)
         logits: Tensor = self.model(batch, self.cache)
-        if not torch.isfinite(logits.sum()):
+        self._check(batch, logits)
+        return logits
+
+    def _score(self, batch: ForwardInput, draws: SamplingBatch) -> Tensor:
+        """Logits of the drawing rows; those that score prompts come after them in `batch`."""
+        states, head = final_states(self.model, batch, self.cache), head_of(self.model)
+        self._check(batch, states)
+        drawn = len(states) - sum(len(one.targets) for one in draws.scores)
+        logits = head(states[:drawn])
+        self._check(batch, logits)
+        score_prompts(states[drawn:], head, draws.scores, self.model.spec.vocab)
+        return logits
+
+    def _check(self, batch: ForwardInput, values: Tensor) -> None:
+        """Raise a `ModelError` if the logits, or final states, are not finite."""
+        if not torch.isfinite(values.sum()):
             try:
-                self._explain(batch, logits)
+                self._explain(batch, values)
             except ModelError:
                 self.cache.clear()  # later requests must not read what this one wrote
                 raise
-        return logits
 
     def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
         """Raise if the logits hold NaN or infinity, naming the weight or the layer."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from stoker.engine.block_pool import BlockPool
 from stoker.engine.forecast import Forecast, LengthEstimator
 from stoker.engine.policy import POLICIES
+from stoker.engine.repetition import is_looping
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import Step, StepItem
@@ -125,7 +126,7 @@ class Scheduler:
             self.waiting.discard(seq)
 
     def finish(self, seq: Sequence, reason: str) -> None:
-        """End a sequence for a reason the scheduler does not see (a stop string)."""
+        """End a sequence for a reason the scheduler does not see (a stop string, an error)."""
         if seq.status is Status.FINISHED:
             seq.finish_reason = reason
             return
@@ -193,10 +194,9 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
-        seq.computed, seq.planned = end, plan.number
-        plan.items.append(
-            StepItem(seq.serial, start, tuple(seq.tokens[start:end]), tuple(seq.blocks), draws)
-        )
+        tokens, scored = tuple(seq.tokens[start:end]), seq.scores(start, end)
+        seq.computed, seq.planned, seq.scored = end, plan.number, max(seq.scored, start + scored[1])
+        plan.items.append(StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, scored))
         plan.budget -= count
         self._register(seq)
 
@@ -207,7 +207,7 @@ class Scheduler:
         filled in this step may already be shared in it.
         """
         size = self.block_size
-        if not self.prefix_cache or seq.cursor is None or seq.computed % size:
+        if not (self.prefix_cache and seq.may_reuse) or seq.cursor is None or seq.computed % size:
             return
         found = self.pool.index.match(seq.tokens, seq.cursor, seq.computed)
         if not found:
@@ -302,7 +302,8 @@ class Scheduler:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
             if seq is None:
                 return
-            matched = self.pool.index.match(seq.tokens) if self.prefix_cache else []
+            reuse = self.prefix_cache and seq.may_reuse
+            matched = self.pool.index.match(seq.tokens) if reuse else []
             held = [block for block in matched if self.pool.refs(block)]
             if self.running:
                 if forecast is None:
@@ -360,6 +361,13 @@ class Scheduler:
         params, token = seq.request.params, seq.tokens[-1]
         if token in params.stop_ids or (not params.ignore_eos and token in self.eos_ids):
             return "stop"
+        detect = params.repetition_detection
+        if (
+            detect is not None
+            and seq.generated >= params.min_tokens
+            and is_looping(seq.tokens, seq.prompt_len, detect)
+        ):
+            return "repetition"
         return "length" if len(seq.tokens) >= seq.length_limit else None
 
     def _finish(self, seq: Sequence, reason: str) -> None:

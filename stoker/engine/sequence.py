@@ -39,6 +39,7 @@ class Sequence:
         "prompt_len",
         "registered",
         "request",
+        "scored",
         "serial",
         "shared_blocks",
         "status",
@@ -53,10 +54,14 @@ class Sequence:
         self.tokens: list[int] = list(request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
         self.length_limit = length_limit
-        self.to_draw = request.params.n  # completions to draw from the prompt's last position
+        self.to_draw = (
+            request.params.num_drawn
+        )  # completions to draw from the prompt's last position
         self.status = Status.WAITING
         self.finish_reason: str | None = None
         self.hit_tokens = 0  # prompt tokens that the prefix index spared it
+        # tokens whose logits have scored the prompt; all but its last, if it wants no scores
+        self.scored = self.prompt_len - 1 if request.params.prompt_logprobs is None else 0
         self.planned = 0  # number of the last step it was part of
         self.drop_cache()
 
@@ -76,6 +81,16 @@ class Sequence:
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_len
 
+    @property
+    def may_reuse(self) -> bool:
+        """Whether cached content may stand in for its tokens: not while logits are wanted."""
+        return self.scored >= self.prompt_len - 1
+
+    def scores(self, start: int, end: int) -> tuple[int, int]:
+        """The slice of tokens start to end - 1 whose logits are still to score the prompt."""
+        first, last = max(start, self.scored), min(end, self.prompt_len - 1)
+        return (first - start, last - start) if first < last else (0, 0)
+
     def fork(self, serial: int, index: int) -> Sequence:
         """A sibling over the same prompt and blocks; the caller counts the references."""
         twin = Sequence(self.request, serial, self.length_limit, index)
@@ -85,4 +100,5 @@ class Sequence:
         twin.shared_blocks = len(self.blocks)
         twin.registered, twin.cursor = self.registered, self.cursor
         twin.hit_tokens = self.prompt_len
+        twin.scored = self.scored
         return twin

@@ -21,6 +21,7 @@ class StepItem(NamedTuple):
         blocks: the block table, covering positions 0 to start + len(tokens) - 1.
         draws: sample indices to draw from the last position's logits; empty when more of the
             prompt is still to come.
+        scored: the slice of `tokens` whose logits score the prompt; (0, 0) for none.
     """
 
     sequence: int
@@ -28,6 +29,7 @@ class StepItem(NamedTuple):
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     draws: tuple[int, ...]
+    scored: tuple[int, int] = (0, 0)
 
     @property
     def end(self) -> int:
@@ -64,6 +66,7 @@ class Step:
                 tuple(item["tokens"]),
                 tuple(item["blocks"]),
                 tuple(item["draws"]),
+                (item["scored"][0], item["scored"][1]),
             )
             for item in fields.pop("items")
         )
@@ -82,5 +85,6 @@ class Step:
             lines.append(
                 f"  #{item.sequence} {kind} [{item.start}:{item.end}] blocks {list(item.blocks)}"
                 + (f" draws {list(item.draws)}" if item.draws else "")
+                + (f" scored {list(item.scored)}" if item.scored[1] else "")
             )
         return "\n".join(lines)

@@ -59,6 +59,11 @@ class TextCodec:
         ids: list[int] = self.tokenizer.encode(text)
         return ids
 
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of the text and nothing else."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
     def encode_chat(self, messages: Iterable[Message]) -> tuple[str, list[int]]:
         """The prompt that the chat template makes of `messages`, as text and ids.
 
