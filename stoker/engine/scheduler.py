@@ -11,9 +11,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from stoker.engine.block_pool import BlockPool
+from stoker.engine.ending import finish_reason
 from stoker.engine.forecast import Forecast, LengthEstimator
 from stoker.engine.policy import POLICIES
-from stoker.engine.repetition import is_looping
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import Step, StepItem
@@ -97,6 +97,11 @@ class Scheduler:
         self._by_serial[seq.serial] = seq
         self.waiting.add(seq)
         return seq
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens any sequence can have, by the context and by the cache."""
+        return min(self.max_context, self.pool.num_blocks * self.block_size)
 
     def _length_limit(self, request: Request, prompt: int) -> int:
         capacity = self.pool.num_blocks * self.block_size
@@ -340,7 +345,7 @@ class Scheduler:
                 one.tokens.append(token)
                 advanced.append(one)
         for seq in advanced:
-            reason = self._finish_reason(seq)
+            reason = finish_reason(seq, self.eos_ids)
             if reason:
                 self.lengths.observe(seq.generated)
                 self._finish(seq, reason)
@@ -356,19 +361,6 @@ class Scheduler:
         self._by_serial[twin.serial] = twin
         self.running.append(twin)
         return twin
-
-    def _finish_reason(self, seq: Sequence) -> str | None:
-        params, token = seq.request.params, seq.tokens[-1]
-        if token in params.stop_ids or (not params.ignore_eos and token in self.eos_ids):
-            return "stop"
-        detect = params.repetition_detection
-        if (
-            detect is not None
-            and seq.generated >= params.min_tokens
-            and is_looping(seq.tokens, seq.prompt_len, detect)
-        ):
-            return "repetition"
-        return "length" if len(seq.tokens) >= seq.length_limit else None
 
     def _finish(self, seq: Sequence, reason: str) -> None:
         self.pool.release(seq.blocks)

@@ -1,6 +1,6 @@
-"""Tells whether a completion is caught in a loop.
+"""Why a sequence ends, as far as its tokens tell: end of sequence, stop ids, length, loops.
 
-Knows tokens only. Called by the scheduler for requests that ask for it.
+Knows tokens, no text (stop strings are the detokenizer's) and no tensors. Called by the scheduler.
 """
 
 from __future__ import annotations
@@ -8,6 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from stoker.engine.params import RepetitionDetectionParams
+from stoker.engine.sequence import Sequence
+
+
+def finish_reason(seq: Sequence, eos_ids: frozenset[int]) -> str | None:
+    """The reason why `seq` ends with its last token; None if it goes on."""
+    params, token = seq.request.params, seq.tokens[-1]
+    if token in params.stop_ids or (not params.ignore_eos and token in eos_ids):
+        return "stop"
+    detect = params.repetition_detection
+    if (
+        detect is not None
+        and seq.generated >= params.min_tokens
+        and is_looping(seq.tokens, seq.prompt_len, detect)
+    ):
+        return "repetition"
+    return "length" if len(seq.tokens) >= seq.length_limit else None
 
 
 def is_looping(tokens: Seq[int], start: int, params: RepetitionDetectionParams) -> bool:
