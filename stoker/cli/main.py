@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.cli.sampling import add_sampling
 from stoker.errors import StokerError
 
 INTERRUPTED = 130
@@ -31,35 +32,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="JSON Lines to write")
     run.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
+    run.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="K",
+        help="add each token's log-probability to the results, and those of the K likeliest",
+    )
 
     generate = commands.add_parser("generate", help="answer one prompt")
     generate.add_argument("prompt", metavar="TEXT")
 
     for command in (run, generate):
-        _add_sampling(command)
+        _add_common(command)
+        add_sampling(command)
     return parser
 
 
-def _add_sampling(command: argparse.ArgumentParser) -> None:
+def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-m",
         "--model",
         default="stoker-tiny",
         help="a model folder, a Hugging Face id, or a shipped model (default: %(default)s)",
-    )
-    command.add_argument(
-        "--max-tokens",
-        type=int,
-        default=256,
-        metavar="N",
-        help="most tokens per answer (default: %(default)s)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="0 takes the likeliest token; more is more varied (default: %(default)s)",
     )
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of all randomness (default: %(default)s)"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stoker.engine.params import SamplingParams
+from stoker.cli.sampling import sampling_params
 from stoker.job.report import Report
 
 SOME_FAILED = 3
@@ -17,7 +17,7 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 def run(args: argparse.Namespace) -> int:
-    params = SamplingParams(temperature=args.temperature, max_tokens=args.max_tokens)
+    params = sampling_params(args, logprobs=args.logprobs)
     from stoker.job.job import JobSettings, prepare_job, run_job
 
     settings = JobSettings(
