@@ -74,11 +74,13 @@ def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
     """
     if batch.controls:
         return _sample_controlled(logits, batch)
-    return _draw(logits, batch)
+    return _draw(logits, batch, {})
 
 
-def _draw(logits: Tensor, batch: SamplingBatch) -> list[int]:
+def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls]) -> list[int]:
     out = torch.argmax(logits, dim=-1)
+    if changed:
+        _refuse(logits, out, changed)
     random = [row for row, t in enumerate(batch.temperature) if t > 0]
     if random:
         rows = torch.tensor(random, device=logits.device)
@@ -95,13 +97,11 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     if scored:
         which = torch.tensor(scored, device=logits.device)
         raw = raw_logprobs(logits[which])
-    changed = [row for row, own in batch.controls.items() if _changes(own)]
+    changed = {row: own for row, own in batch.controls.items() if own.rules.changes_logits}
     if changed:
-        which = torch.tensor(changed, device=logits.device)
-        altered = _alter(logits[which].float(), [batch.controls[row] for row in changed])
         logits = logits.float()  # nothing to do but for narrow dtypes, which would round
-        logits[which] = altered
-    tokens = _draw(logits, batch)
+        _alter(logits, changed)
+    tokens = _draw(logits, batch, changed)
     if raw is not None:
         top = [batch.controls[row].rules.params.logprobs or 0 for row in scored]
         drawn = [tokens[row] for row in scored]
@@ -110,35 +110,34 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     return tokens
 
 
-def _changes(own: RowControls) -> bool:
-    rules = own.rules
-    return bool(
-        rules.masks or len(rules.bias_ids) or rules.params.processors or rules.params.penalised
-    )
-
-
-def _alter(logits: Tensor, rows: list[RowControls]) -> Tensor:
-    """Logits (A, V) float32 after processors, bias, bars and penalties; harmless where they fail.
-
-    Rows that nothing may be drawn from get an `error`.
-    """
-    for row in rows:
-        row.error = None
+def _alter(logits: Tensor, rows: dict[int, RowControls]) -> None:
+    """Apply processors, bias, bars and penalties to `rows` of logits (R, V) float32, in place."""
+    for own in rows.values():
+        own.error = None
     run_processors(logits, rows)
     add_bias(logits, rows)
     bar_tokens(logits, rows)
     apply_penalties(logits, rows)
-    for at, most in enumerate(logits.amax(-1).tolist()):  # NaN where any logit is
-        if rows[at].error is None and most == -float("inf"):
-            rows[at].error = NOTHING_LEFT
-        elif rows[at].error is None and not np.isfinite(most):
-            rows[at].error = (
-                f"the largest logit is {most} after bias, penalties and logits processors; "
+
+
+def _refuse(logits: Tensor, best: Tensor, rows: dict[int, RowControls]) -> None:
+    """Give an `error` to those of `rows` that no token can be drawn from.
+
+    logits (R, V) and best (R,), the place of the largest in each row, which is that of a NaN if
+    there is one. The logits of failed rows become 0, harmless to what follows.
+    """
+    which = torch.tensor([*rows], device=logits.device)
+    values = logits[which, best[which]].tolist()
+    for (row, own), value in zip(rows.items(), values, strict=True):
+        if own.error is None and value == -float("inf"):
+            own.error = NOTHING_LEFT
+        elif own.error is None and not np.isfinite(value):
+            own.error = (
+                f"the largest logit is {value} after processors, bias and penalties; "
                 "it must be finite"
             )
-        if rows[at].error is not None:
-            logits[at] = 0.0
-    return logits
+        if own.error is not None:
+            logits[row] = 0.0
 
 
 def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Tensor:

@@ -6,7 +6,7 @@ penalties are as in OpenAI's API. Called by the sampler.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,28 +15,29 @@ from stoker.engine.sampling.controls import RowControls
 from stoker.engine.sampling.masks import flat
 
 
-def apply_penalties(logits: Tensor, rows: Seq[RowControls]) -> None:
-    """Penalise the tokens each row has had, in logits (A, V) float32, in place.
+def apply_penalties(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
+    """Penalise the tokens that `rows` have had, in logits (R, V) float32, in place.
 
     A row's work is proportional to the number of different tokens in it.
     """
-    chosen = [(at, row) for at, row in enumerate(rows) if row.counts is not None]
-    if not chosen:
+    some = {row: own.counts for row, own in rows.items() if own.counts is not None}
+    if not some:
         return
-    ids, counts = [], []
-    for _, row in chosen:
-        assert row.counts is not None
-        row.counts.update(row.output)
-        ids.append(row.counts.ids)
-        counts.append(row.counts.counts)
-    device = logits.device
-    row_of, token = flat(ids, device)
-    _, count = flat(counts, device)
-    params = [row.rules.params for _, row in chosen]
-    repetition = torch.tensor([p.repetition_penalty for p in params], device=device)[row_of]
-    presence = torch.tensor([p.presence_penalty for p in params], device=device)[row_of]
-    frequency = torch.tensor([p.frequency_penalty for p in params], device=device)[row_of]
-    at = torch.tensor([at for at, _ in chosen], device=device)[row_of]
+    for row, counts in some.items():
+        counts.update(rows[row].output)
+    lists = [*some.values()]
+    at, token = flat(some, [one.ids for one in lists], logits.device)
+    _, count = flat(some, [one.counts for one in lists], logits.device)
+    params = [rows[row].rules.params for row in some]
+    place, _ = flat(range(len(lists)), [one.ids for one in lists], logits.device)
+    repetition, presence, frequency = (
+        torch.tensor(values, device=logits.device)[place]
+        for values in (
+            [p.repetition_penalty for p in params],
+            [p.presence_penalty for p in params],
+            [p.frequency_penalty for p in params],
+        )
+    )
     values = logits[at, token]
     values = torch.where(values > 0, values / repetition, values * repetition)
     values -= presence * (count > 0) + frequency * count

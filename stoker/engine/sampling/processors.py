@@ -6,7 +6,7 @@ runs beside them. Called by the sampler.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from collections.abc import Sequence as Seq
 
 import torch
@@ -16,36 +16,36 @@ from stoker.engine.params import LogitsProcessor
 from stoker.engine.sampling.controls import RowControls
 
 
-def run_processors(logits: Tensor, rows: Seq[RowControls]) -> None:
-    """Apply each row's processors, in their order, to logits (A, V) float32, in place.
+def run_processors(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
+    """Apply the processors of `rows`, in each row's order, to logits (R, V) float32, in place.
 
     Rows whose processor raises, or returns something else than logits of the same shape, dtype
     and device, get an `error`, and their logits mean nothing.
     """
-    for depth in range(max(len(row.rules.params.processors) for row in rows)):
+    for depth in range(max(len(own.rules.params.processors) for own in rows.values())):
         users: dict[Hashable, tuple[LogitsProcessor, list[int]]] = {}
-        for at, row in enumerate(rows):
-            own = row.rules.params.processors
-            if depth < len(own) and row.error is None:
-                processor = own[depth]
-                users.setdefault(_key(processor), (processor, []))[1].append(at)
+        for row, own in rows.items():
+            processors = own.rules.params.processors
+            if depth < len(processors) and own.error is None:
+                processor = processors[depth]
+                users.setdefault(_key(processor), (processor, []))[1].append(row)
         for processor, places in users.values():
             _apply(processor, logits, rows, places)
 
 
 def _apply(
-    processor: LogitsProcessor, logits: Tensor, rows: Seq[RowControls], places: list[int]
+    processor: LogitsProcessor, logits: Tensor, rows: Mapping[int, RowControls], places: list[int]
 ) -> None:
     which = torch.tensor(places, device=logits.device)
     try:
-        logits[which] = _call(processor, logits[which], [rows[at] for at in places])
+        logits[which] = _call(processor, logits[which], [rows[row] for row in places])
     except Exception as problem:  # users' code raises whatever it likes
         if len(places) == 1:
             name = getattr(processor, "__name__", type(processor).__name__)
             rows[places[0]].error = f"the logits processor {name} failed: {_words(problem)}"
             return
-        for at in places:
-            _apply(processor, logits, rows, [at])
+        for row in places:
+            _apply(processor, logits, rows, [row])
 
 
 def _call(processor: LogitsProcessor, given: Tensor, rows: Seq[RowControls]) -> Tensor:

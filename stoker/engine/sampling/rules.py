@@ -52,9 +52,17 @@ class Rules:
         return self.params.logprobs is not None or self.params.ranked
 
     @property
-    def masks(self) -> bool:
-        """Whether some tokens may be barred."""
-        return bool(self.allowed is not None or len(self.banned) or self.endings or len(self.stops))
+    def changes_logits(self) -> bool:
+        """Whether logits are touched before temperature and filters."""
+        return bool(
+            self.params.processors
+            or len(self.bias_ids)
+            or self.allowed is not None
+            or len(self.banned)
+            or self.endings
+            or len(self.stops)
+            or self.params.penalised
+        )
 
     def barred(self, output: Seq[int]) -> Ints:
         """The ids that may not follow `output`, beside those not in `allowed`."""
@@ -98,7 +106,8 @@ def make_rules(
         endings.setdefault(before[-1], []).append((before, last))
     bias = params.logit_bias or {}
     allowed = params.allowed_token_ids
-    ends = {*params.stop_ids, *(() if params.ignore_eos else eos_ids)}
+    eos = () if params.ignore_eos else (token for token in eos_ids if token < vocab)
+    ends = {*params.stop_ids, *eos}
     return Rules(
         params=params,
         bias_ids=np.array(list(bias), np.int64),
