@@ -160,12 +160,15 @@ class Engine:
         for seq in advanced:
             live = self._live[seq.request.id]
             out = live.output.outputs[seq.index]
-            if not live.take_draw(out, seq.tokens[-1], self._token_text):
+            if live.scores is not None:
+                live.show_prompt_scores(self._token_text)
+            if live.rules is None:
+                out.token_ids.append(seq.tokens[-1])
+            elif not live.take_draw(out, seq.tokens[-1], self._token_text):
                 self.scheduler.finish(seq, "error")
                 self.stats.output_tokens -= 1
-            elif live.shows_progress or live.request.params.stop_strings:
+            if live.needs_text and out.error is None:
                 self._advance_text(live, seq, out)
-            live.show_prompt_scores(self._token_text)
             if seq.status is Status.FINISHED:
                 out.text = self._decode(live, out)
                 stopped = out.index in live.detokenizers and live.detokenizers[out.index].stopped

@@ -25,6 +25,8 @@ class Live:
         output: what there is of an answer; completions beyond `n` are dropped at the end.
         rules: of its draws; None if temperature, top-k and top-p are all.
         scores: of its prompt, if asked for.
+        shows_progress: partial outputs are wanted.
+        needs_text: text is wanted after every token.
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
     """
@@ -33,6 +35,8 @@ class Live:
     output: RequestOutput
     rules: Rules | None = None
     scores: PromptScores | None = None
+    shows_progress: bool = False
+    needs_text: bool = False
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
 
@@ -49,12 +53,9 @@ class Live:
         if params.prompt_logprobs is not None:
             scores = PromptScores(ids, params.prompt_logprobs, [])
         output = RequestOutput(request.id, request.prompt, list(ids), outputs)
-        return cls(request, output, rules, scores)
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether partial outputs are wanted; which completions stay must be known for it."""
-        return self.request.stream and not self.request.params.ranked
+        # which of several drawn completions stay is known at the end only
+        shows = request.stream and not params.ranked
+        return cls(request, output, rules, scores, shows, shows or bool(params.stop_strings))
 
     def control(self, rules: Rules, index: int) -> RowControls:
         """The controls of completion `index`, made when first asked for."""
@@ -72,13 +73,13 @@ class Live:
         return ScoreRange(self.scores, self.scores.prompt[first:last])
 
     def take_draw(self, out: CompletionOutput, token: int, text: TokenText) -> bool:
-        """Add a drawn token to its completion; False if the draw failed, which ends it."""
-        own = self.controls.get(out.index)
-        if own is not None and own.error is not None:
-            out.finish_reason, out.error = "error", own.error
+        """Add a token drawn under controls to its completion; False if the draw failed."""
+        own = self.controls[out.index]
+        if own.error is not None:
+            out.error = own.error
             return False
         out.token_ids.append(token)
-        if own is not None and own.found is not None:
+        if own.found is not None:
             assert out.cumulative_logprob is not None
             out.cumulative_logprob += own.found.logprobs[0]
             if out.logprobs is not None:

@@ -16,7 +16,7 @@ from stoker.engine.forecast import Forecast, LengthEstimator
 from stoker.engine.policy import POLICIES
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
-from stoker.engine.step import Step, StepItem
+from stoker.engine.step import NOT_SCORED, Step, StepItem
 from stoker.errors import InvalidRequestError
 
 
@@ -199,8 +199,10 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
-        tokens, scored = tuple(seq.tokens[start:end]), seq.scores(start, end)
-        seq.computed, seq.planned, seq.scored = end, plan.number, max(seq.scored, start + scored[1])
+        tokens, scored = tuple(seq.tokens[start:end]), NOT_SCORED
+        seq.computed, seq.planned = end, plan.number
+        if not seq.may_reuse:
+            scored = seq.score(start, end)
         plan.items.append(StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, scored))
         plan.budget -= count
         self._register(seq)

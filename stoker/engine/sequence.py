@@ -16,6 +16,7 @@ from enum import Enum
 
 from stoker.engine.prefix_index import ROOT
 from stoker.engine.request import Request
+from stoker.engine.step import NOT_SCORED
 
 
 class Status(Enum):
@@ -86,10 +87,16 @@ class Sequence:
         """Whether cached content may stand in for its tokens: not while logits are wanted."""
         return self.scored >= self.prompt_len - 1
 
-    def scores(self, start: int, end: int) -> tuple[int, int]:
-        """The slice of tokens start to end - 1 whose logits are still to score the prompt."""
+    def score(self, start: int, end: int) -> tuple[int, int]:
+        """The slice of tokens start to end - 1 whose logits are still to score the prompt.
+
+        They count as scored from now on.
+        """
         first, last = max(start, self.scored), min(end, self.prompt_len - 1)
-        return (first - start, last - start) if first < last else (0, 0)
+        if first >= last:
+            return NOT_SCORED
+        self.scored = last
+        return first - start, last - start
 
     def fork(self, serial: int, index: int) -> Sequence:
         """A sibling over the same prompt and blocks; the caller counts the references."""

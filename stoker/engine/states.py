@@ -29,10 +29,14 @@ class _Headless:
 
 def final_states(model: Transformer, batch: ForwardInput, cache: PagedCache) -> Tensor:
     """Hidden states (R, D) of the sampled rows, after the final norm."""
+    hidden = getattr(model, "hidden", None)
+    if hidden is not None:
+        return cast(Tensor, hidden(batch, cache))
     return Transformer.forward(cast(Transformer, _Headless(model)), batch, cache)
 
 
 def head_of(model: Transformer) -> Callable[[Tensor], Tensor]:
     """The function from final states (R, D) to logits (R, V)."""
-    assert model._logits is not None, "prepare() comes first"
-    return model._logits
+    head = getattr(model, "logits", None) or model._logits
+    assert head is not None, "prepare() comes first"
+    return cast(Callable[[Tensor], Tensor], head)

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
+NOT_SCORED = (0, 0)
+
 
 class StepItem(NamedTuple):
     """One sequence's part of a step.
@@ -29,7 +31,7 @@ class StepItem(NamedTuple):
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     draws: tuple[int, ...]
-    scored: tuple[int, int] = (0, 0)
+    scored: tuple[int, int] = NOT_SCORED
 
     @property
     def end(self) -> int:
