@@ -3,6 +3,8 @@
 64 rows over a vocabulary of 151,936, each with 500 tokens of prompt and 500 of output. Every line
 is the median time of `sample` where all rows use the feature.
 
+After these, the time to score a prompt of 256 tokens by the number of logits made at once.
+
     python benchmarks/sampling.py [--rows 64] [--vocab 151936] [--repeats 7]
 """
 
@@ -18,8 +20,10 @@ import torch
 
 from stoker.engine.params import SamplingParams
 from stoker.engine.sampler import SamplingBatch, sample
-from stoker.engine.sampling.controls import RowControls
+from stoker.engine.sampling import logprobs
+from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange
 from stoker.engine.sampling.rules import make_rules
+from stoker.ops.linear import prepare_linear
 
 FEATURES = {
     "greedy": {"temperature": 0},
@@ -90,6 +94,24 @@ def main() -> None:
         lambda fresh: fresh.log_softmax(-1).sort(-1, descending=True), logits, args.repeats
     )
     print(f"{'(5 logprobs by sorting)':24} {ranked:8.2f} ms")
+    score(args.vocab, args.repeats)
+
+
+@torch.inference_mode()
+def score(vocab: int, repeats: int) -> None:
+    """Print the time of `score_prompts` for hidden states of 512."""
+    weight = torch.nn.Parameter(torch.randn(vocab, 512) / 20, requires_grad=False)
+    head, states = prepare_linear(weight), torch.randn(256, 512)
+    prompt = tuple(torch.randint(0, vocab, (257,)).tolist())
+    for bits in (20, 22, 24, 26):
+        logprobs.CHUNK_LOGITS = 1 << bits
+
+        def work(states: torch.Tensor) -> None:
+            scores = PromptScores(prompt, 5, [])
+            logprobs.score_prompts(states, head, [ScoreRange(scores, prompt[1:])], vocab)
+
+        name = f"prompt scores, 2^{bits}"
+        print(f"{name:24} {median_ms(work, states, repeats):8.2f} ms")
 
 
 if __name__ == "__main__":

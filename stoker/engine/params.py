@@ -70,7 +70,8 @@ class SamplingParams:
         frequency_penalty: the same, times the number of its occurrences.
         logit_bias: token id -> number added to its logit.
         bad_words: texts, or lists of token ids, that are not to be generated. A text is
-            excluded as it is tokenised at the start and after a blank.
+            excluded as it is tokenised at the start and after a blank. The prompt's tokens do
+            not count as a word's beginning.
         allowed_token_ids: no other token is drawn; None allows all.
         min_tokens: no stop (end of sequence, stop ids and strings, repetition) before so many.
         logprobs: with each token, its log-probability and those of the k likeliest; 0 gives
@@ -80,8 +81,9 @@ class SamplingParams:
         best_of: draw so many and return the n with the highest cumulative log-probability.
         repetition_detection: end a completion that is caught in a loop.
         logits_processors: functions (output token ids of R rows, logits (R, V) float32) ->
-            logits of the same shape and dtype. In a step each is called once, over all rows of
-            all requests that have it. It may change the tensor it gets. A row's result must
+            logits of the same shape and dtype, on the same device, called in inference mode.
+            In a step each is called once over all rows, of all requests, that have it at the
+            same place of their lists. It may change the tensor it gets. A row's result must
             not depend on the other rows. If a call fails it is repeated row by row, and the
             rows at fault end with the finish reason "error".
 

@@ -6,6 +6,7 @@ token id. Called by the sampler.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 
 import torch
@@ -39,8 +40,8 @@ def filter_min_p(logits: Tensor, min_p: list[float]) -> Tensor:
 
     Source: min-p sampling (Nguyen et al., 2024).
     """
-    ratio = (logits.double() - logits.amax(-1, keepdim=True).double()).exp()
-    return logits.masked_fill(ratio < column(min_p, ratio), -torch.inf)
+    least = logits.amax(-1, keepdim=True) + column([math.log(p) for p in min_p], logits)
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def filter_typical(logits: Tensor, typical_p: list[float]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stoker.engine.sampling.controls import ScoreRange, TokenLogprobs
 
-CHUNK_LOGITS = 1 << 24  # logits of prompts at a time; 64 MiB in float32
+CHUNK_LOGITS = 1 << 22  # logits of prompts at a time; 16 MiB in float32
 
 
 def raw_logprobs(logits: Tensor) -> Tensor:
