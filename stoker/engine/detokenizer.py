@@ -31,7 +31,7 @@ class Detokenizer:
     Args:
         tokenizer: makes text of tokens.
         stop: the text ends before the first of these.
-        min_tokens: a stop string does not count within the text of so many first tokens.
+        min_tokens: a stop string that begins in the text of so many first tokens is none.
     """
 
     def __init__(

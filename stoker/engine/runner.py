@@ -36,7 +36,7 @@ class ModelRunner:
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
         """
-        logits = self.forward(step, draws)
+        logits = self.forward(step, draws) if draws.scores else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)

@@ -136,7 +136,8 @@ class Scheduler:
             seq.finish_reason = reason
             return
         self._unqueue(seq)
-        self.lengths.observe(seq.generated)
+        if reason != "error":
+            self.lengths.observe(seq.generated)
         self._finish(seq, reason)
 
     def reset(self) -> None:
@@ -349,7 +350,8 @@ class Scheduler:
         for seq in advanced:
             reason = finish_reason(seq, self.eos_ids)
             if reason:
-                self.lengths.observe(seq.generated)
+                if not seq.request.params.ignore_eos:  # a length set beforehand teaches nothing
+                    self.lengths.observe(seq.generated)
                 self._finish(seq, reason)
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
