@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stoker import LLM, RepetitionDetectionParams, SamplingParams
+from stoker.engine import runner as runner_module
 from stoker.engine.ending import is_looping
-from stoker.errors import InvalidRequestError, StokerError
+from stoker.errors import InvalidRequestError, ModelError, StokerError
 
 VOCAB = 300
 
@@ -148,6 +149,23 @@ def test_scored_prompts_use_no_cached_content_and_leave_theirs(llm):
     assert third.num_cached_tokens == 64
     assert second.prompt_logprobs == llm.generate([prompt], scored)[0].prompt_logprobs
     assert len(llm.generate([[5]], scored)[0].prompt_logprobs) == 1
+
+
+def test_prompt_scores_that_are_not_finite_are_an_error(text_model, monkeypatch):
+    with LLM(text_model) as llm:
+        head = runner_module.head_of(llm.engine.runner.model)
+
+        def broken(states):
+            logits = head(states)
+            logits[1:2] = torch.nan
+            return logits
+
+        monkeypatch.setattr(runner_module, "head_of", lambda model: broken)
+        params = SamplingParams(prompt_logprobs=0, max_tokens=2)
+        with pytest.raises(ModelError, match="the output of the head is not finite"):
+            llm.generate([[5, 6, 7]], params)
+        monkeypatch.undo()
+        assert llm.generate([[5, 6, 7]], params)[0].finished
 
 
 def test_min_tokens_holds_back_every_kind_of_stop(llm):

@@ -143,19 +143,26 @@ def _advance(
     search: _Search, outputs: list[RequestOutput], width: int, ends: frozenset[int]
 ) -> None:
     """Take one step's candidates in. `outputs` holds one for each live beam."""
-    grown: list[BeamSearchSequence] = []
+    grown: list[tuple[float, BeamSearchSequence, int, Logprobs]] = []
     for beam, output in zip(search.live, outputs, strict=True):
         logprobs = output.outputs[0].logprobs
         assert logprobs is not None
         for token, one in logprobs[0].items():
             total = beam.cum_logprob + one.logprob
-            more = BeamSearchSequence([*beam.tokens, token], [*beam.logprobs, logprobs[0]], total)
             if token in ends:
-                search.done += _closed([more], "stop")
+                search.done += _closed([_longer(beam, token, logprobs[0], total)], "stop")
             else:
-                grown.append(more)
-    grown.sort(key=lambda one: -one.cum_logprob)  # stable: ties by beam, then by rank
-    search.live = grown[:width]
+                grown.append((total, beam, token, logprobs[0]))
+    grown.sort(key=lambda one: -one[0])  # stable: ties by beam, then by rank
+    search.live = [
+        _longer(beam, token, entry, total) for total, beam, token, entry in grown[:width]
+    ]
+
+
+def _longer(
+    beam: BeamSearchSequence, token: int, entry: Logprobs, total: float
+) -> BeamSearchSequence:
+    return BeamSearchSequence([*beam.tokens, token], [*beam.logprobs, entry], total)
 
 
 def _closed(beams: list[BeamSearchSequence], reason: str) -> list[BeamSearchSequence]:

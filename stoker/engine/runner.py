@@ -59,11 +59,15 @@ class ModelRunner:
         """Logits of the drawing rows; those that score prompts come after them in `batch`."""
         states, head = final_states(self.model, batch, self.cache), head_of(self.model)
         self._check(batch, states)
+
+        def checked(part: Tensor) -> Tensor:
+            logits = head(part)
+            self._check(batch, logits)
+            return logits
+
         drawn = len(states) - sum(len(one.targets) for one in draws.scores)
-        logits = head(states[:drawn])
-        self._check(batch, logits)
-        score_prompts(states[drawn:], head, draws.scores, self.model.spec.vocab)
-        return logits
+        score_prompts(states[drawn:], checked, draws.scores, self.model.spec.vocab)
+        return checked(states[:drawn])
 
     def _check(self, batch: ForwardInput, values: Tensor) -> None:
         """Raise a `ModelError` if the logits, or final states, are not finite."""
