@@ -5,6 +5,7 @@ Turns prompts into requests, drives the engine in the caller's thread, returns o
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -14,16 +15,18 @@ from stoker.config import EngineConfig
 from stoker.engine.beam import BeamSearchOutput, BeamSearchParams, beam_search
 from stoker.engine.build import build_engine
 from stoker.engine.params import SamplingParams
+from stoker.engine.pooled_calls import PooledCalls
+from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Request, RequestOutput, mix
+from stoker.engine.text import Encoded, Prompt
 from stoker.errors import InvalidRequestError, StokerError
 
-Prompt = str | Seq[int] | Mapping[str, Any]
 Params = SamplingParams | Seq[SamplingParams] | None
 
 DEFAULT_MODEL = "stoker-tiny"
 
 
-class LLM:
+class LLM(PooledCalls):
     """A model ready to answer prompts.
 
     Args:
@@ -50,6 +53,8 @@ class LLM:
         self.spec = built.spec
         self.engine = built.engine
         self.text = built.text
+        self.head = built.head
+        self.embedding = built.embedding
         self._asked = 0
         self._arrived: dict[str, RequestOutput] = {}
 
@@ -69,8 +74,7 @@ class LLM:
         A request that fails on the way (in a logits processor, say) has the finish reason
         "error" and a message in its output's `error`; the others go on.
         """
-        made = [self.encode_prompt(prompt) for prompt in _as_list(prompts)]
-        return self._run(made, sampling_params)
+        return self._run(self._encode(prompts), sampling_params)
 
     def chat(
         self,
@@ -118,8 +122,10 @@ class LLM:
         """
         if not isinstance(params, BeamSearchParams):
             raise InvalidRequestError(f"params must be a BeamSearchParams, not {params!r}")
-        made = [self.encode_prompt(prompt) for prompt in _as_list(prompts)]
-        for request in self._add(made, SamplingParams(max_tokens=1)):  # refuses bad prompts
+        made = self._encode(prompts)
+        trial = self._requests(made, SamplingParams(max_tokens=1))
+        self._add_all(trial)  # refuses bad prompts
+        for request in trial:
             self._drop(request)
         scheduler = self.engine.scheduler
         at_once = max(1, scheduler.max_running // params.beam_width)
@@ -154,7 +160,7 @@ class LLM:
             raise StokerError("this LLM has been closed; make a new one")
         raise AttributeError(name)
 
-    def encode_prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+    def encode_prompt(self, prompt: Prompt) -> Encoded:
         """Text (where there is one) and token ids of a prompt in any form."""
         if isinstance(prompt, Mapping):
             if "prompt_token_ids" in prompt:
@@ -171,12 +177,26 @@ class LLM:
             return prompt, self.text.encode(prompt)
         return None, _token_ids(prompt)
 
-    def _add(self, prompts: Seq[tuple[str | None, list[int]]], params: Params) -> list[Request]:
-        """Queue all prompts, or none and raise an InvalidRequestError that names the first bad."""
-        requests = [
+    def _run(self, prompts: Seq[Encoded], params: Params) -> list[RequestOutput]:
+        return self._finish_all(self._requests(prompts, params))
+
+    def _requests(self, prompts: Seq[Encoded], params: Params) -> list[Request]:
+        self.engine.require("generate")
+        return [
             self._request(text, ids, one)
             for (text, ids), one in zip(prompts, _spread(params, len(prompts)), strict=True)
         ]
+
+    def _pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
+        plain = SamplingParams()
+        made = [self._request(text, ids, plain) for text, ids in prompts]
+        return self._finish_all([dataclasses.replace(one, pooling=params) for one in made])
+
+    def _listed(self, prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
+        return _as_list(prompts)
+
+    def _add_all(self, requests: Seq[Request]) -> None:
+        """Queue all requests, or none and raise an InvalidRequestError that names the first bad."""
         try:
             for request in requests:
                 self.engine.add(request)
@@ -185,12 +205,10 @@ class LLM:
                 self.engine.cancel(request.id)
             at = next(n for n, one in enumerate(requests) if one.id == request.id)
             raise InvalidRequestError(f"prompt {at}: {problem}") from None
-        return requests
 
-    def _run(
-        self, prompts: Seq[tuple[str | None, list[int]]], params: Params
-    ) -> list[RequestOutput]:
-        requests = self._add(prompts, params)
+    def _finish_all(self, requests: Seq[Request]) -> list[RequestOutput]:
+        """Run the requests to their ends; outputs in their order."""
+        self._add_all(requests)
         try:
             for request in requests:
                 while request.id not in self._arrived:
@@ -213,8 +231,6 @@ class LLM:
             self.engine.cancel(request.id)
 
     def _stream(self, request: Request) -> Iterator[str]:
-        import dataclasses
-
         self.engine.add(dataclasses.replace(request, stream=True))
         shown = 0
         try:

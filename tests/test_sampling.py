@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stoker import LLM, RepetitionDetectionParams, SamplingParams
-from stoker.engine import runner as runner_module
 from stoker.engine.ending import is_looping
+from stoker.engine.pooling import PoolingParams
+from stoker.engine.request import Request
 from stoker.errors import InvalidRequestError, ModelError, StokerError
 
 VOCAB = 300
@@ -151,16 +152,43 @@ def test_scored_prompts_use_no_cached_content_and_leave_theirs(llm):
     assert len(llm.generate([[5]], scored)[0].prompt_logprobs) == 1
 
 
+@pytest.mark.parametrize("budget", [2048, 9])
+def test_scored_and_pooled_prompts_share_steps(text_model, budget):
+    rng = random.Random(2)
+    prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))] for _ in range(12)]
+    params = SamplingParams(max_tokens=3, seed=1, prompt_logprobs=1, ignore_eos=True)
+    poolings = [PoolingParams(pooling=name) for name in ("mean", "cls", "last")]
+    requests = [
+        Request(f"r{at}", tuple(prompt), params, 1, pooling=(None, *poolings)[at % 4])
+        for at, prompt in enumerate(prompts)
+    ]
+    with LLM(text_model, max_batch_tokens=budget) as llm:
+        engine, results = llm.engine, []
+        for together in (True, False):
+            done = {}
+            for request in requests:
+                engine.add(request)
+                while engine.has_work and not together:
+                    done.update((one.request_id, one) for one in engine.step())
+            while engine.has_work:
+                done.update((one.request_id, one) for one in engine.step())
+            results.append([(*plain(done[one.id]), done[one.id].vector) for one in requests])
+    assert results[0] == results[1]
+    assert [vector is None for *_, vector in results[0]] == [True, False, False, False] * 3
+    assert [scores is None for _, scores, _ in results[0]] == [False, True, True, True] * 3
+
+
 def test_prompt_scores_that_are_not_finite_are_an_error(text_model, monkeypatch):
     with LLM(text_model) as llm:
-        head = runner_module.head_of(llm.engine.runner.model)
+        model = llm.engine.runner.model
+        head = model.logits
 
         def broken(states):
             logits = head(states)
             logits[1:2] = torch.nan
             return logits
 
-        monkeypatch.setattr(runner_module, "head_of", lambda model: broken)
+        monkeypatch.setattr(model, "logits", broken)
         params = SamplingParams(prompt_logprobs=0, max_tokens=2)
         with pytest.raises(ModelError, match="the output of the head is not finite"):
             llm.generate([[5, 6, 7]], params)

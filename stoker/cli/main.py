@@ -12,6 +12,8 @@ from collections.abc import Sequence as Seq
 
 from stoker import __version__
 from stoker.cli.sampling import add_sampling
+from stoker.config import DTYPES
+from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
 
 INTERRUPTED = 130
@@ -25,13 +27,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a model over a file of prompts")
-    run.add_argument(
-        "input",
-        metavar="INPUT",
-        help="JSON Lines; each row has prompt, messages or prompt_token_ids",
+    embed = commands.add_parser("embed", help="make an embedding of each row of a file")
+    for command in (run, embed):
+        _add_files(command)
+    embed.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="take the last token's state, the mean of all, or the first token's "
+        "(default: what the model's folder says, else last)",
     )
-    run.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="JSON Lines to write")
-    run.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
+    embed.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="scale to length 1 (default: what the model's folder says, else yes)",
+    )
     run.add_argument(
         "--logprobs",
         type=int,
@@ -43,12 +52,35 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", metavar="TEXT")
 
     for command in (run, generate):
-        _add_common(command)
+        _add_seed_and_raw(command)
         add_sampling(command)
+    for command in (run, embed, generate):
+        _add_model(command)
     return parser
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_files(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "input",
+        metavar="INPUT",
+        help="JSON Lines; each row has prompt, messages or prompt_token_ids",
+    )
+    command.add_argument(
+        "-o", "--output", required=True, metavar="OUTPUT", help="JSON Lines to write"
+    )
+    command.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
+
+
+def _add_seed_and_raw(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of all randomness (default: %(default)s)"
+    )
+    command.add_argument(
+        "--raw", action="store_true", help="complete the prompt as it is, without a chat template"
+    )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-m",
         "--model",
@@ -56,10 +88,10 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         help="a model folder, a Hugging Face id, or a shipped model (default: %(default)s)",
     )
     command.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of all randomness (default: %(default)s)"
-    )
-    command.add_argument(
-        "--raw", action="store_true", help="complete the prompt as it is, without a chat template"
+        "--dtype",
+        default="auto",
+        choices=DTYPES,
+        help="arithmetic; int8 is the fastest on a CPU (default: %(default)s, float32 on a CPU)",
     )
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
 
@@ -73,6 +105,10 @@ def main(argv: Seq[str] | None = None) -> int:
             from stoker.cli.run import run
 
             return run(args)
+        if args.command == "embed":
+            from stoker.cli.embed import embed
+
+            return embed(args)
         from stoker.cli.generate import generate
 
         return generate(args)

@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stoker.cli.sampling import sampling_params
 from stoker.job.report import Report
+
+if TYPE_CHECKING:
+    from stoker.job.job import JobSettings
+    from stoker.llm import LLM
 
 SOME_FAILED = 3
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -18,7 +23,7 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 def run(args: argparse.Namespace) -> int:
     params = sampling_params(args, logprobs=args.logprobs)
-    from stoker.job.job import JobSettings, prepare_job, run_job
+    from stoker.job.job import JobSettings, prepare_job
 
     settings = JobSettings(
         Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
@@ -27,13 +32,20 @@ def run(args: argparse.Namespace) -> int:
     from stoker.llm import LLM
 
     print(f"stoker: loading {args.model}", file=sys.stderr)
-    with LLM(args.model, seed=args.seed) as llm:
-        report.started = time.monotonic()
-        try:
-            with _progress(report) as show:
-                run_job(llm, settings, report, show)
-        finally:
-            print("\n".join([*report.lines(), f"results   {args.output}"]))
+    with LLM(args.model, seed=args.seed, dtype=args.dtype) as llm:
+        return carry_out(llm, settings, report)
+
+
+def carry_out(llm: LLM, settings: JobSettings, report: Report) -> int:
+    """Run the job, showing its progress and then its summary. Returns the exit code."""
+    from stoker.job.job import run_job
+
+    report.started = time.monotonic()
+    try:
+        with _progress(report) as show:
+            run_job(llm, settings, report, show)
+    finally:
+        print("\n".join([*report.lines(), f"results   {settings.output}"]))
     return SOME_FAILED if report.failed_rows else 0
 
 
@@ -51,7 +63,7 @@ class _Lines:
 
 
 def _status(report: Report) -> str:
-    return f"{report.rows}/{report.total_rows} rows, {report.output_rate:.0f} output tokens/s"
+    return f"{report.rows}/{report.total_rows} rows, {report.rate_text}"
 
 
 @contextmanager
@@ -74,12 +86,12 @@ def _progress(report: Report) -> Iterator[Callable[[Report], None]]:
         TextColumn("rows"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} output tokens/s"),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
     with bar:
-        task = bar.add_task("rows", total=report.total_rows, rate=0.0)
-        yield lambda now: bar.update(task, completed=now.rows, rate=now.output_rate)
+        task = bar.add_task("rows", total=report.total_rows, rate="")
+        yield lambda now: bar.update(task, completed=now.rows, rate=now.rate_text)

@@ -21,6 +21,7 @@ from stoker.config import EngineConfig
 from stoker.engine.build import build_engine
 from stoker.engine.engine import Engine
 from stoker.engine.params import SamplingParams
+from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Request, RequestOutput, mix
 from stoker.errors import StokerError
 
@@ -59,9 +60,11 @@ class AsyncEngine:
         *,
         prompt: str | None = None,
         stream: bool = True,
+        pooling: PoolingParams | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Outputs of one request, after every token (or just the last with stream=False).
 
+        With `pooling` there is a single output, with a `vector` and no completions.
         Leaving the loop early, or cancelling the task, cancels the request.
 
         Raises:
@@ -71,7 +74,7 @@ class AsyncEngine:
         number = next(self._numbers)
         seed = params.seed if params.seed is not None else mix(self._seed, number)
         ids = tuple(prompt_token_ids)
-        request = Request(f"async-{number}", ids, params, seed, prompt, stream)
+        request = Request(f"async-{number}", ids, params, seed, prompt, stream, pooling)
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[RequestOutput | BaseException]()
 
         def deliver(item: RequestOutput | BaseException) -> None:

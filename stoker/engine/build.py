@@ -21,9 +21,13 @@ from stoker.engine.text import TextCodec
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.checkpoint import resolve_folder
+from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model
+from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.work import kv_bytes_per_token
+from stoker.ops.int8 import prepare_int8
+from stoker.ops.linear import prepare_linear
 
 
 @dataclass
@@ -35,6 +39,8 @@ class BuiltEngine:
     spec: ModelSpec
     config: EngineConfig
     folder: Path
+    head: Head
+    embedding: EmbeddingDefaults
 
 
 def build_engine(
@@ -53,12 +59,15 @@ def build_engine(
     """
     folder = resolve_folder(model, revision, token)
     device = _device(config.device)
-    loaded = load_model(folder, device, config.dtype)
+    quantised = config.dtype == "int8"
+    if quantised and device.type != "cpu":
+        raise ConfigError(f"dtype int8 serves a CPU, not {device}; use bfloat16 or float16")
+    loaded = load_model(folder, device, "float32" if quantised else config.dtype)
     spec = loaded.model.spec
     config = _resolve(config, spec, loaded.dtype)
     assert config.max_context is not None
     assert config.num_blocks is not None
-    loaded.model.prepare(config.max_context)
+    loaded.model.prepare(config.max_context, prepare_int8 if quantised else prepare_linear)
     cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
@@ -72,8 +81,10 @@ def build_engine(
     )
     text = TextCodec(folder)
     runner = ModelRunner(loaded.model, cache, device)
-    engine = Engine(scheduler, runner, text if text.available else None, spec.vocab, record)
-    return BuiltEngine(engine, text, spec, config, folder)
+    tokenizer = text if text.available else None
+    engine = Engine(scheduler, runner, tokenizer, spec.vocab, record, loaded.head.tasks)
+    defaults = embedding_defaults(folder)
+    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults)
 
 
 def _device(name: str) -> torch.device:
@@ -105,7 +116,11 @@ def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
                 "raise cache_memory"
             )
     return dataclasses.replace(
-        config, dtype=dtype, max_context=context, num_blocks=blocks, cache_memory=None
+        config,
+        dtype=config.dtype if config.dtype == "int8" else dtype,
+        max_context=context,
+        num_blocks=blocks,
+        cache_memory=None,
     )
 
 

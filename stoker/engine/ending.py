@@ -13,6 +13,8 @@ from stoker.engine.sequence import Sequence
 
 def finish_reason(seq: Sequence, eos_ids: frozenset[int]) -> str | None:
     """The reason why `seq` ends with its last token; None if it goes on."""
+    if seq.request.pooling:
+        return "pooled"
     params, token = seq.request.params, seq.tokens[-1]
     if token in params.stop_ids or (not params.ignore_eos and token in eos_ids):
         return "stop"

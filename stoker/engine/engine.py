@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
 from stoker.engine.live import Live
+from stoker.engine.pooler import PoolState
+from stoker.engine.pooling import require
 from stoker.engine.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.sampler import SamplingBatch
 from stoker.engine.sampling.rules import make_rules
@@ -25,7 +28,9 @@ from stoker.errors import InvalidRequestError
 class Runner(Protocol):
     """What computes a step: the model's runner, or a fake one in tests."""
 
-    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]: ...
+    def run(
+        self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ...
+    ) -> list[list[int]]: ...
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Engine:
         tokenizer: turns ids to text; None leaves texts empty and refuses stop strings.
         vocab: token ids must be below it.
         record: keep every step, for a trace.
+        tasks: what the model can do: "generate", "embed", "classify".
     """
 
     def __init__(
@@ -56,11 +62,13 @@ class Engine:
         tokenizer: Tokenizer | None,
         vocab: int,
         record: bool = False,
+        tasks: tuple[str, ...] = ("generate", "embed"),
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
         self.vocab = vocab
+        self.tasks = tasks
         self.stats = EngineStats()
         self.trace: list[Step] | None = [] if record else None
         self._live: dict[str, Live] = {}
@@ -75,6 +83,7 @@ class Engine:
         if request.id in self._live:
             raise InvalidRequestError(f"request id {request.id!r} is in use")
         params = request.params
+        self.require(request.pooling.task if request.pooling else "generate")
         # C speed over what may be a million ids; the slow search names the culprit
         if request.prompt_token_ids and (
             max(request.prompt_token_ids) >= self.vocab or min(request.prompt_token_ids) < 0
@@ -86,9 +95,15 @@ class Engine:
         if params.stop_strings and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
         rules = make_rules(params, self.vocab, self.scheduler.eos_ids, self.tokenizer)
-        self.scheduler.add(request)
-        self._live[request.id] = Live.make(request, rules)
+        seq = self.scheduler.add(request)
+        live = Live.make(request, rules, seq.to_draw)
+        live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
+        self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def require(self, task: str) -> None:
+        """Raise InvalidRequestError if the model can't "generate", "embed" or "classify"."""
+        require(task, self.tasks)
 
     def cancel(self, request_id: str) -> RequestOutput | None:
         """End a request between steps; returns what it has, or None if it is not here."""
@@ -119,14 +134,16 @@ class Engine:
             step = self.scheduler.plan()
             if self.trace is not None:
                 self.trace.append(step)
-            tokens = self.runner.run(step, self._draws(step))
+            pools = self._pools(step)
+            draws = self._draws(step)
+            tokens = self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
             advanced = self.scheduler.commit(step, tokens)
         except BaseException:
             self.abort_all()
             raise
         self.stats.steps += 1
         self.stats.computed_tokens += step.num_tokens
-        self.stats.output_tokens += len(advanced)
+        self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
         return self._collect(advanced)
 
     def abort_all(self) -> None:
@@ -154,11 +171,26 @@ class Engine:
                 batch.positions.append(item.end)
         return batch
 
+    def _pools(self, step: Step) -> list[PoolState]:
+        """The pooled requests' states, one for each item that wants some."""
+        found = []
+        for item in step.items:
+            if item.states[1]:
+                pool = self._live[self.scheduler[item.sequence].request.id].pool
+                assert pool is not None
+                found.append(pool)
+        return found
+
     def _collect(self, advanced: Iterable[Sequence]) -> list[RequestOutput]:
         """Bring the outputs up to date with the sequences that got a token."""
         touched: dict[str, Live] = collections.OrderedDict()
         for seq in advanced:
             live = self._live[seq.request.id]
+            if live.pool is not None:
+                live.output.vector = live.pool.vector
+                live.output.num_cached_tokens = seq.hit_tokens
+                touched[live.request.id] = live
+                continue
             out = live.output.outputs[seq.index]
             if live.scores is not None:
                 live.show_prompt_scores(self._token_text)

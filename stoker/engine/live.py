@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stoker.engine.detokenizer import Detokenizer
 from stoker.engine.request import CompletionOutput, Logprob, Logprobs, Request, RequestOutput
 from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange, TokenLogprobs
 from stoker.engine.sampling.rules import Rules
+
+if TYPE_CHECKING:  # it has tensors, which are not looked into here
+    from stoker.engine.pooler import PoolState
 
 TokenText = Callable[[int], str | None]
 
@@ -29,6 +33,7 @@ class Live:
         needs_text: text is wanted after every token.
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
+        pool: what has been gathered of its states, where it is pooled.
     """
 
     request: Request
@@ -39,12 +44,13 @@ class Live:
     needs_text: bool = False
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
+    pool: PoolState | None = None
 
     @classmethod
-    def make(cls, request: Request, rules: Rules | None) -> Live:
-        """The state of a request that has just been added."""
+    def make(cls, request: Request, rules: Rules | None, draws: int) -> Live:
+        """The state of a request that has just been added and draws so many completions."""
         params, ids = request.params, request.prompt_token_ids
-        outputs = [CompletionOutput(index, "", []) for index in range(params.num_drawn)]
+        outputs = [CompletionOutput(index, "", []) for index in range(draws)]
         for one in outputs:
             if rules is not None and rules.wants_logprobs:
                 one.cumulative_logprob = 0.0

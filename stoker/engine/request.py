@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stoker.engine.params import SamplingParams
+from stoker.engine.pooling import PoolingParams
 
 MASK_64 = (1 << 64) - 1
 
@@ -23,6 +24,7 @@ class Request:
         seed: base of the random streams of its samples, any integer.
         prompt: the text the ids came from, where there was one.
         stream: emit a partial `RequestOutput` after every token.
+        pooling: pool the prompt's hidden states and generate nothing.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Request:
     seed: int = 0
     prompt: str | None = None
     stream: bool = False
+    pooling: PoolingParams | None = None
 
     def sample_seed(self, index: int) -> int:
         """The 64-bit seed of sample `index`'s stream."""
@@ -82,6 +85,7 @@ class RequestOutput:
 
     `prompt_logprobs`, where asked for, has an entry per prompt token, None for the first, and
     is complete with the first generated token.
+    A pooled request has no completions but a `vector`: its embedding, or a value per label.
     """
 
     request_id: str
@@ -91,6 +95,7 @@ class RequestOutput:
     finished: bool = False
     num_cached_tokens: int = 0
     prompt_logprobs: list[Logprobs | None] | None = None
+    vector: list[float] | None = None
 
     @property
     def error(self) -> str | None:

@@ -5,13 +5,17 @@ Owns the model and the cache tensors; knows no queue and no text. Driven by the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from stoker.engine.batch import build_batch
+from stoker.engine.pooler import PoolState, gather
 from stoker.engine.sampler import SamplingBatch, sample
+from stoker.engine.sampling.controls import ScoreRange
 from stoker.engine.sampling.logprobs import score_prompts
-from stoker.engine.states import final_states, head_of
 from stoker.engine.step import Step
 from stoker.errors import ModelError
 from stoker.model.cache import PagedCache
@@ -28,15 +32,17 @@ class ModelRunner:
         self.device = device
 
     @torch.inference_mode()
-    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
+    def run(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> list[list[int]]:
         """The drawn tokens of each item of `step`; `draws` has one entry per draw, in order.
 
-        Log-probabilities, and errors of single rows, are left with `draws`.
+        Log-probabilities, and errors of single rows, are left with `draws`. `pools` has one
+        entry per item whose states are wanted, and takes them in.
 
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
         """
-        logits = self.forward(step, draws) if draws.scores else self.forward(step)
+        wants = pools or draws.scores
+        logits = self.forward(step, pools, draws.scores) if wants else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
@@ -44,33 +50,38 @@ class ModelRunner:
         return [[next(tokens) for _ in item.draws] for item in step.items]
 
     @torch.inference_mode()
-    def forward(self, step: Step, draws: SamplingBatch | None = None) -> Tensor:
-        """Logits (R, V), a row for each item of `step` that draws; scores prompts of `draws`."""
+    def forward(
+        self, step: Step, pools: Seq[PoolState] = (), scores: Seq[ScoreRange] = ()
+    ) -> Tensor:
+        """Logits (R, V), a row for each item of `step` that draws.
+
+        `pools` and `scores` take what they want of the other states.
+        """
         self.cache.copy_blocks(step.copies)
         assert self.model.ops is not None, "the model must be prepared"
         batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
-        if draws is not None and draws.scores:
-            return self._score(batch, draws)
-        logits: Tensor = self.model(batch, self.cache)
+        states = self.model.hidden(batch, self.cache)
+        drawn = sum(1 for item in step.items if item.draws)
+        pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
+        # the states are those that are drawn from, then the pooled ones, then the scored ones
+        logits = self._logits(batch, states[:drawn]) if drawn else states[:0]
+        if drawn < len(states):
+            self._check(batch, states[drawn:])
+        if pools:
+            gather(step, states[drawn:pooled], pools, self._label_values)
+        if scores:
+            vocab = self.model.spec.vocab
+            score_prompts(states[pooled:], partial(self._logits, batch), scores, vocab)
+        return logits
+
+    def _logits(self, batch: ForwardInput, states: Tensor) -> Tensor:
+        """Checked logits (rows, V) of some of the step's states."""
+        logits = self.model.logits(states)
         self._check(batch, logits)
         return logits
 
-    def _score(self, batch: ForwardInput, draws: SamplingBatch) -> Tensor:
-        """Logits of the drawing rows; those that score prompts come after them in `batch`."""
-        states, head = final_states(self.model, batch, self.cache), head_of(self.model)
-        self._check(batch, states)
-
-        def checked(part: Tensor) -> Tensor:
-            logits = head(part)
-            self._check(batch, logits)
-            return logits
-
-        drawn = len(states) - sum(len(one.targets) for one in draws.scores)
-        score_prompts(states[drawn:], checked, draws.scores, self.model.spec.vocab)
-        return checked(states[:drawn])
-
     def _check(self, batch: ForwardInput, values: Tensor) -> None:
-        """Raise a `ModelError` if the logits, or final states, are not finite."""
+        """Raise a `ModelError` if logits or states are not finite."""
         if not torch.isfinite(values.sum()):
             try:
                 self._explain(batch, values)
@@ -78,24 +89,39 @@ class ModelRunner:
                 self.cache.clear()  # later requests must not read what this one wrote
                 raise
 
+    def _label_values(self, states: Tensor) -> Tensor:
+        """The classification head's output (P, labels) for states (P, D)."""
+        values = self.model.logits(states)
+        if not torch.isfinite(values).all():
+            self._blame_weights()
+            raise ModelError(
+                "the output of the classification head is not finite though its weights are; "
+                "try dtype float32"
+            )
+        return values
+
     def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
-        """Raise if the logits hold NaN or infinity, naming the weight or the layer."""
+        """Raise if the logits (or states) hold NaN or infinity, naming the weight or the layer."""
         if torch.isfinite(logits).all():
             return  # only their sum left the range
-        weight = first_bad_weight(self.model)
-        if weight:
-            raise ModelError(
-                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
-                "saved by a training run that diverged"
-            )
+        self._blame_weights()
         bad: list[str] = []
 
         def watch(name: str, x: Tensor) -> None:
             if not torch.isfinite(x).all():
                 bad.append(name)
 
-        self.model(batch, self.cache, watch)
+        self.model.hidden(batch, self.cache, watch)
         raise ModelError(
             f"the output of {bad[0] if bad else 'the head'} is not finite though its weights are: "
             "the values leave the range of the dtype; try dtype float32"
         )
+
+    def _blame_weights(self) -> None:
+        """Raise ModelError if a weight holds NaN or infinity, naming the first."""
+        weight = first_bad_weight(self.model)
+        if weight:
+            raise ModelError(
+                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
+                "saved by a training run that diverged"
+            )

@@ -14,6 +14,7 @@ from stoker.engine.block_pool import BlockPool
 from stoker.engine.ending import finish_reason
 from stoker.engine.forecast import Forecast, LengthEstimator
 from stoker.engine.policy import POLICIES
+from stoker.engine.pooling import prompt_limit
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import NOT_SCORED, Step, StepItem
@@ -87,7 +88,7 @@ class Scheduler:
         prompt = len(request.prompt_token_ids)
         if prompt == 0:
             raise InvalidRequestError("the prompt is empty; it needs at least one token")
-        if prompt >= self.max_context:
+        if request.pooling is None and prompt >= self.max_context:
             raise InvalidRequestError(
                 f"the prompt has {prompt} tokens and the context is {self.max_context}, which "
                 f"leaves no room for an answer; shorten it to {self.max_context - 1} or less"
@@ -105,6 +106,8 @@ class Scheduler:
 
     def _length_limit(self, request: Request, prompt: int) -> int:
         capacity = self.pool.num_blocks * self.block_size
+        if request.pooling:
+            return prompt_limit(prompt, self.max_context, capacity)
         most = request.params.max_tokens
         wanted = self.max_context if most is None else min(prompt + most, self.max_context)
         if prompt + 1 > capacity or (most is not None and wanted > capacity):
@@ -200,11 +203,13 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
-        tokens, scored = tuple(seq.tokens[start:end]), NOT_SCORED
+        tokens, states, scored = tuple(seq.tokens[start:end]), seq.states(start, end), NOT_SCORED
         seq.computed, seq.planned = end, plan.number
         if not seq.may_reuse:
             scored = seq.score(start, end)
-        plan.items.append(StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, scored))
+        plan.items.append(
+            StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, states, scored)
+        )
         plan.budget -= count
         self._register(seq)
 
@@ -310,8 +315,8 @@ class Scheduler:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
             if seq is None:
                 return
-            reuse = self.prefix_cache and seq.may_reuse
-            matched = self.pool.index.match(seq.tokens) if reuse else []
+            usable = self.prefix_cache and seq.may_reuse
+            matched = self.pool.index.match(seq.tokens) if usable else []
             held = [block for block in matched if self.pool.refs(block)]
             if self.running:
                 if forecast is None:
@@ -334,12 +339,15 @@ class Scheduler:
     def commit(self, step: Step, tokens: Seq[Seq[int]]) -> list[Sequence]:
         """Take in the drawn tokens, one list per item of `step`, in the order of its draws.
 
-        Returns the sequences that got a token, finished ones among them.
+        Returns the sequences that got a token, and pooled ones whose prompt is done; finished
+        ones are among them.
         """
         advanced: list[Sequence] = []
         for item, drawn in zip(step.items, tokens, strict=True):
             assert len(drawn) == len(item.draws)
             seq = self._by_serial.get(item.sequence)
+            if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
+                advanced.append(seq)
             if seq is None or not item.draws:
                 continue  # cancelled meanwhile, or a prompt still under way
             siblings = [self._fork(seq, index) for index in item.draws[1:]]
@@ -350,7 +358,8 @@ class Scheduler:
         for seq in advanced:
             reason = finish_reason(seq, self.eos_ids)
             if reason:
-                if not seq.request.params.ignore_eos:  # a length set beforehand teaches nothing
+                # neither a pooled prompt nor a length set beforehand teaches anything
+                if seq.request.pooling is None and not seq.request.params.ignore_eos:
                     self.lengths.observe(seq.generated)
                 self._finish(seq, reason)
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]

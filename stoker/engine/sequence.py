@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from stoker.engine.pooling import NO_STATES
 from stoker.engine.prefix_index import ROOT
 from stoker.engine.request import Request
 from stoker.engine.step import NOT_SCORED
@@ -55,9 +56,8 @@ class Sequence:
         self.tokens: list[int] = list(request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
         self.length_limit = length_limit
-        self.to_draw = (
-            request.params.num_drawn
-        )  # completions to draw from the prompt's last position
+        # completions to draw from the prompt's last position
+        self.to_draw = request.params.num_drawn if request.pooling is None else 0
         self.status = Status.WAITING
         self.finish_reason: str | None = None
         self.hit_tokens = 0  # prompt tokens that the prefix index spared it
@@ -84,8 +84,14 @@ class Sequence:
 
     @property
     def may_reuse(self) -> bool:
-        """Whether cached content may stand in for its tokens: not while logits are wanted."""
-        return self.scored >= self.prompt_len - 1
+        """Whether cached content, which has neither states nor logits, may replace its tokens."""
+        pooling = self.request.pooling
+        return self.scored >= self.prompt_len - 1 and (pooling is None or pooling.reuses)
+
+    def states(self, start: int, end: int) -> tuple[int, int]:
+        """The slice of tokens start to end - 1 whose final states are pooled."""
+        pooling = self.request.pooling
+        return NO_STATES if pooling is None else pooling.states(start, end, self.prompt_len)
 
     def score(self, start: int, end: int) -> tuple[int, int]:
         """The slice of tokens start to end - 1 whose logits are still to score the prompt.

@@ -23,6 +23,7 @@ class StepItem(NamedTuple):
         blocks: the block table, covering positions 0 to start + len(tokens) - 1.
         draws: sample indices to draw from the last position's logits; empty when more of the
             prompt is still to come.
+        states: the slice of `tokens` whose final hidden states are pooled; (0, 0) for none.
         scored: the slice of `tokens` whose logits score the prompt; (0, 0) for none.
     """
 
@@ -31,6 +32,7 @@ class StepItem(NamedTuple):
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     draws: tuple[int, ...]
+    states: tuple[int, int] = (0, 0)
     scored: tuple[int, int] = NOT_SCORED
 
     @property
@@ -68,6 +70,7 @@ class Step:
                 tuple(item["tokens"]),
                 tuple(item["blocks"]),
                 tuple(item["draws"]),
+                (item["states"][0], item["states"][1]),
                 (item["scored"][0], item["scored"][1]),
             )
             for item in fields.pop("items")
@@ -87,6 +90,7 @@ class Step:
             lines.append(
                 f"  #{item.sequence} {kind} [{item.start}:{item.end}] blocks {list(item.blocks)}"
                 + (f" draws {list(item.draws)}" if item.draws else "")
+                + (f" states {list(item.states)}" if item.states[1] else "")
                 + (f" scored {list(item.scored)}" if item.scored[1] else "")
             )
         return "\n".join(lines)

@@ -6,6 +6,7 @@ Knows no engine. Called by the faces, which turn prompts into token ids.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from stoker.errors import InvalidRequestError, ModelError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 Message = Mapping[str, Any]
+Prompt = str | Seq[int] | Mapping[str, Any]
+Encoded = tuple[str | None, list[int]]  # the text, where there is one, and its tokens
 
 
 class TextCodec:
@@ -62,6 +65,11 @@ class TextCodec:
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of the text and nothing else."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Token ids of two texts joined as the tokenizer joins pairs."""
+        ids: list[int] = self.tokenizer.encode(first, second)
         return ids
 
     def encode_chat(self, messages: Iterable[Message]) -> tuple[str, list[int]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stoker.engine.params import SamplingParams
+from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError, StokerError
 from stoker.job.report import Report
@@ -36,6 +37,7 @@ class JobSettings:
         seed: row r's random stream derives from (seed, r).
         raw: complete the prompt as it is, without the chat template.
         restart: replace an existing output.
+        pooling: embed the rows this way instead of completing them.
     """
 
     input: Path
@@ -44,6 +46,7 @@ class JobSettings:
     seed: int = 0
     raw: bool = False
     restart: bool = False
+    pooling: PoolingParams | None = None
 
 
 def prepare_job(settings: JobSettings) -> Report:
@@ -78,7 +81,10 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
 
     Raises:
         JobError: the output can't be written.
+        InvalidRequestError: the model can't do what is asked.
     """
+    llm.engine.require(settings.pooling.task if settings.pooling else "generate")
+    report.pooled = settings.pooling is not None
     try:
         with settings.output.open("w") as file:
             _Job(llm, settings, report, file).run(progress)
@@ -125,11 +131,13 @@ class _Job:
             self._write(row, "bad_row" if bad else "failed", error=str(problem))
             return
         seed = mix(self.settings.seed, row.number)
-        request = Request(f"row-{row.number}", tuple(ids), self.settings.params, seed, text)
+        params, pooling = self.settings.params, self.settings.pooling
+        request = Request(f"row-{row.number}", tuple(ids), params, seed, text, pooling=pooling)
         try:
             self.llm.engine.add(request)
         except InvalidRequestError as problem:
-            too_long = len(ids) >= self.llm.engine.scheduler.max_context
+            room = self.llm.engine.scheduler.max_context - (0 if pooling else 1)
+            too_long = len(ids) > room
             self._write(row, "too_long" if too_long else "bad_row", error=str(problem))
         else:
             self._pending[request.id] = row
@@ -143,12 +151,18 @@ class _Job:
         return self.llm.encode_prompt(value if row.kind == "prompt" else {row.kind: value})
 
     def _write_output(self, row: Row, output: RequestOutput) -> None:
+        counts = {
+            "prompt_tokens": len(output.prompt_token_ids),
+            "cached_tokens": output.num_cached_tokens,
+        }
+        if output.vector is not None:
+            self._write(row, "done", embedding=output.vector, **counts)
+            return
         one = output.outputs[0]
         details: dict[str, Any] = {
             "text": one.text,
             "finish_reason": one.finish_reason,
-            "prompt_tokens": len(output.prompt_token_ids),
-            "cached_tokens": output.num_cached_tokens,
+            **counts,
             "output_tokens": len(one.token_ids),
         }
         if one.logprobs is not None:

@@ -30,6 +30,7 @@ class Report:
     output_tokens: int = 0
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    pooled: bool = False  # embeddings are made, and no output tokens
 
     def add(self, fields: dict[str, Any], result: dict[str, Any]) -> None:
         """Count one written row."""
@@ -57,6 +58,14 @@ class Report:
         """Output tokens per second so far."""
         return self.output_tokens / self.seconds if self.seconds else 0.0
 
+    @property
+    def rate_text(self) -> str:
+        """The rate of what the job is about: tokens of output, or of prompts that are embedded."""
+        if self.pooled:
+            rate = self.prompt_tokens / self.seconds if self.seconds else 0.0
+            return f"{rate:.0f} prompt tokens/s"
+        return f"{self.output_rate:.0f} output tokens/s"
+
     def lines(self) -> list[str]:
         """The summary as plain text."""
         by_status = ", ".join(f"{count} {name}" for name, count in sorted(self.statuses.items()))
@@ -65,8 +74,7 @@ class Report:
             f"rows      {self.rows} of {self.total_rows} ({by_status or 'none'})",
             f"tokens    {self.prompt_tokens} prompt ({self.cached_tokens} from the prefix cache)"
             f" + {self.output_tokens} output",
-            f"speed     {self.output_rate:.0f} output tokens/s, {total_rate:.0f} tokens/s in all,"
-            f" {self.seconds:.1f} s",
+            f"speed     {self.rate_text}, {total_rate:.0f} tokens/s in all, {self.seconds:.1f} s",
         ]
         compared = sum(self.compared.values())
         if compared:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stoker.errors import ModelError
 from stoker.model.checkpoint import read_json, stream_tensors
-from stoker.model.families import Family, spec_from_config
+from stoker.model.families import Family
+from stoker.model.heads import Head, base_prefix, resolve
 from stoker.model.transformer import Transformer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,11 +29,13 @@ class LoadedModel:
         model: loaded; `prepare` has not been called.
         eos_ids: end-of-sequence ids of generation_config.json, or else of config.json.
         dtype: name of the dtype in use.
+        head: what the model can be asked for.
     """
 
     model: Transformer
     eos_ids: frozenset[int]
     dtype: str
+    head: Head
 
 
 def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> LoadedModel:
@@ -48,7 +51,7 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
         ModelError: the folder is incomplete or damaged, or holds a model of an unknown kind.
     """
     config = read_json(folder, "config.json", required=True)
-    spec, family = spec_from_config(config)
+    spec, family, head = resolve(config)
     name = _resolve_dtype(dtype, config.get("dtype") or config.get("torch_dtype"), device)
     with torch.device("meta"):
         model = Transformer(spec)
@@ -57,7 +60,7 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     eos = read_json(folder, "generation_config.json").get("eos_token_id")
     eos = config.get("eos_token_id") if eos is None else eos
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return LoadedModel(model.eval(), frozenset(ids), name)
+    return LoadedModel(model.eval(), frozenset(ids), name, head)
 
 
 def _resolve_dtype(dtype: str, stored: str | None, device: torch.device) -> str:
@@ -99,15 +102,18 @@ def _split(parameter: Tensor, name: str, model: Transformer) -> tuple[Tensor, ..
 def _fill(model: Transformer, family: Family, folder: Path) -> None:
     places = _places(model, family)
     left_over: list[str] = []
-    for name, tensor in stream_tensors(folder):
+    prefix = base_prefix(family)
+    for stored, tensor in stream_tensors(folder):
+        # a backbone saved on its own leaves the prefix out
+        name = stored if stored in places else prefix + stored
         if name not in places:
-            if not name.endswith(family.ignored or ("\0",)):
-                left_over.append(name)
+            if not stored.endswith(family.ignored or ("\0",)):
+                left_over.append(stored)
             continue
         ours, part = places.pop(name)
         if part.shape != tensor.shape:
             raise ModelError(
-                f"{name} has shape {tuple(tensor.shape)} where config.json implies "
+                f"{stored} has shape {tuple(tensor.shape)} where config.json implies "
                 f"{tuple(part.shape)} (for {ours})"
             )
         part.copy_(tensor)

@@ -93,6 +93,8 @@ class ModelSpec:
         vocab: rows of the embedding and of the head.
         context: most positions the model was made for.
         tied_head: the head is the embedding.
+        labels: rows of a classification head, 0 for no head at all; None: the head gives
+            logits over the vocabulary.
     """
 
     hidden: int
@@ -101,3 +103,4 @@ class ModelSpec:
     norm_eps: float
     context: int
     tied_head: bool
+    labels: int | None = None

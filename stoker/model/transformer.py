@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
 from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Rope
-from stoker.ops.linear import LinearFn, packs, prepare_linear
+from stoker.ops.linear import LinearFn, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
 
@@ -28,7 +28,7 @@ class ForwardInput:
         token_ids: (T,) int64.
         positions: (T,) int64, absolute.
         slots: (T,) int64, where each token's keys and values go.
-        sample_rows: (R,) int64, the tokens whose logits are wanted.
+        sample_rows: (R,) int64, the tokens whose logits or final states are wanted.
         attention: the attention implementation's plan for this step.
     """
 
@@ -48,15 +48,15 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
         self._apply_fn: LinearFn | None = None
 
-    def prepare(self) -> None:
-        """Choose the implementation for the weight's device and dtype."""
-        self._apply_fn = prepare_linear(self.weight, self.bias)
-        if packs(self.weight):
+    def prepare(self, make: Callable[[Tensor, Tensor | None], LinearFn]) -> None:
+        """Let `make` choose the implementation; a weight that it has laid out anew is dropped."""
+        self._apply_fn = make(self.weight, self.bias)
+        if hasattr(self._apply_fn, "weight"):
             del self.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         assert self._apply_fn is not None, "prepare() comes first"
-        return self._apply_fn(x)
+        return self._apply_fn(x, add)
 
 
 class Norm(nn.Module):
@@ -101,8 +101,9 @@ class GatedFfn(nn.Module):
         self.gate_up = Linear(hidden, 2 * spec.size, spec.bias)
         self.down = Linear(spec.size, hidden, spec.bias)
 
-    def forward(self, x_TD: Tensor, ops: Operations) -> Tensor:
-        return cast(Tensor, self.down(ops.gated(self.gate_up(x_TD))))
+    def forward(self, x_TD: Tensor, ops: Operations, add: Tensor) -> Tensor:
+        """The network's output plus `add`, the residual."""
+        return cast(Tensor, self.down(ops.gated(self.gate_up(x_TD)), add=add))
 
 
 class Block(nn.Module):
@@ -131,9 +132,9 @@ class Block(nn.Module):
         )
         if rows is not None:
             x_TD, mixed = x_TD[rows], mixed[rows]
-        x_TD = x_TD + self.mixer.out(mixed)
-        ffn_TD = self.ffn(ops.rms_norm(x_TD, self.ffn_norm.weight, self.eps), ops)
-        return cast(Tensor, x_TD + ffn_TD)
+        x_TD = self.mixer.out(mixed, add=x_TD)
+        normed = ops.rms_norm(x_TD, self.ffn_norm.weight, self.eps)
+        return cast(Tensor, self.ffn(normed, ops, add=x_TD))
 
 
 class Transformer(nn.Module):
@@ -148,18 +149,26 @@ class Transformer(nn.Module):
             for index, layer in enumerate(spec.layers)
         )
         self.norm = Norm(spec.hidden)
-        self.head = None if spec.tied_head else Linear(spec.hidden, spec.vocab)
+        rows = spec.vocab if spec.labels is None else spec.labels
+        self.head = None if spec.tied_head or not rows else Linear(spec.hidden, rows)
         self._logits: LinearFn | None = None
         self._ropes: dict[Rope, Tensor] = {}
         self.ops: Operations | None = None
 
-    def prepare(self, context: int) -> None:
-        """Choose operations for the device the weights are on; tabulate `context` positions."""
+    def prepare(
+        self, context: int, make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
+    ) -> None:
+        """Choose operations for the device the weights are on; tabulate `context` positions.
+
+        `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py).
+        """
         device = self.embedding.device
         for module in self.modules():
             if isinstance(module, Linear):
-                module.prepare()
-        self._logits = self.head if self.head is not None else prepare_linear(self.embedding)
+                module.prepare(make)
+        self._logits = self.head
+        if self.spec.tied_head:
+            self._logits = make(self.embedding, None)
         self.ops = select_operations(device, self.embedding.dtype)
         for layer in self.spec.layers:
             rope = layer.mixer.rope
@@ -172,12 +181,25 @@ class Transformer(nn.Module):
         cache: PagedCache,
         watch: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
-        """Logits (R, V) in the model's dtype; `watch` is shown each layer's output.
+        """Logits (R, V) in the model's dtype; `watch` is shown each layer's output."""
+        return self.logits(self.hidden(batch, cache, watch))
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """The head's output (R, V), or (R, labels), for final hidden states (R, D)."""
+        assert self._logits is not None, "not prepared, or a model without a head"
+        return self._logits(hidden_RD)
+
+    def hidden(
+        self,
+        batch: ForwardInput,
+        cache: PagedCache,
+        watch: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Hidden states (R, D) of the sampled rows after the final norm, in the model's dtype.
 
         After the last layer's attention only the sampled rows go on.
         """
         assert self.ops is not None, "prepare() comes first"
-        assert self._logits is not None
         x_TD = self.embedding[batch.token_ids]
         ropes = {key: table[batch.positions] for key, table in self._ropes.items()}
         for index, layer in enumerate(self.spec.layers):
@@ -185,4 +207,4 @@ class Transformer(nn.Module):
             x_TD = self.layers[index](x_TD, ropes[layer.mixer.rope], cache, batch, self.ops, rows)
             if watch:
                 watch(f"layers.{index}", x_TD)
-        return self._logits(self.ops.rms_norm(x_TD, self.norm.weight, self.spec.norm_eps))
+        return self.ops.rms_norm(x_TD, self.norm.weight, self.spec.norm_eps)

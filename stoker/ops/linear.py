@@ -1,57 +1,110 @@
 """y = x W^T + b, with the weight laid out once for the device it runs on.
 
 `prepare_linear` chooses the implementation at load; model code only calls the result.
-Reference: torch.nn.functional.linear. Fast path on a CPU in float32: oneDNN with packed weights,
-which on few rows is two to four times as fast and whose rows do not depend on the batch.
+Reference: torch.nn.functional.linear. On a CPU in float32 a C kernel over packed panels
+(native/linear.c) serves, or oneDNN with packed weights where there is no C compiler; the rows
+of either do not depend on the batch.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from stoker.ops.native.build import load, signature
 
-LinearFn = Callable[[Tensor], Tensor]
+log = logging.getLogger(__name__)
 
 # oneDNN picks a layout for about this many rows; the layout then serves any number.
 _PACK_FOR_ROWS = 64
 
 
-def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., K), weight (N, K), bias (N,) -> (..., N), all of one floating dtype."""
-    return F.linear(x, weight, bias)
+class LinearFn(Protocol):
+    """A linear map ready to be applied."""
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """x (M, K) -> (M, N), plus `add` (M, N), the residual, if there is one."""
+
+
+def linear_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, add: Tensor | None = None
+) -> Tensor:
+    """x (M, K), weight (N, K), bias (N,), add (M, N) -> (M, N), all of one floating dtype."""
+    y = F.linear(x, weight, bias)
+    return y if add is None else y.add_(add)
 
 
 def prepare_linear(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
-    """A function of x (M, K) that computes `linear_reference(x, weight, bias)`.
+    """A function of x and add that computes `linear_reference(x, weight, bias, add)`.
 
-    With packed weights the function keeps its own copy, and the caller may drop `weight`.
+    Where `packs(weight)`, the function keeps its own copy, and the caller may drop `weight`.
     """
     if packs(weight):
-        return PackedLinear(weight, bias)
-    return lambda x: linear_reference(x, weight, bias)
+        return NativeLinear(weight, bias) if load("linear") else OneDnnLinear(weight, bias)
+    return lambda x, add=None: linear_reference(x, weight, bias, add)
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether the packed path serves this weight."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and _packing_available()
+    """Whether a packed path serves this weight."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return False
+    return load("linear") is not None or _onednn_available()
 
 
 @functools.cache
-def _packing_available() -> bool:
+def _onednn_available() -> bool:
     available = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not available:
         log.warning("this torch has no oneDNN: matrix products take the slower default path")
     return available
 
 
-class PackedLinear:
+class NativeLinear:
+    """Linear through the C kernel; float32 on a CPU.
+
+    Attributes:
+        weight: (panels, K, width), the outputs of a panel side by side, zeros beyond the last.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        library = load("linear")
+        assert library is not None, "no C compiler"
+        self._kernel = signature(library.linear, "pppppp iii")
+        outputs, size = weight.shape
+        width = library.panel_width()
+        self._padded_size = library.padded_size(size)
+        panels = -(-outputs // width)
+        padded = F.pad(weight.detach(), (0, 0, 0, panels * width - outputs))
+        self.weight = padded.view(panels, width, size).transpose(1, 2).contiguous()
+        self.bias = bias
+        self.out_features = outputs
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        rows, size = x.shape
+        x = x.contiguous()
+        add = add if add is None else add.contiguous()
+        y = torch.empty(rows, self.out_features)
+        scratch = torch.empty(rows, self._padded_size) if self._padded_size > size else None
+        self._kernel(
+            x.data_ptr(),
+            None if scratch is None else scratch.data_ptr(),
+            self.weight.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
+            None if add is None else add.data_ptr(),
+            y.data_ptr(),
+            rows,
+            size,
+            self.out_features,
+        )
+        return y
+
+
+class OneDnnLinear:
     """Linear with a weight packed by oneDNN; float32 on a CPU.
 
     A row's result is the same bit for bit in a batch of any size, except that oneDNN treats a
@@ -65,11 +118,11 @@ class PackedLinear:
         self.bias = bias
         self.out_features = weight.shape[0]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         rows = x.shape[0]
         if rows == 0:
             return x.new_empty(0, self.out_features)
         if rows == 1:
             x = x.expand(2, -1).contiguous()
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return y[:rows]
+        return y[:rows] if add is None else y[:rows].add_(add)

@@ -22,10 +22,33 @@ def test_flags_are_these():
         name: sorted(flag for action in one._actions for flag in action.option_strings)
         for name, one in commands.items()
     }
-    common = ["--debug", "--help", "--max-tokens", "--model", "--raw", "--seed", "--temperature"]
-    common += ["--top-k", "--top-p", "--min-p", "--repetition-penalty", "-h", "-m"]
-    assert flags["generate"] == sorted(common)
-    assert flags["run"] == sorted([*common, "-o", "--output", "--restart", "--logprobs"])
+    common = [
+        "--debug",
+        "--dtype",
+        "--help",
+        "--max-tokens",
+        "--min-p",
+        "--model",
+        "--raw",
+        "--repetition-penalty",
+        "--seed",
+        "--temperature",
+        "--top-k",
+        "--top-p",
+    ]
+    assert flags["generate"] == sorted([*common, "-h", "-m"])
+    embed = [
+        "--debug",
+        "--dtype",
+        "--help",
+        "--model",
+        "--no-normalize",
+        "--normalize",
+        "--pooling",
+    ]
+    files = ["-h", "-m", "-o", "--output", "--restart"]
+    assert flags["embed"] == sorted([*embed, *files])
+    assert flags["run"] == sorted([*common, *files, "--logprobs"])
 
 
 def test_wrong_usage(capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stoker.ops.activation import NativeSiluMul, silu_mul
-from stoker.ops.linear import PackedLinear, linear_reference, packs, prepare_linear
+from stoker.ops.linear import NativeLinear, OneDnnLinear, linear_reference, prepare_linear
 from stoker.ops.native.build import load
 from stoker.ops.norm import NativeRmsNorm, rms_norm
 from stoker.ops.rope import (
@@ -19,21 +19,23 @@ from stoker.ops.rope import (
 
 LIBRARY = load("elementwise")
 native = pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
-packed = pytest.mark.skipif(not packs(torch.zeros(1, 1)), reason="torch has no oneDNN")
+PACKED = [OneDnnLinear, *([NativeLinear] if LIBRARY else [])]
 
 
-@packed
+@pytest.mark.parametrize("make", PACKED)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("k", "n"), [(384, 640), (1152, 384), (33, 7)])
-def test_packed_linear(k, n, bias):
+@pytest.mark.parametrize(("k", "n"), [(384, 640), (1152, 384), (33, 7), (1, 65), (70, 100)])
+def test_packed_linear(make, k, n, bias):
     torch.manual_seed(0)
-    x, weight = torch.randn(70, k), torch.randn(n, k) / k**0.5
+    x, weight, add = torch.randn(900, k), torch.randn(n, k) / k**0.5, torch.randn(900, n)
     b = torch.randn(n) if bias else None
-    linear = PackedLinear(weight, b)
-    whole = linear(x)
+    linear = make(weight, b)
+    whole, added = linear(x), linear(x, add)
     torch.testing.assert_close(whole, linear_reference(x, weight, b), rtol=1e-5, atol=1e-5)
-    for rows in (1, 2, 3, 16, 17, 64):
+    torch.testing.assert_close(added, linear_reference(x, weight, b, add), rtol=1e-5, atol=1e-5)
+    for rows in (1, 2, 3, 16, 17, 64, 350):
         assert torch.equal(linear(x[:rows]), whole[:rows]), "a row depends on the batch"
+        assert torch.equal(linear(x[5 : 5 + rows], add[5 : 5 + rows]), added[5 : 5 + rows])
     assert linear(x[:0]).shape == (0, n)
 
 

@@ -1,0 +1,143 @@
+"""What the CPU benchmarks have in common: model shapes, seeded workloads, limits of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import re
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+Workload = list[tuple[list[int], int]]  # prompt token ids, output tokens
+
+
+def _shape(hidden: int, layers: int, heads: int, kv_heads: int, head: int, ffn: int, vocab: int):  # type: ignore[no-untyped-def]
+    return {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head,
+        "intermediate_size": ffn,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "eos_token_id": None,
+    }
+
+
+# Qwen3 shapes, float32; the last is Qwen3-0.6B's
+SHAPES: dict[str, dict[str, Any]] = {
+    "17m": _shape(384, 8, 6, 2, 64, 1152, 8192),
+    "107m": _shape(768, 12, 12, 4, 64, 2304, 32000),
+    "600m": _shape(1024, 28, 16, 8, 128, 3072, 151936),
+}
+
+
+def make_model(folder: Path, shape: str) -> None:
+    """Save a model of random weights."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**SHAPES[shape])).save_pretrained(folder)
+
+
+def mixed(shape: str, requests: int = 64, seed: int = 0) -> Workload:
+    """Prompts and outputs of 16-256 tokens each, uniform."""
+    rng = random.Random(seed)
+    return [
+        (_tokens(rng, shape, rng.randint(16, 256)), rng.randint(16, 256)) for _ in range(requests)
+    ]
+
+
+def shared_prefix(shape: str, requests: int = 64, seed: int = 0) -> Workload:
+    """Requests over one 512-token prefix, suffixes of 8-32 and outputs of 32-64 tokens."""
+    rng = random.Random(seed)
+    prefix = _tokens(rng, shape, 512)
+    return [
+        (prefix + _tokens(rng, shape, rng.randint(8, 32)), rng.randint(32, 64))
+        for _ in range(requests)
+    ]
+
+
+def _tokens(rng: random.Random, shape: str, count: int) -> list[int]:
+    return [rng.randrange(SHAPES[shape]["vocab_size"]) for _ in range(count)]
+
+
+def outputs_of(work: Workload) -> int:
+    return sum(count for _, count in work)
+
+
+def work_flops(shape: str, work: Workload, shared: int = 0) -> int:
+    """Weight products and attention that the workload needs, its shared prefix counted once."""
+    from stoker.model.families import spec_from_config
+    from stoker.model.work import attention_flops, matmul_flops
+
+    config = {**SHAPES[shape], "architectures": ["Qwen3ForCausalLM"], "rms_norm_eps": 1e-6}
+    spec, _ = spec_from_config(config)
+    again = shared * (len(work) - 1)
+    tokens = sum(len(prompt) + count - 1 for prompt, count in work) - again
+    pairs = sum((len(p) + n - 1) * (len(p) + n) // 2 for p, n in work) - again * (shared + 1) // 2
+    return matmul_flops(spec, tokens, outputs_of(work)) + attention_flops(spec, pairs)
+
+
+def matmul_rate(shape: str, rows: int = 64) -> float:
+    """FLOP/s of float32 products at the shapes of a step of `rows` rows, with packed weights."""
+    import torch
+
+    from stoker.ops.linear import prepare_linear
+
+    sizes = SHAPES[shape]
+    hidden, ffn = sizes["hidden_size"], sizes["intermediate_size"]
+    heads = sizes["num_attention_heads"] * sizes["head_dim"]
+    qkv = heads + 2 * sizes["num_key_value_heads"] * sizes["head_dim"]
+    flops = seconds = 0.0
+    for k, n in ((hidden, qkv), (heads, hidden), (hidden, 2 * ffn), (ffn, hidden)):
+        linear, x = prepare_linear(torch.randn(n, k)), torch.randn(rows, k)
+        repeats = max(10, int(4e9 / (2 * rows * k * n)))
+        for _ in range(repeats // 4):
+            linear(x)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            linear(x)
+        seconds += time.perf_counter() - start
+        flops += repeats * 2.0 * rows * k * n
+    return flops / seconds
+
+
+def read_rate(mib: int = 512) -> float:
+    """Bytes per second at which this machine's threads read memory together."""
+    import torch
+
+    x = torch.zeros(mib << 18)
+    x += 1
+    best = min(_seconds(x.sum) for _ in range(5))
+    return x.numel() * 4 / best
+
+
+def _seconds(action: Any) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def about(*packages: str) -> dict[str, str]:
+    """What a figure depends on beside the code."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    found = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+    }
+    for package in packages:
+        try:
+            found[f"{package}_version"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,88 @@
+"""Linear with 8-bit weights and activations, for a CPU.
+
+Weights are quantised at load, symmetrically, a scale for each output; a row of activations as it
+comes, a scale for each row (dynamic quantisation; see Dettmers et al., LLM.int8(), 2022, for
+vector-wise scales). Sums of products are exact integers, so a row's result does not depend on
+the batch. Fast path: native/linear_int8.c; reference: plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stoker.ops.linear import LinearFn
+from stoker.ops.native.build import load, signature
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (M, K) float32 -> integers (M, K) int8 in [-127, 127] and scales (M,) float32.
+
+    x is close to integers * scales[:, None]. Halves are rounded away from zero.
+    """
+    top = x.abs().amax(dim=1)
+    inverse = torch.where(top > 0, 127.0 / top, torch.zeros_like(top))
+    scaled = x * inverse[:, None]
+    integers = (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc()
+    return integers.to(torch.int8), top / 127.0
+
+
+class Int8Reference:
+    """The definition: x (M, K) -> (M, N) float32, plus `add`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.scale = quantize_rows(weight.detach().float())
+        self.bias = bias
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        integers, scales = quantize_rows(x)
+        # float64 holds these integer sums exactly
+        sums = integers.double() @ self.weight.double().T
+        y = sums.float() * (self.scale * scales[:, None])
+        y = y if self.bias is None else y + self.bias
+        return y if add is None else y + add
+
+
+class Int8Linear:
+    """`Int8Reference` through the C kernel.
+
+    Attributes:
+        weight: (panels, groups, width, group) uint8, the integers and the kernel's offset.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        library = load("linear_int8")
+        assert library is not None, "no C compiler"
+        self._kernel = signature(library.linear_int8, "pppppppp iii")
+        width, group = library.panel_width(), library.group_size()
+        integers, self.scale = quantize_rows(weight.detach().float())
+        self.out_features, size = integers.shape
+        self._input_bytes = library.input_bytes(size)
+        panels, groups = -(-self.out_features // width), -(-size // group)
+        padded = F.pad(integers, (0, groups * group - size, 0, panels * width - self.out_features))
+        shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
+        shaped = shifted.view(panels, width, groups, group)
+        self.weight = shaped.transpose(1, 2).contiguous()
+        self.bias = bias
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        rows, size = x.shape
+        x = x.contiguous()
+        add = add if add is None else add.contiguous()
+        y = torch.empty(rows, self.out_features)
+        scratch = torch.empty(rows * self._input_bytes, dtype=torch.uint8)
+        worth = torch.empty(rows, 2)
+        tensors = (x, self.weight, self.scale, self.bias, add, y, scratch, worth)
+        self._kernel(
+            *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
+            *(rows, size, self.out_features),
+        )
+        return y
+
+
+def prepare_int8(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
+    """A quantised linear function of x (M, K); the caller may drop `weight`."""
+    if load("linear_int8") is not None:
+        return Int8Linear(weight, bias)
+    return Int8Reference(weight, bias)
