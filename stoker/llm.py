@@ -12,6 +12,7 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 from stoker.config import EngineConfig
+from stoker.engine.beam import BeamSearchOutput, BeamSearchParams, beam_search
 from stoker.engine.build import build_engine
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooled_calls import PooledCalls
@@ -69,6 +70,9 @@ class LLM(PooledCalls):
 
         Raises:
             InvalidRequestError: a prompt or parameter can't be served; nothing has been run.
+
+        A request that fails on the way (in a logits processor, say) has the finish reason
+        "error" and a message in its output's `error`; the others go on.
         """
         return self._run(self._encode(prompts), sampling_params)
 
@@ -86,9 +90,59 @@ class LLM(PooledCalls):
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Iterator[str]:
-        """The completion of one prompt, piece by piece as it is generated."""
+        """The completion of one prompt, piece by piece as it is generated.
+
+        Raises:
+            InvalidRequestError: the prompt or a parameter can't be served. What a stream of text
+                can't show (more than one completion, log-probabilities) is refused.
+            StokerError: the completion failed on the way.
+        """
         text, ids = self.encode_prompt(prompt)
-        return self._stream(self._request(text, ids, sampling_params or SamplingParams()))
+        params = sampling_params or SamplingParams()
+        if (
+            params.num_drawn > 1
+            or params.logprobs is not None
+            or params.prompt_logprobs is not None
+        ):
+            raise InvalidRequestError(
+                "a stream gives the text of one completion; leave n, best_of, logprobs and "
+                "prompt_logprobs out, or use generate"
+            )
+        return self._stream(self._request(text, ids, params))
+
+    def beam_search(
+        self, prompts: Prompt | Seq[Prompt], params: BeamSearchParams
+    ) -> list[BeamSearchOutput]:
+        """The likeliest continuations of each prompt, by beam search; see `BeamSearchParams`.
+
+        Prompts are searched a few at a time, so that the blocks of their beams stay cached.
+
+        Raises:
+            InvalidRequestError: a prompt can't be served; nothing has been run.
+        """
+        if not isinstance(params, BeamSearchParams):
+            raise InvalidRequestError(f"params must be a BeamSearchParams, not {params!r}")
+        made = self._encode(prompts)
+        trial = self._requests(made, SamplingParams(max_tokens=1))
+        self._add_all(trial)  # refuses bad prompts
+        for request in trial:
+            self._drop(request)
+        scheduler = self.engine.scheduler
+        at_once = max(1, scheduler.max_running // params.beam_width)
+        found: list[BeamSearchOutput] = []
+        for start in range(0, len(made), at_once):
+            found += beam_search(
+                [ids for _, ids in made[start : start + at_once]],
+                params,
+                lambda beams, step: self._run([(None, ids) for ids in beams], step),
+                eos_ids=scheduler.eos_ids,
+                vocab=self.engine.vocab,
+                max_length=scheduler.max_length,
+            )
+        if self.text.available:
+            for sequence in (one for output in found for one in output.sequences):
+                sequence.text = self.text.decode(sequence.tokens)
+        return found
 
     def close(self) -> None:
         """Give the memory back. The object can't be used afterwards; twice is fine."""
@@ -124,12 +178,14 @@ class LLM(PooledCalls):
         return None, _token_ids(prompt)
 
     def _run(self, prompts: Seq[Encoded], params: Params) -> list[RequestOutput]:
+        return self._finish_all(self._requests(prompts, params))
+
+    def _requests(self, prompts: Seq[Encoded], params: Params) -> list[Request]:
         self.engine.require("generate")
-        requests = [
+        return [
             self._request(text, ids, one)
             for (text, ids), one in zip(prompts, _spread(params, len(prompts)), strict=True)
         ]
-        return self._finish_all(requests)
 
     def _pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
         plain = SamplingParams()
@@ -139,8 +195,8 @@ class LLM(PooledCalls):
     def _listed(self, prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
         return _as_list(prompts)
 
-    def _finish_all(self, requests: Seq[Request]) -> list[RequestOutput]:
-        """Run the requests to their ends; outputs in their order."""
+    def _add_all(self, requests: Seq[Request]) -> None:
+        """Queue all requests, or none and raise an InvalidRequestError that names the first bad."""
         try:
             for request in requests:
                 self.engine.add(request)
@@ -149,6 +205,10 @@ class LLM(PooledCalls):
                 self.engine.cancel(request.id)
             at = next(n for n, one in enumerate(requests) if one.id == request.id)
             raise InvalidRequestError(f"prompt {at}: {problem}") from None
+
+    def _finish_all(self, requests: Seq[Request]) -> list[RequestOutput]:
+        """Run the requests to their ends; outputs in their order."""
+        self._add_all(requests)
         try:
             for request in requests:
                 while request.id not in self._arrived:
@@ -184,6 +244,8 @@ class LLM(PooledCalls):
                 if len(text) > shown:
                     yield text[shown:]
                     shown = len(text)
+                if output.error is not None:
+                    raise StokerError(f"the completion failed: {output.error}")
         finally:
             self._drop(request)
 

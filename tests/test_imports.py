@@ -59,7 +59,15 @@ def test_files_are_small(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["stoker", "stoker.engine.scheduler", "stoker.engine.replay", "stoker.cli.main"]
+    "module",
+    [
+        "stoker",
+        "stoker.engine.scheduler",
+        "stoker.engine.replay",
+        "stoker.engine.live",
+        "stoker.engine.beam",
+        "stoker.cli.main",
+    ],
 )
 def test_torch_free(module):
     code = f"import {module}, sys; assert not {{'torch', 'transformers'}} & sys.modules.keys()"

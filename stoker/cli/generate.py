@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from stoker.engine.params import SamplingParams
+from stoker.cli.sampling import sampling_params
 
 
 def generate(args: argparse.Namespace) -> int:
-    params = SamplingParams(
-        temperature=args.temperature, max_tokens=args.max_tokens, seed=args.seed
-    )
+    params = sampling_params(args, seed=args.seed)
     from stoker.llm import LLM
 
     with LLM(args.model, dtype=args.dtype) as llm:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.cli.sampling import add_sampling
 from stoker.config import DTYPES
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
@@ -40,12 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="scale to length 1 (default: what the model's folder says, else yes)",
     )
+    run.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="K",
+        help="add each token's log-probability to the results, and those of the K likeliest",
+    )
 
     generate = commands.add_parser("generate", help="answer one prompt")
     generate.add_argument("prompt", metavar="TEXT")
 
     for command in (run, generate):
-        _add_sampling(command)
+        _add_seed_and_raw(command)
+        add_sampling(command)
     for command in (run, embed, generate):
         _add_model(command)
     return parser
@@ -63,21 +71,7 @@ def _add_files(command: argparse.ArgumentParser) -> None:
     command.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
 
 
-def _add_sampling(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--max-tokens",
-        type=int,
-        default=256,
-        metavar="N",
-        help="most tokens per answer (default: %(default)s)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="0 takes the likeliest token; more is more varied (default: %(default)s)",
-    )
+def _add_seed_and_raw(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of all randomness (default: %(default)s)"
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stoker.engine.params import SamplingParams
+from stoker.cli.sampling import sampling_params
 from stoker.job.report import Report
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 def run(args: argparse.Namespace) -> int:
-    params = SamplingParams(temperature=args.temperature, max_tokens=args.max_tokens)
+    params = sampling_params(args, logprobs=args.logprobs)
     from stoker.job.job import JobSettings, prepare_job
 
     settings = JobSettings(

@@ -154,5 +154,12 @@ class AsyncEngine:
 
 def _snapshot(output: RequestOutput) -> RequestOutput:
     """A copy that later steps do not change."""
-    outputs = [dataclasses.replace(one, token_ids=list(one.token_ids)) for one in output.outputs]
+    outputs = [
+        dataclasses.replace(
+            one,
+            token_ids=list(one.token_ids),
+            logprobs=None if one.logprobs is None else list(one.logprobs),
+        )
+        for one in output.outputs
+    ]
     return dataclasses.replace(output, outputs=outputs)

@@ -23,7 +23,7 @@ def build_batch(
     """The forward input of `step`, its attention planned by `attend`.
 
     `sample_rows` holds one row per item that draws, however many samples it draws, and after
-    these the rows whose states are pooled.
+    these the rows whose states are pooled, or whose logits score prompts.
     """
     items = step.items
     counts = np.fromiter((len(item.tokens) for item in items), np.int64, len(items))
@@ -36,12 +36,13 @@ def build_batch(
     tokens = np.fromiter(chain.from_iterable(i.tokens for i in items), np.int64, int(ends[-1]))
     draws = np.fromiter((bool(item.draws) for item in items), np.bool_, len(items))
     rows = ends[draws] - 1
-    if any(item.states[1] for item in items):
-        pooled = [
-            np.arange(*item.states) + end - len(item.tokens)
-            for item, end in zip(items, ends, strict=True)
+    if any(item.states[1] or item.scored[1] for item in items):
+        wanted = [
+            np.arange(*part) + first
+            for parts in ([item.states for item in items], [item.scored for item in items])
+            for part, first in zip(parts, (ends - counts).tolist(), strict=True)
         ]
-        rows = np.concatenate([rows, *pooled])
+        rows = np.concatenate([rows, *wanted])
     layout = RaggedLayout(
         query_starts=[0, *accumulate(counts.tolist())],
         context_lens=(starts + counts).tolist(),

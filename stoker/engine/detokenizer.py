@@ -16,6 +16,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def encode_plain(self, text: str) -> list[int]: ...
+
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
 
 
@@ -25,11 +27,20 @@ class Detokenizer:
     A token's text depends on the tokens around it, so text is taken as the difference between
     decoding a short stretch without and with the new tokens; while the stretch ends inside a
     multi-byte character, it waits for more.
+
+    Args:
+        tokenizer: makes text of tokens.
+        stop: the text ends before the first of these.
+        min_tokens: a stop string that begins in the text of so many first tokens is none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), min_tokens: int = 0
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
+        self._min_tokens = min_tokens
+        self._searched_from = 0  # stop strings may begin here
         self._ids: list[int] = []
         self._start = 0  # the stretch decoded again begins here
         self._shown = 0  # tokens whose text is in `text`
@@ -45,6 +56,8 @@ class Detokenizer:
             return
         self._start, self._shown = self._shown, len(self._ids)
         self._extend(after[len(before) :])
+        if len(self._ids) <= self._min_tokens:
+            self._searched_from = len(self.text)
 
     def finish(self) -> str:
         """The whole text, an incomplete last character included. No tokens may follow."""
@@ -63,8 +76,10 @@ class Detokenizer:
 
     def _extend(self, piece: str) -> None:
         longest = max(map(len, self._stop), default=0)
-        searched = max(0, len(self.text) - longest + 1)
+        searched = max(self._searched_from, len(self.text) - longest + 1)
         self.text += piece
+        if len(self._ids) <= self._min_tokens:
+            return
         found = [at for stop in self._stop if (at := self.text.find(stop, searched)) >= 0]
         if found:
             self.text = self.text[: min(found)]

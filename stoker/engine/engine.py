@@ -9,14 +9,16 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
+from stoker.engine.live import Live
 from stoker.engine.pooler import PoolState
 from stoker.engine.pooling import require
 from stoker.engine.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.sampler import SamplingBatch
+from stoker.engine.sampling.rules import make_rules
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import Step
@@ -39,17 +41,6 @@ class EngineStats:
     computed_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-
-
-@dataclass
-class _Live:
-    """A request under way and its completions so far."""
-
-    request: Request
-    output: RequestOutput
-    sequences: list[Sequence] = field(default_factory=list)
-    detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
-    pool: PoolState | None = None
 
 
 class Engine:
@@ -80,7 +71,8 @@ class Engine:
         self.tasks = tasks
         self.stats = EngineStats()
         self.trace: list[Step] | None = [] if record else None
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
+        self._token_texts: dict[int, str] = {}
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -102,15 +94,11 @@ class Engine:
             )
         if params.stop_strings and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
+        rules = make_rules(params, self.vocab, self.scheduler.eos_ids, self.tokenizer)
         seq = self.scheduler.add(request)
-        output = RequestOutput(
-            request.id,
-            request.prompt,
-            list(request.prompt_token_ids),
-            [CompletionOutput(index, "", []) for index in range(seq.to_draw)],
-        )
-        pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
-        self._live[request.id] = _Live(request, output, [seq], pool=pool)
+        live = Live.make(request, rules, seq.to_draw)
+        live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
+        self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
 
     def require(self, task: str) -> None:
@@ -129,7 +117,7 @@ class Engine:
             if one.finish_reason is None:
                 one.text = self._decode(live, one)
                 one.finish_reason = "cancelled"
-        live.output.finished = True
+        live.finish()
         return live.output
 
     @property
@@ -166,11 +154,16 @@ class Engine:
     def _draws(self, step: Step) -> SamplingBatch:
         batch = SamplingBatch([], [], [], [], [])
         for item in step.items:
+            request = self.scheduler[item.sequence].request
+            if item.scored[1]:
+                batch.scores.append(self._live[request.id].score_range(item.start, item.scored))
             if not item.draws:
                 continue
-            request = self.scheduler[item.sequence].request
             params = request.params
+            live = self._live[request.id]
             for index in item.draws:
+                if live.rules is not None:
+                    batch.controls[len(batch)] = live.control(live.rules, index)
                 batch.temperature.append(params.temperature)
                 batch.top_k.append(params.top_k)
                 batch.top_p.append(params.top_p)
@@ -190,7 +183,7 @@ class Engine:
 
     def _collect(self, advanced: Iterable[Sequence]) -> list[RequestOutput]:
         """Bring the outputs up to date with the sequences that got a token."""
-        touched: dict[str, _Live] = collections.OrderedDict()
+        touched: dict[str, Live] = collections.OrderedDict()
         for seq in advanced:
             live = self._live[seq.request.id]
             if live.pool is not None:
@@ -199,8 +192,14 @@ class Engine:
                 touched[live.request.id] = live
                 continue
             out = live.output.outputs[seq.index]
-            out.token_ids.append(seq.tokens[-1])
-            if live.request.stream or live.request.params.stop_strings:
+            if live.scores is not None:
+                live.show_prompt_scores(self._token_text)
+            if live.rules is None:
+                out.token_ids.append(seq.tokens[-1])
+            elif not live.take_draw(out, seq.tokens[-1], self._token_text):
+                self.scheduler.finish(seq, "error")
+                self.stats.output_tokens -= 1
+            if live.needs_text and out.error is None:
                 self._advance_text(live, seq, out)
             if seq.status is Status.FINISHED:
                 out.text = self._decode(live, out)
@@ -209,31 +208,42 @@ class Engine:
                 if seq.index == 0:
                     live.output.num_cached_tokens = seq.hit_tokens
                 touched[live.request.id] = live
-            elif live.request.stream:
+            elif live.shows_progress:
                 touched[live.request.id] = live
         return [live.output for live in touched.values() if self._report(live)]
 
-    def _report(self, live: _Live) -> bool:
+    def _report(self, live: Live) -> bool:
         """Whether the request's output is to be shown now; forgets it once finished."""
         if all(one.finish_reason for one in live.output.outputs):
-            live.output.finished = True
+            live.finish()
             del self._live[live.request.id]
             return True
-        return live.request.stream
+        return live.shows_progress
 
-    def _advance_text(self, live: _Live, seq: Sequence, out: CompletionOutput) -> None:
+    def _advance_text(self, live: Live, seq: Sequence, out: CompletionOutput) -> None:
         if self.tokenizer is None:
             return
         detokenizer = live.detokenizers.get(seq.index)
         if detokenizer is None:
-            detokenizer = Detokenizer(self.tokenizer, live.request.params.stop_strings)
+            params = live.request.params
+            detokenizer = Detokenizer(self.tokenizer, params.stop_strings, params.min_tokens)
             live.detokenizers[seq.index] = detokenizer
         detokenizer.push(out.token_ids[-1])
         out.text = detokenizer.safe_text
         if detokenizer.stopped:
             self.scheduler.finish(seq, "stop")
 
-    def _decode(self, live: _Live, out: CompletionOutput) -> str:
+    def _token_text(self, token: int) -> str | None:
+        """A token's own text, remembered, since the same few come again and again."""
+        if self.tokenizer is None:
+            return None
+        text = self._token_texts.get(token)
+        if text is None:
+            text = self.tokenizer.decode([token], skip_special_tokens=False)
+            self._token_texts[token] = text
+        return text
+
+    def _decode(self, live: Live, out: CompletionOutput) -> str:
         if out.index in live.detokenizers:
             return live.detokenizers[out.index].finish()
         if self.tokenizer is None:

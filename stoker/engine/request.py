@@ -40,20 +40,51 @@ class Request:
         return mix(self.seed & MASK_64, index)
 
 
+@dataclass(frozen=True)
+class Logprob:
+    """A token's log-probability by the model, before any sampling parameter.
+
+    `rank` is 1 for the likeliest; of equally likely tokens the lower id comes first.
+    `decoded_token` is the token's own text, None where there is no tokenizer.
+    """
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+Logprobs = dict[int, Logprob]  # by token id: the token itself, then the likeliest, best first
+
+
 @dataclass
 class CompletionOutput:
-    """One completion. `finish_reason` is "stop", "length", "cancelled", or None while running."""
+    """One completion.
+
+    Attributes:
+        index: its place among the request's outputs.
+        text, token_ids: what was generated, so far.
+        finish_reason: "stop", "length", "repetition", "cancelled", "error", or None while
+            running.
+        cumulative_logprob: sum over the tokens, where log-probabilities are computed.
+        logprobs: one entry per token, where asked for.
+        error: what went wrong, where the finish reason is "error".
+    """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: str | None = None
+    cumulative_logprob: float | None = None
+    logprobs: list[Logprobs] | None = None
+    error: str | None = None
 
 
 @dataclass
 class RequestOutput:
     """All completions of a request; `finished` once every one of them has a finish reason.
 
+    `prompt_logprobs`, where asked for, has an entry per prompt token, None for the first, and
+    is complete with the first generated token.
     A pooled request has no completions but a `vector`: its embedding, or a value per label.
     """
 
@@ -63,7 +94,13 @@ class RequestOutput:
     outputs: list[CompletionOutput] = field(default_factory=list)
     finished: bool = False
     num_cached_tokens: int = 0
+    prompt_logprobs: list[Logprobs | None] | None = None
     vector: list[float] | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The message of the first completion that failed, None if none did."""
+        return next((one.error for one in self.outputs if one.error is not None), None)
 
 
 def mix(a: int, b: int) -> int:

@@ -6,6 +6,7 @@ Owns the model and the cache tensors; knows no queue and no text. Driven by the 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from stoker.engine.batch import build_batch
 from stoker.engine.pooler import PoolState, gather
 from stoker.engine.sampler import SamplingBatch, sample
+from stoker.engine.sampling.controls import ScoreRange
+from stoker.engine.sampling.logprobs import score_prompts
 from stoker.engine.step import Step
 from stoker.errors import ModelError
 from stoker.model.cache import PagedCache
@@ -28,15 +31,18 @@ class ModelRunner:
         self.cache = cache
         self.device = device
 
+    @torch.inference_mode()
     def run(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> list[list[int]]:
         """The drawn tokens of each item of `step`; `draws` has one entry per draw, in order.
 
-        `pools` has one entry per item whose states are wanted, and takes them in.
+        Log-probabilities, and errors of single rows, are left with `draws`. `pools` has one
+        entry per item whose states are wanted, and takes them in.
 
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
         """
-        logits = self.forward(step, pools) if pools else self.forward(step)
+        wants = pools or draws.scores
+        logits = self.forward(step, pools, draws.scores) if wants else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
@@ -44,25 +50,44 @@ class ModelRunner:
         return [[next(tokens) for _ in item.draws] for item in step.items]
 
     @torch.inference_mode()
-    def forward(self, step: Step, pools: Seq[PoolState] = ()) -> Tensor:
-        """Logits (R, V), a row for each item of `step` that draws; `pools` take their states."""
+    def forward(
+        self, step: Step, pools: Seq[PoolState] = (), scores: Seq[ScoreRange] = ()
+    ) -> Tensor:
+        """Logits (R, V), a row for each item of `step` that draws.
+
+        `pools` and `scores` take what they want of the other states.
+        """
         self.cache.copy_blocks(step.copies)
         assert self.model.ops is not None, "the model must be prepared"
         batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
         states = self.model.hidden(batch, self.cache)
         drawn = sum(1 for item in step.items if item.draws)
-        # pooled states come after those that are drawn from
-        logits = self.model.logits(states[:drawn]) if drawn else states[:0]
-        pooled = states[drawn:]
-        if not torch.isfinite(logits.sum() + pooled.sum()):
+        pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
+        # the states are those that are drawn from, then the pooled ones, then the scored ones
+        logits = self._logits(batch, states[:drawn]) if drawn else states[:0]
+        if drawn < len(states):
+            self._check(batch, states[drawn:])
+        if pools:
+            gather(step, states[drawn:pooled], pools, self._label_values)
+        if scores:
+            vocab = self.model.spec.vocab
+            score_prompts(states[pooled:], partial(self._logits, batch), scores, vocab)
+        return logits
+
+    def _logits(self, batch: ForwardInput, states: Tensor) -> Tensor:
+        """Checked logits (rows, V) of some of the step's states."""
+        logits = self.model.logits(states)
+        self._check(batch, logits)
+        return logits
+
+    def _check(self, batch: ForwardInput, values: Tensor) -> None:
+        """Raise a `ModelError` if logits or states are not finite."""
+        if not torch.isfinite(values.sum()):
             try:
-                self._explain(batch, logits if torch.isfinite(pooled).all() else pooled)
+                self._explain(batch, values)
             except ModelError:
                 self.cache.clear()  # later requests must not read what this one wrote
                 raise
-        if pools:
-            gather(step, pooled, pools, self._label_values)
-        return logits
 
     def _label_values(self, states: Tensor) -> Tensor:
         """The classification head's output (P, labels) for states (P, D)."""

@@ -1,18 +1,31 @@
 """Draws one token per row of logits, each row with its own parameters and random stream.
 
 The random number of a draw is a hash of (seed, position), so it depends on nothing else; the
-token is found by inverting the cumulative distribution in the vocabulary's order. Knows rows,
-not requests. Called by the runner.
+token is found by inverting the cumulative distribution in the vocabulary's order. Rows that ask
+for more than temperature, top-k and top-p bring `RowControls`; the others never meet them. Knows
+rows, not requests. Called by the runner.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from stoker.engine.sampling.controls import RowControls, ScoreRange
+from stoker.engine.sampling.filters import column, filter_logits, filter_min_p, filter_typical
+from stoker.engine.sampling.logprobs import look_up, raw_logprobs
+from stoker.engine.sampling.masks import add_bias, bar_tokens
+from stoker.engine.sampling.penalties import apply_penalties
+from stoker.engine.sampling.processors import run_processors
+
+NOTHING_LEFT = (
+    "no token may be drawn: allowed_token_ids, bad_words, min_tokens and logits processors "
+    "together bar them all"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,8 @@ class SamplingBatch:
         top_p: in (0, 1].
         seeds: 64-bit stream seeds.
         positions: absolute position of the drawn token.
+        controls: by row, of the rows that ask for more; takes the results in.
+        scores: prompts to be scored in this step, one for each item that has some.
     """
 
     temperature: list[float]
@@ -32,6 +47,8 @@ class SamplingBatch:
     top_p: list[float]
     seeds: list[int]
     positions: list[int]
+    controls: dict[int, RowControls] = field(default_factory=dict)
+    scores: list[ScoreRange] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -50,8 +67,20 @@ def uniforms(seeds: list[int], positions: list[int]) -> NDArray[np.float64]:
 
 
 def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
-    """Draw a token for each row of logits (R, V)."""
+    """Draw a token for each row of logits (R, V), which may be overwritten.
+
+    The controls of a row get the log-probabilities of its token, or the reason why none could
+    be drawn.
+    """
+    if batch.controls:
+        return _sample_controlled(logits, batch)
+    return _draw(logits, batch, {})
+
+
+def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls]) -> list[int]:
     out = torch.argmax(logits, dim=-1)
+    if changed:
+        _refuse(logits, out, changed)
     random = [row for row, t in enumerate(batch.temperature) if t > 0]
     if random:
         rows = torch.tensor(random, device=logits.device)
@@ -61,12 +90,64 @@ def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
     return tokens
 
 
+def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
+    """`sample` where some rows have controls."""
+    scored = [row for row, own in batch.controls.items() if own.rules.wants_logprobs]
+    raw = None
+    if scored:
+        which = torch.tensor(scored, device=logits.device)
+        raw = raw_logprobs(logits[which])
+    changed = {row: own for row, own in batch.controls.items() if own.rules.changes_logits}
+    if changed:
+        logits = logits.float()  # nothing to do but for narrow dtypes, which would round
+        _alter(logits, changed)
+    tokens = _draw(logits, batch, changed)
+    if raw is not None:
+        top = [batch.controls[row].rules.params.logprobs or 0 for row in scored]
+        drawn = [tokens[row] for row in scored]
+        for row, found in zip(scored, look_up(raw, drawn, top), strict=True):
+            batch.controls[row].found = found
+    return tokens
+
+
+def _alter(logits: Tensor, rows: dict[int, RowControls]) -> None:
+    """Apply processors, bias, bars and penalties to `rows` of logits (R, V) float32, in place."""
+    for own in rows.values():
+        own.error = None
+    run_processors(logits, rows)
+    add_bias(logits, rows)
+    bar_tokens(logits, rows)
+    apply_penalties(logits, rows)
+
+
+def _refuse(logits: Tensor, best: Tensor, rows: dict[int, RowControls]) -> None:
+    """Give an `error` to those of `rows` that no token can be drawn from.
+
+    logits (R, V) and best (R,), the place of the largest in each row, which is that of a NaN if
+    there is one. The logits of failed rows become 0, harmless to what follows.
+    """
+    which = torch.tensor([*rows], device=logits.device)
+    values = logits[which, best[which]].tolist()
+    for (row, own), value in zip(rows.items(), values, strict=True):
+        if own.error is None and value == -float("inf"):
+            own.error = NOTHING_LEFT
+        elif own.error is None and not np.isfinite(value):
+            own.error = (
+                f"the largest logit is {value} after processors, bias and penalties; "
+                "it must be finite"
+            )
+        if own.error is not None:
+            logits[row] = 0.0
+
+
 def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Tensor:
     """Tokens (R',) for the rows with a temperature; logits (R', V) float32, overwritten."""
-    temperature = _column([batch.temperature[row] for row in rows], logits)
+    temperature = column([batch.temperature[row] for row in rows], logits)
     # The largest logit becomes 0 first, so that a tiny temperature cannot overflow.
     logits.sub_(logits.amax(-1, keepdim=True)).div_(temperature)
     vocab = logits.shape[1]
+    if batch.controls:
+        _filter_rows(logits, batch, rows, "min_p")
     filtered = [
         at for at, row in enumerate(rows) if 0 < batch.top_k[row] < vocab or batch.top_p[row] < 1
     ]
@@ -75,6 +156,8 @@ def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Ten
         top_k = [batch.top_k[rows[at]] for at in filtered]
         top_p = [batch.top_p[rows[at]] for at in filtered]
         logits[which] = filter_logits(logits[which], top_k, top_p)
+    if batch.controls:
+        _filter_rows(logits, batch, rows, "typical_p")
     probs = logits.softmax(-1, dtype=torch.float64)
     cumulative = probs.cumsum(-1)
     numbers = uniforms([batch.seeds[row] for row in rows], [batch.positions[row] for row in rows])
@@ -85,22 +168,15 @@ def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Ten
     return torch.minimum(token, last)
 
 
-def filter_logits(logits: Tensor, top_k: list[int], top_p: list[float]) -> Tensor:
-    """Set all but each row's top-k, and of those all but its top-p, to -inf.
-
-    logits (R, V); ties go to the lower token id. top-p keeps the fewest likeliest tokens whose
-    probability, among the top-k, reaches p (Holtzman et al., 2020).
-    """
-    ranked, order = logits.sort(dim=-1, descending=True, stable=True)
-    k = _column([k if k > 0 else logits.shape[1] for k in top_k], logits)
-    rank = torch.arange(logits.shape[1], device=logits.device)
-    ranked = ranked.masked_fill(rank >= k, -torch.inf)
-    probs = ranked.softmax(-1, dtype=torch.float64)
-    before = probs.cumsum(-1) - probs
-    p = _column(top_p, before)
-    ranked = ranked.masked_fill((before >= p) & (p < 1), -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, order, ranked)
-
-
-def _column(values: list[float] | list[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+def _filter_rows(logits: Tensor, batch: SamplingBatch, rows: list[int], name: str) -> None:
+    """Apply the filter called `name` to the rows of logits (R', V) that have it on, in place."""
+    off, keep = (0, filter_min_p) if name == "min_p" else (1, filter_typical)
+    values = {
+        at: getattr(own.rules.params, name)
+        for at, row in enumerate(rows)
+        if (own := batch.controls.get(row)) is not None
+    }
+    on = [at for at, value in values.items() if value != off]
+    if on:
+        which = torch.tensor(on, device=logits.device)
+        logits[which] = keep(logits[which], [values[at] for at in on])

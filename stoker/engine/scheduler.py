@@ -11,12 +11,13 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from stoker.engine.block_pool import BlockPool
+from stoker.engine.ending import finish_reason
 from stoker.engine.forecast import Forecast, LengthEstimator
 from stoker.engine.policy import POLICIES
 from stoker.engine.pooling import prompt_limit
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
-from stoker.engine.step import Step, StepItem
+from stoker.engine.step import NOT_SCORED, Step, StepItem
 from stoker.errors import InvalidRequestError
 
 
@@ -98,6 +99,11 @@ class Scheduler:
         self.waiting.add(seq)
         return seq
 
+    @property
+    def max_length(self) -> int:
+        """Most tokens any sequence can have, by the context and by the cache."""
+        return min(self.max_context, self.pool.num_blocks * self.block_size)
+
     def _length_limit(self, request: Request, prompt: int) -> int:
         capacity = self.pool.num_blocks * self.block_size
         if request.pooling:
@@ -128,12 +134,13 @@ class Scheduler:
             self.waiting.discard(seq)
 
     def finish(self, seq: Sequence, reason: str) -> None:
-        """End a sequence for a reason the scheduler does not see (a stop string)."""
+        """End a sequence for a reason the scheduler does not see (a stop string, an error)."""
         if seq.status is Status.FINISHED:
             seq.finish_reason = reason
             return
         self._unqueue(seq)
-        self.lengths.observe(seq.generated)
+        if reason != "error":
+            self.lengths.observe(seq.generated)
         self._finish(seq, reason)
 
     def reset(self) -> None:
@@ -196,10 +203,12 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
-        tokens = tuple(seq.tokens[start:end])
+        tokens, states, scored = tuple(seq.tokens[start:end]), seq.states(start, end), NOT_SCORED
         seq.computed, seq.planned = end, plan.number
+        if not seq.may_reuse:
+            scored = seq.score(start, end)
         plan.items.append(
-            StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, seq.states(start, end))
+            StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, states, scored)
         )
         plan.budget -= count
         self._register(seq)
@@ -347,9 +356,10 @@ class Scheduler:
                 one.tokens.append(token)
                 advanced.append(one)
         for seq in advanced:
-            reason = self._finish_reason(seq)
+            reason = finish_reason(seq, self.eos_ids)
             if reason:
-                if seq.request.pooling is None:
+                # neither a pooled prompt nor a length set beforehand teaches anything
+                if seq.request.pooling is None and not seq.request.params.ignore_eos:
                     self.lengths.observe(seq.generated)
                 self._finish(seq, reason)
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
@@ -364,14 +374,6 @@ class Scheduler:
         self._by_serial[twin.serial] = twin
         self.running.append(twin)
         return twin
-
-    def _finish_reason(self, seq: Sequence) -> str | None:
-        if seq.request.pooling:
-            return "pooled"
-        params, token = seq.request.params, seq.tokens[-1]
-        if token in params.stop_ids or (not params.ignore_eos and token in self.eos_ids):
-            return "stop"
-        return "length" if len(seq.tokens) >= seq.length_limit else None
 
     def _finish(self, seq: Sequence, reason: str) -> None:
         self.pool.release(seq.blocks)

@@ -17,6 +17,7 @@ from enum import Enum
 from stoker.engine.pooling import NO_STATES
 from stoker.engine.prefix_index import ROOT
 from stoker.engine.request import Request
+from stoker.engine.step import NOT_SCORED
 
 
 class Status(Enum):
@@ -40,6 +41,7 @@ class Sequence:
         "prompt_len",
         "registered",
         "request",
+        "scored",
         "serial",
         "shared_blocks",
         "status",
@@ -55,10 +57,12 @@ class Sequence:
         self.prompt_len = len(self.tokens)
         self.length_limit = length_limit
         # completions to draw from the prompt's last position
-        self.to_draw = request.params.n if request.pooling is None else 0
+        self.to_draw = request.params.num_drawn if request.pooling is None else 0
         self.status = Status.WAITING
         self.finish_reason: str | None = None
         self.hit_tokens = 0  # prompt tokens that the prefix index spared it
+        # tokens whose logits have scored the prompt; all but its last, if it wants no scores
+        self.scored = self.prompt_len - 1 if request.params.prompt_logprobs is None else 0
         self.planned = 0  # number of the last step it was part of
         self.drop_cache()
 
@@ -80,14 +84,25 @@ class Sequence:
 
     @property
     def may_reuse(self) -> bool:
-        """Whether cached content may stand in for its tokens."""
+        """Whether cached content, which has neither states nor logits, may replace its tokens."""
         pooling = self.request.pooling
-        return pooling is None or pooling.reuses
+        return self.scored >= self.prompt_len - 1 and (pooling is None or pooling.reuses)
 
     def states(self, start: int, end: int) -> tuple[int, int]:
         """The slice of tokens start to end - 1 whose final states are pooled."""
         pooling = self.request.pooling
         return NO_STATES if pooling is None else pooling.states(start, end, self.prompt_len)
+
+    def score(self, start: int, end: int) -> tuple[int, int]:
+        """The slice of tokens start to end - 1 whose logits are still to score the prompt.
+
+        They count as scored from now on.
+        """
+        first, last = max(start, self.scored), min(end, self.prompt_len - 1)
+        if first >= last:
+            return NOT_SCORED
+        self.scored = last
+        return first - start, last - start
 
     def fork(self, serial: int, index: int) -> Sequence:
         """A sibling over the same prompt and blocks; the caller counts the references."""
@@ -98,4 +113,5 @@ class Sequence:
         twin.shared_blocks = len(self.blocks)
         twin.registered, twin.cursor = self.registered, self.cursor
         twin.hit_tokens = self.prompt_len
+        twin.scored = self.scored
         return twin

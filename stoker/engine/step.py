@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
+NOT_SCORED = (0, 0)
+
 
 class StepItem(NamedTuple):
     """One sequence's part of a step.
@@ -22,6 +24,7 @@ class StepItem(NamedTuple):
         draws: sample indices to draw from the last position's logits; empty when more of the
             prompt is still to come.
         states: the slice of `tokens` whose final hidden states are pooled; (0, 0) for none.
+        scored: the slice of `tokens` whose logits score the prompt; (0, 0) for none.
     """
 
     sequence: int
@@ -30,6 +33,7 @@ class StepItem(NamedTuple):
     blocks: tuple[int, ...]
     draws: tuple[int, ...]
     states: tuple[int, int] = (0, 0)
+    scored: tuple[int, int] = NOT_SCORED
 
     @property
     def end(self) -> int:
@@ -67,6 +71,7 @@ class Step:
                 tuple(item["blocks"]),
                 tuple(item["draws"]),
                 (item["states"][0], item["states"][1]),
+                (item["scored"][0], item["scored"][1]),
             )
             for item in fields.pop("items")
         )
@@ -86,5 +91,6 @@ class Step:
                 f"  #{item.sequence} {kind} [{item.start}:{item.end}] blocks {list(item.blocks)}"
                 + (f" draws {list(item.draws)}" if item.draws else "")
                 + (f" states {list(item.states)}" if item.states[1] else "")
+                + (f" scored {list(item.scored)}" if item.scored[1] else "")
             )
         return "\n".join(lines)

@@ -62,6 +62,11 @@ class TextCodec:
         ids: list[int] = self.tokenizer.encode(text)
         return ids
 
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of the text and nothing else."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Token ids of two texts joined as the tokenizer joins pairs."""
         ids: list[int] = self.tokenizer.encode(first, second)

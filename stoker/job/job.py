@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooling import PoolingParams
-from stoker.engine.request import Request, RequestOutput, mix
+from stoker.engine.request import Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError, StokerError
 from stoker.job.report import Report
 from stoker.job.rows import BadRow, Row, count_rows, read_rows
@@ -23,6 +23,7 @@ from stoker.llm import LLM
 Progress = Callable[[Report], None]
 
 RESULT = "result"  # the key that results are added under
+STATUSES = {"length": "length", "error": "failed"}  # by finish reason; "done" for the others
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class JobSettings:
     Attributes:
         input: JSON Lines; each row has a prompt, messages, or prompt_token_ids.
         output: JSON Lines, written row by row.
-        params: sampling parameters of every row.
+        params: sampling parameters of every row; results show one completion each, so n is 1.
         seed: row r's random stream derives from (seed, r).
         raw: complete the prompt as it is, without the chat template.
         restart: replace an existing output.
@@ -53,7 +54,12 @@ def prepare_job(settings: JobSettings) -> Report:
 
     Raises:
         JobError: the input can't be read or has no rows; the output exists or has no folder.
+        InvalidRequestError: the parameters ask for what a row's result has no place for.
     """
+    if settings.params.n > 1 or settings.params.prompt_logprobs is not None:
+        raise InvalidRequestError(
+            "a job writes one completion per row; leave n and prompt_logprobs out"
+        )
     report = Report(count_rows(settings.input))
     if settings.output.exists() and not settings.restart:
         raise JobError(f"{settings.output} exists; give another name, or --restart to replace it")
@@ -153,17 +159,29 @@ class _Job:
             self._write(row, "done", embedding=output.vector, **counts)
             return
         one = output.outputs[0]
-        self._write(
-            row,
-            "length" if one.finish_reason == "length" else "done",
-            text=one.text,
-            finish_reason=one.finish_reason,
+        details: dict[str, Any] = {
+            "text": one.text,
+            "finish_reason": one.finish_reason,
             **counts,
-            output_tokens=len(one.token_ids),
-        )
+            "output_tokens": len(one.token_ids),
+        }
+        if one.logprobs is not None:
+            details["cumulative_logprob"] = one.cumulative_logprob
+            details["logprobs"] = [_listed(entry) for entry in one.logprobs]
+        if one.error is not None:
+            details["error"] = one.error
+        self._write(row, STATUSES.get(str(one.finish_reason), "done"), **details)
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
         result = {"row": row.number, "status": status, **details}
         line = json.dumps({**row.fields, RESULT: result}, ensure_ascii=False)
         self.file.write(line + "\n")
         self.report.add(row.fields, result)
+
+
+def _listed(entry: Logprobs) -> list[dict[str, Any]]:
+    """One token's log-probabilities as JSON: the token itself first, then the likeliest."""
+    return [
+        {"id": token, "token": one.decoded_token, "logprob": one.logprob, "rank": one.rank}
+        for token, one in entry.items()
+    ]

@@ -27,10 +27,14 @@ def test_flags_are_these():
         "--dtype",
         "--help",
         "--max-tokens",
+        "--min-p",
         "--model",
         "--raw",
+        "--repetition-penalty",
         "--seed",
         "--temperature",
+        "--top-k",
+        "--top-p",
     ]
     assert flags["generate"] == sorted([*common, "-h", "-m"])
     embed = [
@@ -42,8 +46,9 @@ def test_flags_are_these():
         "--normalize",
         "--pooling",
     ]
-    assert flags["embed"] == sorted([*embed, "-h", "-m", "-o", "--output", "--restart"])
-    assert flags["run"] == sorted([*common, "-h", "-m", "-o", "--output", "--restart"])
+    files = ["-h", "-m", "-o", "--output", "--restart"]
+    assert flags["embed"] == sorted([*embed, *files])
+    assert flags["run"] == sorted([*common, *files, "--logprobs"])
 
 
 def test_wrong_usage(capsys):
@@ -74,8 +79,36 @@ def test_plain_messages_without_traceback(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("stoker: cannot read")
     assert main(["generate", "x", "--temperature", "-1"]) == 1
     assert "temperature must be 0" in capsys.readouterr().err
+    assert main(["generate", "x", "--top-p", "0.9"]) == 1
+    assert "--top-p has no effect at temperature 0" in capsys.readouterr().err
+    assert main(["generate", "x", "--min-p", "2", "--temperature", "1"]) == 1
+    assert "min_p must lie between 0 and 1" in capsys.readouterr().err
+    assert main(["run", "x", "-o", "y", "--logprobs", "-1"]) == 1
+    assert "logprobs must be at least 0" in capsys.readouterr().err
     assert main(["generate", "x", "-m", "./no-model"]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_sampling_options_reach_the_model(text_model, tmp_path, capsys):
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"prompt": "hello"}\n')
+
+    def results(*options):
+        command = ["run", rows, "-o", out, "-m", text_model, "--max-tokens", 12, "--restart"]
+        assert main([str(one) for one in [*command, *options]]) == 0
+        capsys.readouterr()
+        return json.loads(out.read_text())["result"]
+
+    greedy, hot = results("--logprobs", 2), results("--temperature", 9)
+    assert greedy["text"] != hot["text"]
+    for option in (["--top-k", 1], ["--top-p", 1e-9], ["--min-p", 1]):
+        assert results("--temperature", 9, *option)["text"] == greedy["text"]
+    assert results("--repetition-penalty", 0.01)["text"] != greedy["text"]
+    assert "logprobs" not in hot
+    assert len(greedy["logprobs"]) == greedy["output_tokens"] == 12
+    assert all(entry[0]["rank"] == 1 and len(entry) == 2 for entry in greedy["logprobs"])
+    total = sum(entry[0]["logprob"] for entry in greedy["logprobs"])
+    assert abs(total - greedy["cumulative_logprob"]) < 1e-6
 
 
 def test_interrupted_in_the_middle(text_model, tmp_path):

@@ -179,6 +179,30 @@ def test_on_a_model_it_gives_what_llm_gives(text_model):
     face.close()
 
 
+def test_partial_outputs_carry_logprobs_and_errors(text_model):
+    def late(outputs, logits):
+        if len(outputs[0]) == 3:
+            raise RuntimeError("enough")
+        return logits
+
+    face = AsyncEngine.from_model(text_model)
+
+    async def outputs(**wishes):
+        params = SamplingParams(max_tokens=6, seed=1, ignore_eos=True, **wishes)
+        return [output async for output in face.generate([5, 6, 7], params)]
+
+    steps = asyncio.run(outputs(logprobs=1, prompt_logprobs=0))
+    assert [len(one.outputs[0].logprobs) for one in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(len(one.prompt_logprobs) == 3 for one in steps)
+    (ranked,) = asyncio.run(outputs(best_of=3))  # until the end nobody knows which one stays
+    assert ranked.finished
+    failed = asyncio.run(outputs(logits_processors=[late]))
+    assert [one.finished for one in failed] == [False] * 3 + [True]
+    assert failed[-1].error == "the logits processor late failed: RuntimeError: enough"
+    assert failed[-1].outputs[0].token_ids == steps[2].outputs[0].token_ids
+    face.close()
+
+
 def test_closing_ends_what_is_open():
     _, face = make()
 

@@ -82,3 +82,19 @@ def test_with_a_real_tokenizer(text_model):
         end = detokenizer.finish()
         assert all(end.startswith(piece) for piece in shown)
         assert end == (whole[: whole.index(stop)] if stop else whole)
+
+
+def test_stop_strings_that_begin_in_the_first_tokens_do_not_count():
+    rng = random.Random(0)
+    for _ in range(2000):
+        text = "".join(rng.choice("ab") for _ in range(rng.randint(1, 12)))
+        stop = "".join(rng.choice("ab") for _ in range(rng.randint(1, 3)))
+        least = rng.randint(0, 8)
+        detokenizer = Detokenizer(Bytes(), (stop,), least)
+        for token in Bytes().encode(text):
+            detokenizer.push(token)
+            if detokenizer.stopped:
+                break
+        at = text.find(stop, least)
+        assert detokenizer.stopped == (at >= 0)
+        assert detokenizer.finish() == (text if at < 0 else text[:at])

@@ -1,5 +1,6 @@
 """Random traces of the scheduler on the fake model, against texts computed one by one."""
 
+import collections
 import random
 
 import numpy as np
@@ -57,6 +58,7 @@ class Driver:
         self.scheduler = scheduler
         self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, NEXT)
         self.done, self.steps = {}, []
+        self.scored = collections.defaultdict(list)  # by request, positions in order
 
     def step(self):
         scheduler = self.scheduler
@@ -71,6 +73,9 @@ class Driver:
         assert decoding <= ran | set(step.preempted), "a decode was paused"
         assert Step.from_json(step.to_json()) == step
         self.steps.append(step)
+        for item in step.items:
+            seq = scheduler[item.sequence]
+            self.scored[seq.request.id] += range(item.start, item.end)[slice(*item.scored)]
         for seq in scheduler.commit(step, self.cache.run(step)):
             if seq.status is Status.FINISHED:
                 self.done[seq.request.id, seq.index] = (
@@ -97,6 +102,7 @@ def random_requests(rng, count, capacity):
             prompt,
             max_tokens=most,
             n=rng.choice([1, 1, 1, 2, 3]),
+            prompt_logprobs=rng.choice([None, None, 1]),
             ignore_eos=rng.random() < 0.3,
             stop_token_ids=[rng.randrange(VOCAB)] if rng.random() < 0.3 else [],
         )
@@ -139,6 +145,9 @@ def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cach
         for index in range(one.params.n):
             if (one.id, index) in driver.done:
                 assert driver.done[one.id, index][0] == expected_text(one, index, 64)
+                wanted = one.params.prompt_logprobs is not None
+                scored = list(range(len(one.prompt_token_ids) - 1)) if wanted else []
+                assert driver.scored[one.id] == scored, "each position once, in order"
             else:
                 assert one.id in cancelled
 

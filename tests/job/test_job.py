@@ -1,11 +1,12 @@
 """Jobs over files: one result per row whatever the row is like."""
 
+import dataclasses
 import json
 
 import pytest
 
 from stoker import LLM, SamplingParams
-from stoker.errors import JobError
+from stoker.errors import InvalidRequestError, JobError
 from stoker.job.job import JobSettings, prepare_job, run_job
 
 PARAMS = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
@@ -20,7 +21,7 @@ def llm(text_model):
 def run(llm, tmp_path, lines, **changes):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(lines) + "\n")
-    settings = JobSettings(source, target, PARAMS, **{"restart": True, **changes})
+    settings = JobSettings(source, target, **{"params": PARAMS, "restart": True, **changes})
     report = prepare_job(settings)
     run_job(llm, settings, report, lambda report: None)
     rows = [json.loads(line) for line in target.read_text().splitlines()]
@@ -69,6 +70,34 @@ def test_results_do_not_depend_on_the_other_rows(llm, tmp_path):
     texts = {number: rows[number]["result"]["text"] for number in rows}
     assert all(again[number]["result"]["text"] == texts[number] for number in same)
     assert sum(other[number]["result"]["text"] != texts[number] for number in rows) > 30
+
+
+def fails_for_some(outputs, logits):
+    if any(output and output[0] % 2 for output in outputs):
+        raise RuntimeError("odd")
+    return logits
+
+
+def test_a_row_that_fails_on_the_way_fails_alone(llm, tmp_path):
+    lines = [json.dumps({"prompt": f"hello {number}"}) for number in range(12)]
+    plain, _ = run(llm, tmp_path, lines)
+    params = dataclasses.replace(PARAMS, logits_processors=[fails_for_some])
+    rows, report = run(llm, tmp_path, lines, params=params)
+    failed = [row["result"] for row in rows.values() if row["result"]["status"] == "failed"]
+    assert 0 < len(failed) < 12
+    assert report.failed_rows == len(failed)
+    for number, row in rows.items():
+        if row["result"]["status"] == "failed":
+            assert row["result"]["output_tokens"] == 1
+            assert row["result"]["error"].endswith("fails_for_some failed: RuntimeError: odd")
+        else:
+            assert row["result"]["text"] == plain[number]["result"]["text"]
+
+
+def test_what_a_result_has_no_place_for_is_refused(llm, tmp_path):
+    for wish in ({"n": 2}, {"prompt_logprobs": 1}):
+        with pytest.raises(InvalidRequestError, match="one completion per row"):
+            run(llm, tmp_path, ['{"prompt": "a"}'], params=SamplingParams(**wish))
 
 
 def test_raw_prompts_skip_the_template(llm, tmp_path):

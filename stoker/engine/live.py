@@ -1,0 +1,120 @@
+"""A request under way: its completions so far, and what its draws need and find out.
+
+Knows one request; the engine holds one of these for each and the scheduler has its sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stoker.engine.detokenizer import Detokenizer
+from stoker.engine.request import CompletionOutput, Logprob, Logprobs, Request, RequestOutput
+from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange, TokenLogprobs
+from stoker.engine.sampling.rules import Rules
+
+if TYPE_CHECKING:  # it has tensors, which are not looked into here
+    from stoker.engine.pooler import PoolState
+
+TokenText = Callable[[int], str | None]
+
+
+@dataclass
+class Live:
+    """One request and its output.
+
+    Attributes:
+        request: what was asked.
+        output: what there is of an answer; completions beyond `n` are dropped at the end.
+        rules: of its draws; None if temperature, top-k and top-p are all.
+        scores: of its prompt, if asked for.
+        shows_progress: partial outputs are wanted.
+        needs_text: text is wanted after every token.
+        controls: by completion, made at its first draw.
+        detokenizers: by completion, where text is needed before the end.
+        pool: what has been gathered of its states, where it is pooled.
+    """
+
+    request: Request
+    output: RequestOutput
+    rules: Rules | None = None
+    scores: PromptScores | None = None
+    shows_progress: bool = False
+    needs_text: bool = False
+    controls: dict[int, RowControls] = field(default_factory=dict)
+    detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
+    pool: PoolState | None = None
+
+    @classmethod
+    def make(cls, request: Request, rules: Rules | None, draws: int) -> Live:
+        """The state of a request that has just been added and draws so many completions."""
+        params, ids = request.params, request.prompt_token_ids
+        outputs = [CompletionOutput(index, "", []) for index in range(draws)]
+        for one in outputs:
+            if rules is not None and rules.wants_logprobs:
+                one.cumulative_logprob = 0.0
+                one.logprobs = None if params.logprobs is None else []
+        scores = None
+        if params.prompt_logprobs is not None:
+            scores = PromptScores(ids, params.prompt_logprobs, [])
+        output = RequestOutput(request.id, request.prompt, list(ids), outputs)
+        # which of several drawn completions stay is known at the end only
+        shows = request.stream and not params.ranked
+        return cls(request, output, rules, scores, shows, shows or bool(params.stop_strings))
+
+    def control(self, rules: Rules, index: int) -> RowControls:
+        """The controls of completion `index`, made when first asked for."""
+        found = self.controls.get(index)
+        if found is None:
+            output = self.output.outputs[index].token_ids
+            found = RowControls.make(rules, self.request.prompt_token_ids, output)
+            self.controls[index] = found
+        return found
+
+    def score_range(self, start: int, scored: tuple[int, int]) -> ScoreRange:
+        """What the states of tokens start + scored[0] to start + scored[1] - 1 score."""
+        assert self.scores is not None
+        first, last = start + scored[0] + 1, start + scored[1] + 1
+        return ScoreRange(self.scores, self.scores.prompt[first:last])
+
+    def take_draw(self, out: CompletionOutput, token: int, text: TokenText) -> bool:
+        """Add a token drawn under controls to its completion; False if the draw failed."""
+        own = self.controls[out.index]
+        if own.error is not None:
+            out.error = own.error
+            return False
+        out.token_ids.append(token)
+        if own.found is not None:
+            assert out.cumulative_logprob is not None
+            out.cumulative_logprob += own.found.logprobs[0]
+            if out.logprobs is not None:
+                out.logprobs.append(_named(own.found, text))
+        return True
+
+    def show_prompt_scores(self, text: TokenText) -> None:
+        """Give the scores of the prompt, once it has been computed."""
+        if self.scores is not None and self.output.prompt_logprobs is None:
+            self.output.prompt_logprobs = [None, *(_named(one, text) for one in self.scores.found)]
+
+    def finish(self) -> None:
+        """Close the output: of `best_of` completions the likeliest `n` stay, best first."""
+        self.output.finished = True
+        params = self.request.params
+        if params.ranked:
+            best = sorted(self.output.outputs, key=_worth)[: params.n]
+            self.output.outputs = best
+            for index, one in enumerate(best):
+                one.index = index
+
+
+def _worth(one: CompletionOutput) -> tuple[bool, float, int]:
+    """Sorts failed completions to the end, likelier ones to the front, ties by the draw."""
+    return one.error is not None, -(one.cumulative_logprob or 0.0), one.index
+
+
+def _named(found: TokenLogprobs, text: TokenText) -> Logprobs:
+    return {
+        token: Logprob(logprob, rank, text(token))
+        for token, logprob, rank in zip(*found, strict=True)
+    }
