@@ -1,6 +1,7 @@
 """Reads a Hugging Face config.json: fields by name, checked for their type.
 
-A field that is null counts as absent. Every complaint is a `ModelError` that names the field.
+A field that is null counts as absent, except for `default_or_null`. Every complaint is a
+`ModelError` that names the field.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
         self.values = {name: value for name, value in values.items() if value is not None}
+        self.nulls = {name for name, value in values.items() if value is None}
         self.architecture = architecture
 
     def _get(self, name: str, default: Any) -> Any:
@@ -39,6 +41,10 @@ class Fields:
         if name in self.values and type(value) not in (int, float):
             raise ModelError(f"{name} in config.json must be a number, not {value!r}")
         return value  # type: ignore[no-any-return]
+
+    def default_or_null(self, name: str, default: Any) -> Any:
+        """The default of a field for which null means none: None if it is null."""
+        return None if name in self.nulls else default
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self._get(name, default)

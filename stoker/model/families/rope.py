@@ -52,7 +52,7 @@ def context(f: Fields) -> int:
     if kind == "dynamic":
         return int(limit * given.number("factor"))
     if kind == "yarn":
-        original = given.size("original_max_position_embeddings", limit)
+        original = given.size("original_max_position_embeddings", 1)
         return max(limit, int(original * given.number("factor", 1.0)))
     return limit
 
