@@ -62,7 +62,7 @@ def edit_weights(folder, change):
         ),
         (
             {"rope_parameters": {"partial_rotary_factor": 0.95}},
-            "a rotary embedding of 15 of a head's 16 numbers is odd",
+            "a rotary embedding of 15 of a head's 16 numbers; .* even",
         ),
         ({"num_key_value_heads": 3}, "4 attention heads .* share 3 key-value heads"),
         ({"num_hidden_layers": "4"}, "num_hidden_layers .* must be a whole number, not '4'"),

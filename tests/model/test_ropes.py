@@ -1,5 +1,6 @@
 """Rotary embeddings and configs, in every spelling, against transformers' own reading of them."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -8,10 +9,12 @@ import pytest
 import torch
 import transformers as hf
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from zoo import LONG, SIZES, VOCAB, make
+from zoo import LONG, SIZES, VOCAB, ZOO, make, make_config
 
 from stoker import LLM, SamplingParams
+from stoker.errors import ModelError
 from stoker.model.families import spec_from_config
+from stoker.model.transformer import Transformer
 
 ONE = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 SCALINGS = {
@@ -125,6 +128,28 @@ def test_the_first_words_for_longrope(word):
         scaling["original_max_position_embeddings"] = 64
         specs.append(spec_from_config({**sizes, **scaling})[0])
     assert specs[0] == specs[1]
+
+
+BAD = ["x", -1, 0, 1.5, True, [], ["x"], {}, {"x": 1}, None]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_any_value_of_any_field_is_read_or_refused(name):
+    """A ModelError that names a field, never a TypeError from inside."""
+    config, model_class = make_config(name)
+    fields = {**config.to_dict(), "architectures": [model_class.__name__]}
+    spec_from_config(fields)
+    ropes = fields.get("rope_parameters") or {}
+    cases = [{**fields, key: bad} for key in fields for bad in BAD]
+    cases += [{**fields, "rope_parameters": {**ropes, key: bad}} for key in ropes for bad in BAD]
+    for case in cases:
+        with contextlib.suppress(ModelError):
+            spec, _ = spec_from_config(case)
+            with torch.device("meta"):
+                Transformer(spec)
+            for layer in spec.layers[:1]:
+                if layer.mixer.rope:
+                    assert len(layer.mixer.rope.inv_freq(64)) * 2 == layer.mixer.rope.dim
 
 
 def first_logits(folder, prompt, context=None):

@@ -6,6 +6,7 @@ A field that is null counts as absent, except for `default_or_null`. Every compl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,10 +37,13 @@ class Fields:
             raise ModelError(f"{name} in config.json must be a whole number, not {value!r}")
         return value  # type: ignore[no-any-return]
 
-    def number(self, name: str, default: Any = REQUIRED) -> float:
+    def number(self, name: str, default: Any = REQUIRED, above: float = -math.inf) -> float:
+        """A number greater than `above`."""
         value = self._get(name, default)
         if name in self.values and type(value) not in (int, float):
             raise ModelError(f"{name} in config.json must be a number, not {value!r}")
+        if value is not None and not value > above:
+            raise ModelError(f"{name} in config.json must be greater than {above:g}, not {value!r}")
         return value  # type: ignore[no-any-return]
 
     def default_or_null(self, name: str, default: Any) -> Any:
@@ -63,11 +67,14 @@ class Fields:
             raise ModelError(f"{name} in config.json has {len(value)} entries for {count} layers")
         return value
 
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+    def factors(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of `count` numbers greater than 0."""
         value = self._get(name, REQUIRED)
         kinds = {type(one) for one in value} if isinstance(value, list) else {str}
         if not kinds <= {int, float} or len(value) != count:
             raise ModelError(f"{name} in config.json must be a list of {count} numbers")
+        if not all(one > 0 for one in value):
+            raise ModelError(f"{name} in config.json must hold numbers greater than 0")
         return tuple(float(one) for one in value)
 
     def within(self, name: str) -> Fields:
