@@ -6,7 +6,7 @@ A policy sees prompts and arrival order only. The scheduler peeks, and pops what
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Protocol
@@ -34,19 +34,20 @@ class FirstComeFirstServed:
     """In order of arrival."""
 
     def __init__(self) -> None:
-        self._queue: deque[Sequence] = deque()
+        # ordered, since taking the first of a plain dict again and again is quadratic
+        self._queue: OrderedDict[int, Sequence] = OrderedDict()  # by serial
 
     def add(self, seq: Sequence) -> None:
-        self._queue.append(seq)
+        self._queue[seq.serial] = seq
 
     def peek(self) -> Sequence | None:
-        return self._queue[0] if self._queue else None
+        return next(iter(self._queue.values()), None)
 
     def pop(self) -> Sequence:
-        return self._queue.popleft()
+        return self._queue.popitem(last=False)[1]
 
     def discard(self, seq: Sequence) -> None:
-        self._queue.remove(seq)
+        del self._queue[seq.serial]
 
     def __len__(self) -> int:
         return len(self._queue)

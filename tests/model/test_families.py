@@ -2,13 +2,16 @@
 
 import functools
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from zoo import CONTEXTS, VOCAB, ZOO, make
 
+import stoker
 from stoker import LLM, SamplingParams
 from stoker.model.families import FAMILIES
+from stoker.model.families.__main__ import page
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.native.build import load
 from stoker.ops.select import Operations
@@ -40,6 +43,11 @@ def short_prompts():
 
 def test_every_family_has_a_row(zoo):
     assert {zoo(name).model.config.architectures[0] for name in ZOO} == set(FAMILIES)
+
+
+def test_the_page_of_models_is_up_to_date():
+    path = Path(stoker.__file__).parent.parent / "docs" / "models.md"
+    assert path.read_text() == page(), "python -m stoker.model.families > docs/models.md"
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -45,11 +45,35 @@ def edit_weights(folder, change):
         ({"hidden_act": "relu6"}, "activation 'relu6' is not supported.*silu"),
         ({"rope_parameters": {"rope_type": "spiral"}}, "rope type 'spiral'.*llama3"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"quantised with gptq \(4 bits\).*use a float32, bfloat16 or float16 one",
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised with fp8, and"),
+        ({"architectures": "Qwen3ForCausalLM"}, "must be a list of names: 'Qwen3ForCausalLM'"),
+        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps in config.json must be a number, not '1e-6'"),
+        ({"attention_bias": "no"}, "attention_bias .* must be true or false, not 'no'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings .* must be true or false, not 1"),
+        ({"rope_scaling": "yarn"}, "rope_scaling in config.json must be an object, not 'yarn'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "lacks the field 'factor'"),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "short_factor in config.json must be a list of 8 numbers",
+        ),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.95}},
+            "a rotary embedding of 15 of a head's 16 numbers; .* even",
+        ),
+        ({"num_key_value_heads": 3}, "4 attention heads .* share 3 key-value heads"),
         ({"num_hidden_layers": "4"}, "num_hidden_layers .* must be a whole number, not '4'"),
         ({"hidden_size": 0}, "hidden_size in config.json must be a whole number, not 0"),
         (
             {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"]},
             "layer_types in config.json has 1 entries for 4 layers",
+        ),
+        (
+            {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["chunked"] * 4},
+            "layer type 'chunked' is not supported",
         ),
         ({"num_hidden_layers": 5}, r"lacks model.layers.4.*more"),
         ({"num_hidden_layers": 3}, r"no place for: model.layers.3"),
@@ -103,6 +127,51 @@ def test_nan_weights_are_named_at_the_first_logits(folder):
     llm = LLM(str(folder))
     with pytest.raises(ModelError, match=r"layers.2.ffn.down.weight hold NaN"):
         llm.generate([[1, 2, 3]], ONE)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("OPTForCausalLM", {"word_embed_proj_dim": 32}, "word_embed_proj_dim=32 .* only 64 is"),
+        ("OPTForCausalLM", {"do_layer_norm_before": False}, "do_layer_norm_before=False"),
+        ("Gemma2ForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("Gemma3ForCausalLM", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping=9.0"),
+    ],
+)
+def test_what_a_family_does_not_do(folder, architecture, changes, message):
+    edit_config(folder, architectures=[architecture], **changes)
+    with pytest.raises(ModelError, match=message):
+        LLM(str(folder))
+
+
+def test_tensors_of_quantised_checkpoints(folder):
+    def pack(tensors):
+        name = "model.layers.1.mlp.down_proj.weight"
+        tensors[name] = tensors[name].to(torch.int8)
+
+    edit_weights(folder, pack)
+    with pytest.raises(ModelError, match=r"layers.1.mlp.down_proj.weight holds int8"):
+        LLM(str(folder))
+
+
+def test_an_adapter_is_no_model(folder):
+    (folder / "config.json").unlink()
+    adapter = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ModelError, match=r"adapter .*base_model_name_or_path: 'owner/base'.*merge"):
+        LLM(str(folder))
+
+
+def test_names_without_the_base(folder):
+    """Some checkpoints were saved from the model without its head."""
+
+    def strip(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    expected = LLM(str(folder)).generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids
+    edit_weights(folder, strip)
+    assert LLM(str(folder)).generate([[1, 2, 3]], ONE)[0].outputs[0].token_ids == expected
 
 
 def test_overflow_names_the_layer(folder):

@@ -157,8 +157,8 @@ CLASSES = {
 }
 
 
-def make(name):
-    """The model of a row; its norms and biases are random too, as ones and zeros hide mistakes."""
+def make_config(name):
+    """The config of a row, and the class of its model."""
     family, changes = ZOO[name]
     config_class, model_class = CLASSES.get(family) or (
         getattr(hf, f"{family}Config"),
@@ -168,6 +168,12 @@ def make(name):
     config = config_class(**{key: value for key, value in fields.items() if value is not None})
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, None)
+    return config, model_class
+
+
+def make(name):
+    """The model of a row; its norms and biases are random too, as ones and zeros hide mistakes."""
+    config, model_class = make_config(name)
     config._attn_implementation = "eager"  # the others leave out soft caps
     torch.manual_seed(0)
     model = model_class(config).eval()

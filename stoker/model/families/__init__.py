@@ -48,6 +48,8 @@ def spec_from_config(config: Mapping[str, Any]) -> tuple[ModelSpec, Family]:
     spec = FAMILIES[name].spec(Fields(config, name))
     for layer in spec.layers[:1]:
         mixer = layer.mixer
+        if mixer.head_dim < 1:
+            raise ModelError(f"{mixer.heads} attention heads in config.json leave no size for each")
         if mixer.heads % mixer.kv_heads:
             raise ModelError(
                 f"{mixer.heads} attention heads in config.json can't share {mixer.kv_heads} "

@@ -1,10 +1,12 @@
 """Reads a Hugging Face config.json: fields by name, checked for their type.
 
-A field that is null counts as absent. Every complaint is a `ModelError` that names the field.
+A field that is null counts as absent, except for `default_or_null`. Every complaint is a
+`ModelError` that names the field.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +20,7 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
         self.values = {name: value for name, value in values.items() if value is not None}
+        self.nulls = {name for name, value in values.items() if value is None}
         self.architecture = architecture
 
     def _get(self, name: str, default: Any) -> Any:
@@ -34,11 +37,18 @@ class Fields:
             raise ModelError(f"{name} in config.json must be a whole number, not {value!r}")
         return value  # type: ignore[no-any-return]
 
-    def number(self, name: str, default: Any = REQUIRED) -> float:
+    def number(self, name: str, default: Any = REQUIRED, above: float = -math.inf) -> float:
+        """A number greater than `above`."""
         value = self._get(name, default)
         if name in self.values and type(value) not in (int, float):
             raise ModelError(f"{name} in config.json must be a number, not {value!r}")
+        if value is not None and not value > above:
+            raise ModelError(f"{name} in config.json must be greater than {above:g}, not {value!r}")
         return value  # type: ignore[no-any-return]
+
+    def default_or_null(self, name: str, default: Any) -> Any:
+        """The default of a field for which null means none: None if it is null."""
+        return None if name in self.nulls else default
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self._get(name, default)
@@ -57,11 +67,14 @@ class Fields:
             raise ModelError(f"{name} in config.json has {len(value)} entries for {count} layers")
         return value
 
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+    def factors(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of `count` numbers greater than 0."""
         value = self._get(name, REQUIRED)
         kinds = {type(one) for one in value} if isinstance(value, list) else {str}
         if not kinds <= {int, float} or len(value) != count:
             raise ModelError(f"{name} in config.json must be a list of {count} numbers")
+        if not all(one > 0 for one in value):
+            raise ModelError(f"{name} in config.json must hold numbers greater than 0")
         return tuple(float(one) for one in value)
 
     def within(self, name: str) -> Fields:

@@ -43,8 +43,11 @@ def _gemma(f: Fields) -> ModelSpec:
 
 def _gemma2(f: Fields) -> ModelSpec:
     slides = layer_types(f, lambda index: index % 2 == 0)
-    cap = f.number("attn_logit_softcapping", None)
-    mixer = {"scale": f.number("query_pre_attn_scalar") ** -0.5, "softcap": cap}
+    score_cap, logit_cap = (
+        f.number(name, f.default_or_null(name, default))
+        for name, default in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0))
+    )
+    mixer = {"scale": f.number("query_pre_attn_scalar", 256, above=0) ** -0.5, "softcap": score_cap}
     mixers = [
         attention(f, window=f.size("sliding_window") if slide else None, **mixer)
         for slide in slides
@@ -53,7 +56,7 @@ def _gemma2(f: Fields) -> ModelSpec:
         f,
         mixers,
         layer={"post_norms": True},
-        logit_softcap=f.number("final_logit_softcapping", None),
+        logit_softcap=logit_cap,
     )
 
 
@@ -61,7 +64,7 @@ def _gemma3(f: Fields) -> ModelSpec:
     f.insist("attn_logit_softcapping", None, None)
     pattern = f.size("sliding_window_pattern", f.size("_sliding_window_pattern", 6))
     slides = layer_types(f, lambda index: (index + 1) % pattern != 0)
-    scale = f.number("query_pre_attn_scalar") ** -0.5
+    scale = f.number("query_pre_attn_scalar", 256, above=0) ** -0.5
     full = attention(f, theta=1e6, kind="full_attention", scale=scale, qk_norm="head")
     # Layers with a window have a rotary embedding of their own, never stretched.
     local = Fields(f.values, f.architecture)

@@ -25,7 +25,8 @@ def _llama(f: Fields) -> ModelSpec:
 
 def _mistral(f: Fields) -> ModelSpec:
     # sliding_window is null in later releases: full attention
-    return decoder(f, attention(f, window=f.size("sliding_window", None)))
+    window = f.size("sliding_window", f.default_or_null("sliding_window", 4096))
+    return decoder(f, attention(f, window=window))
 
 
 def _ministral(f: Fields) -> ModelSpec:
@@ -53,7 +54,7 @@ def _phi3(f: Fields) -> ModelSpec:
     scaling = f.within("rope_scaling").values
     if scaling.get("type") == "yarn":  # the first Phi-3 releases mean longrope by it
         f.values["rope_scaling"] = {**scaling, "type": "longrope"}
-    return _mistral(f)
+    return decoder(f, attention(f, window=f.size("sliding_window", None)))
 
 
 def _smollm3(f: Fields) -> ModelSpec:
@@ -77,7 +78,7 @@ def _granite(f: Fields) -> ModelSpec:
         attention(f, scale=f.number("attention_multiplier", 1.0)),
         layer={"residual_scale": f.number("residual_multiplier", 1.0)},
         embedding_scale=f.number("embedding_multiplier", 1.0),
-        logit_scale=1.0 / f.number("logits_scaling", 1.0),
+        logit_scale=1.0 / f.number("logits_scaling", 1.0, above=0),
     )
 
 

@@ -78,7 +78,7 @@ def gated(f: Fields) -> Dense:
 
 
 def rms(f: Fields) -> Norm:
-    return Norm("rms", f.number("rms_norm_eps", 1e-6))
+    return Norm("rms", f.number("rms_norm_eps"))
 
 
 def decoder(

@@ -37,9 +37,12 @@ def rope(
     if fields.values.get("rope_type") == "su":  # as early Phi-3 checkpoints say
         fields.values["rope_type"] = "longrope"
     dim = int(head_dim * fields.number("partial_rotary_factor", partial))
-    if dim % 2:
-        raise ModelError(f"a rotary embedding of {dim} of a head's {head_dim} numbers is odd")
-    return Rope(dim, float(fields.number("rope_theta", theta)), _scaling(fields, f, dim))
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise ModelError(
+            f"the config asks for a rotary embedding of {dim} of a head's {head_dim} numbers; "
+            "it must be an even number, more than 0 and no more than those"
+        )
+    return Rope(dim, float(fields.number("rope_theta", theta, above=1)), _scaling(fields, f, dim))
 
 
 def context(f: Fields) -> int:
@@ -50,10 +53,10 @@ def context(f: Fields) -> int:
     )
     kind = given.values.get("rope_type", given.values.get("type"))
     if kind == "dynamic":
-        return int(limit * given.number("factor"))
+        return int(limit * given.number("factor", above=0))
     if kind == "yarn":
-        original = given.size("original_max_position_embeddings", limit)
-        return max(limit, int(original * given.number("factor", 1.0)))
+        original = given.size("original_max_position_embeddings", 1)
+        return max(limit, int(original * given.number("factor", 1.0, above=0)))
     return limit
 
 
@@ -63,33 +66,32 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
         return None
     limit = config.size("max_position_embeddings")
     if kind == "linear":
-        return Linear(fields.number("factor"))
+        return Linear(fields.number("factor", above=0))
     if kind == "dynamic":
-        return Dynamic(fields.number("factor"), limit)
+        if dim == 2:
+            raise ModelError("a dynamic rope type needs heads that rotate more than 2 numbers")
+        return Dynamic(fields.number("factor", above=0), limit)
     # Phi-3 has the original context beside rope_scaling, where it comes first.
     original = fields.size("original_max_position_embeddings", limit)
     original = config.size("original_max_position_embeddings", original)
     if kind == "llama3":
-        return Llama3(
-            fields.number("factor"),
-            fields.number("low_freq_factor"),
-            fields.number("high_freq_factor"),
-            original,
-        )
-    factor = fields.number("factor", limit / original)
+        low = fields.number("low_freq_factor", above=0)
+        high = fields.number("high_freq_factor", above=low)
+        return Llama3(fields.number("factor", above=0), low, high, original)
+    factor = fields.number("factor", limit / original, above=0)
     if kind == "yarn":
         return Yarn(
             factor,
             original,
             fields.number("attention_factor", _yarn_attention(fields, factor)),
-            fields.number("beta_fast", 32.0) or 32.0,
-            fields.number("beta_slow", 1.0) or 1.0,
+            fields.number("beta_fast", 32.0, above=0),
+            fields.number("beta_slow", 1.0, above=0),
             fields.flag("truncate", True),
         )
     grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return LongRope(
-        fields.numbers("short_factor", dim // 2),
-        fields.numbers("long_factor", dim // 2),
+        fields.factors("short_factor", dim // 2),
+        fields.factors("long_factor", dim // 2),
         original,
         fields.number("attention_factor", grown),
     )
