@@ -33,10 +33,8 @@ def first_token(llm: LLM, prompts: list[list[int]] | list[str]) -> float:
 
     engine.step = once  # type: ignore[assignment,method-assign]
     end = start = time.perf_counter()
-    cancel, engine.cancel = engine.cancel, lambda request_id: None  # type: ignore[method-assign]
     with contextlib.suppress(FirstStepDone):
         llm.generate(prompts, SamplingParams(temperature=0, max_tokens=4, ignore_eos=True))
-    engine.cancel = cancel  # type: ignore[method-assign]
     engine.step = step  # type: ignore[method-assign]
     engine.abort_all()
     return end - start

@@ -96,7 +96,7 @@ class Engine:
             raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
         rules = make_rules(params, self.vocab, self.scheduler.eos_ids, self.tokenizer)
         seq = self.scheduler.add(request)
-        live = Live.make(request, rules, seq.to_draw)
+        live = Live.make(request, rules, seq)
         live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
         self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
@@ -110,9 +110,8 @@ class Engine:
         live = self._live.pop(request_id, None)
         if live is None:
             return None
-        for seq in self.scheduler.sequences():
-            if seq.request is live.request:
-                self.scheduler.cancel(seq)
+        for seq in live.sequences.values():
+            self.scheduler.cancel(seq)
         for one in live.output.outputs:
             if one.finish_reason is None:
                 one.text = self._decode(live, one)
@@ -191,6 +190,7 @@ class Engine:
                 live.output.num_cached_tokens = seq.hit_tokens
                 touched[live.request.id] = live
                 continue
+            live.sequences[seq.index] = seq
             out = live.output.outputs[seq.index]
             if live.scores is not None:
                 live.show_prompt_scores(self._token_text)

@@ -13,6 +13,7 @@ from stoker.engine.detokenizer import Detokenizer
 from stoker.engine.request import CompletionOutput, Logprob, Logprobs, Request, RequestOutput
 from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange, TokenLogprobs
 from stoker.engine.sampling.rules import Rules
+from stoker.engine.sequence import Sequence
 
 if TYPE_CHECKING:  # it has tensors, which are not looked into here
     from stoker.engine.pooler import PoolState
@@ -27,6 +28,7 @@ class Live:
     Attributes:
         request: what was asked.
         output: what there is of an answer; completions beyond `n` are dropped at the end.
+        sequences: of its samples by index; all but the first begin once its prompt is computed.
         rules: of its draws; None if temperature, top-k and top-p are all.
         scores: of its prompt, if asked for.
         shows_progress: partial outputs are wanted.
@@ -38,6 +40,7 @@ class Live:
 
     request: Request
     output: RequestOutput
+    sequences: dict[int, Sequence]
     rules: Rules | None = None
     scores: PromptScores | None = None
     shows_progress: bool = False
@@ -47,10 +50,10 @@ class Live:
     pool: PoolState | None = None
 
     @classmethod
-    def make(cls, request: Request, rules: Rules | None, draws: int) -> Live:
-        """The state of a request that has just been added and draws so many completions."""
+    def make(cls, request: Request, rules: Rules | None, seq: Sequence) -> Live:
+        """The state of a request that has just been added, as the sequence `seq`."""
         params, ids = request.params, request.prompt_token_ids
-        outputs = [CompletionOutput(index, "", []) for index in range(draws)]
+        outputs = [CompletionOutput(index, "", []) for index in range(seq.to_draw)]
         for one in outputs:
             if rules is not None and rules.wants_logprobs:
                 one.cumulative_logprob = 0.0
@@ -61,7 +64,8 @@ class Live:
         output = RequestOutput(request.id, request.prompt, list(ids), outputs)
         # which of several drawn completions stay is known at the end only
         shows = request.stream and not params.ranked
-        return cls(request, output, rules, scores, shows, shows or bool(params.stop_strings))
+        needs_text = shows or bool(params.stop_strings)
+        return cls(request, output, {0: seq}, rules, scores, shows, needs_text)
 
     def control(self, rules: Rules, index: int) -> RowControls:
         """The controls of completion `index`, made when first asked for."""
