@@ -30,6 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", help="make an embedding of each row of a file")
     for command in (run, embed):
         _add_files(command)
+    run.add_argument(
+        "--replicas",
+        default="1",
+        metavar="N",
+        help="engines that share the work, each on cores of its own; auto is one for each of "
+        "the machine's memory nodes (default: %(default)s)",
+    )
     embed.add_argument(
         "--pooling",
         choices=POOLINGS,

@@ -28,7 +28,17 @@ def run(args: argparse.Namespace) -> int:
     settings = JobSettings(
         Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
     )
+    from stoker.job.replicas import core_groups, run_replicated, started_replicas
+
+    groups = core_groups(args.replicas)
     report = prepare_job(settings)
+    if len(groups) > 1:
+        print(f"stoker: loading {args.model}, {len(groups)} replicas", file=sys.stderr)
+        options = {"seed": args.seed, "dtype": args.dtype}
+        with started_replicas(args.model, options, groups, settings) as replicas:
+            return shown(
+                report, settings, lambda show: run_replicated(replicas, settings, report, show)
+            )
     from stoker.llm import LLM
 
     print(f"stoker: loading {args.model}", file=sys.stderr)
@@ -37,13 +47,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def carry_out(llm: LLM, settings: JobSettings, report: Report) -> int:
-    """Run the job, showing its progress and then its summary. Returns the exit code."""
+    """Run the job on one engine, showing its progress and summary. Returns the exit code."""
     from stoker.job.job import run_job
 
+    return shown(report, settings, lambda show: run_job(llm, settings, report, show))
+
+
+def shown(
+    report: Report, settings: JobSettings, job: Callable[[Callable[[Report], None]], None]
+) -> int:
+    """Run `job`, showing its progress and then its summary. Returns the exit code."""
     report.started = time.monotonic()
     try:
         with _progress(report) as show:
-            run_job(llm, settings, report, show)
+            job(show)
     finally:
         print("\n".join([*report.lines(), f"results   {settings.output}"]))
     return SOME_FAILED if report.failed_rows else 0

@@ -1,13 +1,15 @@
 """Runs a model over a file: rows in, one result per row out, as they finish.
 
 Feeds the engine through `LLM` with a bounded number of rows in flight, so memory depends on
-those and not on the file. Called by the command line; knows nothing of terminals.
+those and not on the file. Called by the command line, and by each replica (replicas.py) for the
+rows it is sent; knows nothing of terminals.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +23,9 @@ from stoker.job.rows import BadRow, Row, count_rows, read_rows
 from stoker.llm import LLM
 
 Progress = Callable[[Report], None]
+Write = Callable[[Row | BadRow, dict[str, Any]], None]
+# gives the next row, or None: there is none now (or ever, if told to wait)
+RowSource = Callable[[bool], Row | BadRow | None]
 
 RESULT = "result"  # the key that results are added under
 STATUSES = {"length": "length", "error": "failed"}  # by finish reason; "done" for the others
@@ -84,37 +89,74 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
         InvalidRequestError: the model can't do what is asked.
     """
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
+    rows = read_rows(settings.input)
+    with output_file(settings, report) as sink:
+
+        def after_step() -> None:
+            sink.flush()
+            progress(report)
+
+        RowRunner(llm, settings, sink.write).run(lambda wait: next(rows, None), after_step)
+        progress(report)
+
+
+class OutputFile:
+    """Writes results as rows end, and counts them."""
+
+    def __init__(self, file: IO[str], report: Report) -> None:
+        self._file, self._report = file, report
+
+    def write(self, row: Row | BadRow, result: dict[str, Any]) -> None:
+        line = json.dumps({**row.fields, RESULT: result}, ensure_ascii=False)
+        self._file.write(line + "\n")
+        self._report.add(row.fields, result)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
+    """The job's output, opened anew.
+
+    Raises:
+        JobError: it can't be written.
+    """
     report.pooled = settings.pooling is not None
     try:
         with settings.output.open("w") as file:
-            _Job(llm, settings, report, file).run(progress)
+            yield OutputFile(file, report)
     except OSError as problem:
         raise JobError(f"cannot write {settings.output}: {problem.strerror}") from problem
 
 
-class _Job:
-    """One pass over the input with a window of rows in the engine."""
+class RowRunner:
+    """Takes rows from a source through the engine, a window of them at a time.
 
-    def __init__(self, llm: LLM, settings: JobSettings, report: Report, file: IO[str]) -> None:
-        self.llm, self.settings, self.report, self.file = llm, settings, report, file
+    Args:
+        llm: the model.
+        settings: what to do with a row.
+        write: is given each row with its result.
+    """
+
+    def __init__(self, llm: LLM, settings: JobSettings, write: Write) -> None:
+        self.llm, self.settings, self.write = llm, settings, write
         self._pending: dict[str, Row] = {}
         self._window = 4 * llm.config.max_running
         self._chat = not settings.raw and llm.text.has_chat_template
 
-    def run(self, progress: Progress) -> None:
-        rows = read_rows(self.settings.input)
+    def run(self, rows: RowSource, after_step: Callable[[], None]) -> None:
+        """Until the source is at its end and nothing is in flight."""
         engine = self.llm.engine
-        while self._feed(rows) or engine.has_work:
+        while self._feed(rows):
             for output in engine.step():
                 self._write_output(self._pending.pop(output.request_id), output)
-            self.file.flush()
-            progress(self.report)
-        progress(self.report)
+            after_step()
 
-    def _feed(self, rows: Iterator[Row | BadRow]) -> bool:
+    def _feed(self, rows: RowSource) -> bool:
         """Fill the window; False once nothing is in flight and the input is at its end."""
         while len(self._pending) < self._window:
-            row = next(rows, None)
+            row = rows(not self._pending)
             if row is None:
                 break
             if isinstance(row, BadRow):
@@ -173,10 +215,7 @@ class _Job:
         self._write(row, STATUSES.get(str(one.finish_reason), "done"), **details)
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
-        result = {"row": row.number, "status": status, **details}
-        line = json.dumps({**row.fields, RESULT: result}, ensure_ascii=False)
-        self.file.write(line + "\n")
-        self.report.add(row.fields, result)
+        self.write(row, {"row": row.number, "status": status, **details})
 
 
 def _listed(entry: Logprobs) -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ class From:
         pairs: the rotary embedding turns neighbours (2i, 2i + 1) of a head (Su et al., 2021) and
             not (i, i + R/2). Rows are put in our order; queries and keys alike, so their
             products stay the same.
-        plus: added, where a norm's weight is stored as its difference from one.
+        plus: added, where a norm's weight is stored as its difference from one; the sum is
+            rounded to the model's dtype.
     """
 
     tensors: tuple[str, ...]

@@ -48,7 +48,7 @@ def test_flags_are_these():
     ]
     files = ["-h", "-m", "-o", "--output", "--restart"]
     assert flags["embed"] == sorted([*embed, *files])
-    assert flags["run"] == sorted([*common, *files, "--logprobs"])
+    assert flags["run"] == sorted([*common, *files, "--logprobs", "--replicas"])
 
 
 def test_wrong_usage(capsys):

@@ -51,6 +51,20 @@ def test_frequencies(name, context):
     assert rope.factor == pytest.approx(factor, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("fields", "context"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 256),
+        ({"rope_type": "dynamic", "factor": 4.0}, 1024),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+    ],
+)
+def test_how_far_a_scaling_reaches(fields, context):
+    config = {**SIZES, "rms_norm_eps": 1e-6, "architectures": ["LlamaForCausalLM"]}
+    assert spec_from_config({**config, "rope_scaling": fields})[0].context == context
+
+
 FACTORS = {key: value for key, value in LONG.items() if key != "rope_type"}
 OLD = {
     "Llama": {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},

@@ -98,9 +98,7 @@ FAMILIES = {
     "MistralForCausalLM": Family(
         "Mistral 7B, Nemo, Small", _mistral, LLAMA, "a window on all layers, or none"
     ),
-    "MinistralForCausalLM": Family(
-        "Ministral 8B 2410", _ministral, LLAMA, "a window on some layers"
-    ),
+    "MinistralForCausalLM": Family("Ministral 8B", _ministral, LLAMA, "a window on some layers"),
     "Qwen2ForCausalLM": Family(
         "Qwen2, Qwen2.5, QwQ", _qwen2, LLAMA, "QKV biases, windows on later layers"
     ),
@@ -117,7 +115,7 @@ FAMILIES = {
         "SmolLM3", _smollm3, LLAMA, "some layers without rotary embedding"
     ),
     "GraniteForCausalLM": Family(
-        "Granite 3 and 4 (dense)",
+        "Granite 3 (dense)",
         _granite,
         LLAMA,
         "multipliers on embeddings, scores, residuals and logits",

@@ -1,0 +1,244 @@
+"""Several engines over one job, each in a process pinned to cores of its own.
+
+On a machine with several memory nodes a replica per node keeps every weight and cache block
+near the cores that read it. Rows go to whoever has room, so none idles while rows are left; a
+row's result depends on its number alone, so it does not matter which replica took it. If a
+replica dies, the others get its rows. Called by the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stoker.errors import ConfigError, JobError, StokerError
+from stoker.job.report import Report
+from stoker.job.rows import BadRow, Row, read_rows
+
+if TYPE_CHECKING:
+    from stoker.job.job import JobSettings, Progress
+
+NODES = Path("/sys/devices/system/node")
+LEAST, MOST = 16, 1024  # rows in a replica's hands
+
+
+def core_groups(replicas: str) -> list[list[int]]:
+    """The cores of each replica: "auto" is one replica per memory node, a number is that many.
+
+    Raises:
+        ConfigError: not a number, or more replicas than cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    nodes = [found for node in memory_nodes() if (found := [c for c in cores if c in node])]
+    if replicas == "auto":
+        return nodes or [cores]
+    if not replicas.isdigit() or int(replicas) < 1:
+        raise ConfigError(f"--replicas must be a number of at least 1, or auto, not {replicas!r}")
+    count = int(replicas)
+    if count > len(cores):
+        raise ConfigError(f"--replicas {count} is more than the {len(cores)} cores there are")
+    ordered = [core for node in nodes for core in node] or cores
+    ends = [len(ordered) * at // count for at in range(count + 1)]
+    return [ordered[start:end] for start, end in pairwise(ends)]
+
+
+def memory_nodes(folder: Path = NODES) -> list[set[int]]:
+    """The cores of each memory node, as Linux lists them ("0-3,8-11"); [] where it does not."""
+    files = sorted(folder.glob("node[0-9]*/cpulist"))
+    return [_cores(file.read_text()) for file in files]
+
+
+def _cores(text: str) -> set[int]:
+    found: set[int] = set()
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+Results = list[tuple[int, dict[str, Any]]]  # number of a row, its result
+
+
+@dataclass
+class Replica:
+    """A process and what it has to do."""
+
+    process: BaseProcess
+    pipe: Connection
+    rows: dict[int, Row | BadRow] = field(default_factory=dict)  # in its hands, by number
+
+    def receive(self) -> Results:
+        """Results, waited for. The first ones are none, and say that the model is loaded.
+
+        Raises:
+            StokerError: what it raised.
+            JobError: it has died.
+        """
+        try:
+            message: Results | StokerError = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise ReplicaDiedError(
+                f"a replica ended with code {self.process.exitcode}; if memory was short, try "
+                "fewer replicas"
+            ) from None
+        if isinstance(message, StokerError):
+            raise message
+        return message
+
+
+class ReplicaDiedError(JobError):
+    """A replica's process is gone."""
+
+
+@contextlib.contextmanager
+def started_replicas(
+    model: str, options: dict[str, Any], groups: list[list[int]], settings: JobSettings
+) -> Iterator[list[Replica]]:
+    """A replica for each group of cores, its model loaded; they end with the context.
+
+    Args:
+        model, options: for each replica's `LLM`.
+        groups: from `core_groups`.
+        settings: the job.
+
+    Raises:
+        StokerError: what a replica raised, such as a model that can't be had.
+    """
+    context = get_context("spawn")
+    replicas: list[Replica] = []
+    try:
+        for cores in groups:
+            pipe, theirs = context.Pipe()
+            arguments = (theirs, cores, model, options, settings)
+            process = context.Process(target=_replica, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            replicas.append(Replica(process, pipe))
+        for replica in replicas:
+            replica.receive()
+        yield replicas
+    finally:
+        for replica in replicas:
+            replica.pipe.close()
+            replica.process.terminate()
+            replica.process.join()
+
+
+def run_replicated(
+    replicas: list[Replica], settings: JobSettings, report: Report, progress: Progress
+) -> None:
+    """As `run_job`, by replicas.
+
+    Raises:
+        JobError: the output can't be written, or no replica is left.
+        StokerError: what a replica raised for the whole job.
+    """
+    from stoker.job.job import output_file
+
+    with output_file(settings, report) as sink:
+        _Pool(replicas, settings, report).run(sink.write, sink.flush, progress)
+
+
+class _Pool:
+    """Hands out rows and takes in results."""
+
+    def __init__(self, replicas: list[Replica], settings: JobSettings, report: Report) -> None:
+        self._replicas, self._report = replicas, report
+        self._rows = read_rows(settings.input)
+        self._returned: deque[Row | BadRow] = deque()
+        self._share = 2 * len(replicas)
+
+    def run(self, write: Any, flush: Any, progress: Progress) -> None:
+        for replica in list(self._replicas):
+            self._give(replica)
+        while any(replica.rows for replica in self._replicas):
+            for pipe in wait([replica.pipe for replica in self._replicas]):
+                replica = next(one for one in self._replicas if one.pipe is pipe)
+                try:
+                    results = replica.receive()
+                except ReplicaDiedError:
+                    self._bury(replica)
+                    continue
+                for number, result in results:
+                    write(replica.rows.pop(number), result)
+                self._give(replica)
+            flush()
+            progress(self._report)
+
+    def _give(self, replica: Replica) -> None:
+        """Fill a replica's hands: with fewer the fewer rows are left, so that all end together."""
+        left = self._report.total_rows - self._report.rows
+        room = max(LEAST, min(MOST, left // self._share))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed at its pipe
+            while len(replica.rows) < room:
+                row = self._returned.popleft() if self._returned else next(self._rows, None)
+                if row is None:
+                    return
+                replica.rows[row.number] = row
+                replica.pipe.send(row)
+
+    def _bury(self, replica: Replica) -> None:
+        """Give a dead replica's rows to the others."""
+        self._replicas.remove(replica)
+        if not self._replicas:
+            raise JobError(
+                f"the last replica ended with code {replica.process.exitcode}; if memory was "
+                "short, try fewer replicas"
+            )
+        self._returned.extend(replica.rows.values())
+        for other in self._replicas:
+            self._give(other)
+
+
+def _replica(
+    pipe: Connection,
+    cores: list[int],
+    model: str,
+    options: dict[str, Any],
+    settings: JobSettings,
+) -> None:
+    """The process of one replica: rows in, batches of results out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted and ends this
+    os.sched_setaffinity(0, cores)
+    import torch
+
+    from stoker.job.job import RowRunner
+    from stoker.llm import LLM
+
+    torch.set_num_threads(len(cores))
+    results: Results = []
+
+    def next_row(may_wait: bool) -> Row | BadRow | None:
+        send()
+        try:
+            return pipe.recv() if may_wait or pipe.poll() else None
+        except EOFError:
+            return None
+
+    def send() -> None:
+        if results:
+            pipe.send(results)
+            results.clear()
+
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has gone
+        try:
+            with LLM(model, **options) as llm:
+                llm.engine.require(settings.pooling.task if settings.pooling else "generate")
+                runner = RowRunner(
+                    llm, settings, lambda row, out: results.append((row.number, out))
+                )
+                pipe.send([])
+                runner.run(next_row, send)
+        except StokerError as problem:
+            pipe.send(problem)
