@@ -321,6 +321,7 @@ def test_a_stream_says_what_failed(llm):
         ({"logit_bias": [1]}, r"logit_bias must map token ids to numbers, not \[1\]"),
         ({"logit_bias": {"1": 2}}, "a token id of logit_bias must be a whole number, not '1'"),
         ({"logit_bias": {1: float("inf")}}, r"logit_bias\[1\] must be a finite number, not inf"),
+        ({"logit_bias": {1: 1e39}}, r"logit_bias\[1\] must lie between -1e\+30 and 1e\+30"),
         ({"bad_words": "x"}, "bad_words must be a list, not 'x'"),
         ({"bad_words": [""]}, "bad_words must hold non-empty texts or lists of token ids, not ''"),
         ({"bad_words": [["a"]]}, "a token id of bad_words must be a whole number, not 'a'"),
