@@ -64,11 +64,12 @@ class Checkpoint:
         self.folder = str(folder)
         self.model = model.eval()
         self._known = {}
+        self._logits = {}
 
     def greedy(self, prompt, count):
         key = (tuple(prompt), count)
         if key not in self._known:
-            ids = torch.tensor([prompt])
+            ids = torch.tensor([list(prompt)])
             out = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
             )
@@ -77,7 +78,11 @@ class Checkpoint:
 
     @torch.inference_mode()
     def logits(self, tokens):
-        return self.model(torch.tensor([tokens])).logits[0]
+        """Logits (len(tokens), V)."""
+        key = tuple(tokens)
+        if key not in self._logits:
+            self._logits[key] = self.model(torch.tensor([tokens])).logits[0]
+        return self._logits[key]
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +100,18 @@ def checkpoint(tmp_path_factory):
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def save_checkpoint(tmp_path_factory):
+    """A function from a name and a transformers model to its `Checkpoint`."""
+
+    def save(name, model):
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder)
+        return Checkpoint(folder, model)
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from stoker.engine.forecast import Forecast
 from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Request
 from stoker.errors import InvalidRequestError, ModelError
-from stoker.ops.attention import CpuAttention
+from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.native.build import load
 from stoker.ops.select import Operations
 

@@ -14,6 +14,7 @@ from typing import Any
 from stoker.errors import ModelError, suggest
 from stoker.model.families import FAMILIES, Family, spec_from_config
 from stoker.model.spec import ModelSpec
+from stoker.model.weights import From
 
 Config = Mapping[str, Any]
 
@@ -72,8 +73,10 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
             head = Head(tasks=("embed",))
         else:
             head = _classifier(config)
-            names["head.weight"] = ("score.weight",)
-        spec = replace(spec, tied_head=False, labels=len(head.labels))
+            names["head.weight"] = From(("score.weight",))
+        spec = replace(
+            spec, tied_head=False, labels=len(head.labels), logit_scale=1.0, logit_softcap=None
+        )
         return spec, replace(family, names=names), head
     return (*spec_from_config(config), Head())
 
@@ -109,8 +112,3 @@ def _classifier(config: Config) -> Head:
         problem=problem or "single_label_classification",
         pad=config.get("pad_token_id"),
     )
-
-
-def base_prefix(family: Family) -> str:
-    """The prefix ("model.") that a backbone saved on its own leaves out of its names."""
-    return family.names["embedding"][0].split(".")[0] + "."

@@ -15,8 +15,9 @@ from torch import Tensor
 from stoker.errors import ModelError
 from stoker.model.checkpoint import read_json, stream_tensors
 from stoker.model.families import Family
-from stoker.model.heads import Head, base_prefix, resolve
+from stoker.model.heads import Head, resolve
 from stoker.model.transformer import Transformer
+from stoker.model.weights import places
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,6 +51,7 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     Raises:
         ModelError: the folder is incomplete or damaged, or holds a model of an unknown kind.
     """
+    _refuse_adapter(folder)
     config = read_json(folder, "config.json", required=True)
     spec, family, head = resolve(config)
     name = _resolve_dtype(dtype, config.get("dtype") or config.get("torch_dtype"), device)
@@ -63,6 +65,19 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     return LoadedModel(model.eval(), frozenset(ids), name, head)
 
 
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    adapter = read_json(folder, "adapter_config.json")
+    if adapter:
+        base = adapter.get("base_model_name_or_path")
+        raise ModelError(
+            f"{folder} holds an adapter and not a model (adapter_config.json, "
+            f"base_model_name_or_path: {base!r}); merge it into its base model with peft's "
+            "merge_and_unload, save that, and pass the folder"
+        )
+
+
 def _resolve_dtype(dtype: str, stored: str | None, device: torch.device) -> str:
     if dtype != "auto":
         return dtype
@@ -71,54 +86,33 @@ def _resolve_dtype(dtype: str, stored: str | None, device: torch.device) -> str:
     return stored if stored in DTYPES else "bfloat16"
 
 
-def _places(model: Transformer, family: Family) -> dict[str, tuple[str, Tensor]]:
-    """Checkpoint name -> (our name, the part of our parameter that it fills)."""
-    parameters = dict(model.named_parameters())
-    places: dict[str, tuple[str, Tensor]] = {}
-    for pattern, theirs in family.names.items():
-        for i in range(len(model.spec.layers)) if "{i}" in pattern else [0]:
-            ours = pattern.format(i=i)
-            if ours not in parameters:
-                continue  # this spec has no such parameter (a bias, a norm, a tied head)
-            parts = _split(parameters.pop(ours), ours, model)
-            for name, part in zip(theirs, parts, strict=True):
-                places[name.format(i=i)] = ours, part
-    assert not parameters, f"the family's table lacks {sorted(parameters)}"
-    return places
-
-
-def _split(parameter: Tensor, name: str, model: Transformer) -> tuple[Tensor, ...]:
-    """The parts of a fused parameter along its first axis."""
-    if ".qkv." in name:
-        mixer = model.spec.layers[int(name.split(".")[1])].mixer
-        heads = (mixer.heads, mixer.kv_heads, mixer.kv_heads)
-        sizes = [n * mixer.head_dim for n in heads]
-        return tuple(torch.split(parameter, sizes))
-    if ".gate_up." in name:
-        return parameter.chunk(2)
-    return (parameter,)
-
-
 def _fill(model: Transformer, family: Family, folder: Path) -> None:
-    places = _places(model, family)
+    wanted = dict(places(family.names, dict(model.named_parameters()), model.spec))
+    ignored = family.ignored
+    if model.spec.tied_head:  # the checkpoint may carry its copy of the embedding
+        ignored += family.names["head.weight"].tensors
     left_over: list[str] = []
-    prefix = base_prefix(family)
     for stored, tensor in stream_tensors(folder):
         # a backbone saved on its own leaves the prefix out
-        name = stored if stored in places else prefix + stored
-        if name not in places:
-            if not stored.endswith(family.ignored or ("\0",)):
+        name = stored if stored in wanted else family.base + stored
+        if name not in wanted:
+            if not stored.endswith(ignored or ("\0",)):
                 left_over.append(stored)
             continue
-        ours, part = places.pop(name)
-        if part.shape != tensor.shape:
+        place = wanted.pop(name)
+        if place.expected() != tensor.shape:
             raise ModelError(
                 f"{stored} has shape {tuple(tensor.shape)} where config.json implies "
-                f"{tuple(part.shape)} (for {ours})"
+                f"{place.expected()} (for {place.parameter})"
             )
-        part.copy_(tensor)
-    if places:
-        raise ModelError(f"the checkpoint lacks {_some(sorted(places))}")
+        if tensor.dtype not in DTYPES.values():
+            raise ModelError(
+                f"{stored} holds {str(tensor.dtype).removeprefix('torch.')}, as quantised "
+                f"checkpoints do; supported are {', '.join(DTYPES)}"
+            )
+        place.fill(tensor)
+    if wanted:
+        raise ModelError(f"the checkpoint lacks {_some(sorted(wanted))}")
     if left_over:
         raise ModelError(
             f"the checkpoint holds tensors that config.json has no place for: {_some(left_over)}"

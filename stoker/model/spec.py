@@ -1,87 +1,86 @@
 """A model as data: layers with their own sizes, and nothing of any family's name.
 
-A family turns its Hugging Face config into a `ModelSpec` (families.py); one transformer
+A family turns its Hugging Face config into a `ModelSpec` (families/); one transformer
 executes any of them (transformer.py). The work of a step is counted from it (work.py).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """Llama 3.1's stretching of low rotary frequencies (Llama 3 report; Hugging Face "llama3")."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
-
-    def apply(self, inv_freq: Tensor) -> Tensor:
-        wavelength = 2 * math.pi / inv_freq
-        low = self.original_context / self.low_freq_factor
-        high = self.original_context / self.high_freq_factor
-        smooth = (self.original_context / wavelength - self.low_freq_factor) / (
-            self.high_freq_factor - self.low_freq_factor
-        )
-        mixed = (1 - smooth) * inv_freq / self.factor + smooth * inv_freq
-        scaled = torch.where(wavelength > low, inv_freq / self.factor, inv_freq)
-        return torch.where((wavelength <= low) & (wavelength >= high), mixed, scaled)
+from stoker.model.rope import Rope
 
 
 @dataclass(frozen=True)
-class Rope:
-    """Rotary embedding over the whole head, with frequencies theta ** (-2i / dim)."""
+class Norm:
+    """How the model normalises: by root mean square, or to mean 0 and variance 1 ("layer")."""
 
-    dim: int
-    theta: float
-    scaling: Llama3Scaling | None = None
-
-    def inv_freq(self) -> Tensor:
-        """Frequencies (dim/2,) float32, in radians per position."""
-        exponents = torch.arange(0, self.dim, 2, dtype=torch.int64).float() / self.dim
-        inv_freq = 1.0 / (self.theta**exponents)
-        return self.scaling.apply(inv_freq) if self.scaling else inv_freq
+    kind: Literal["rms", "layer"]
+    eps: float
+    bias: bool = False
 
 
 @dataclass(frozen=True)
 class Attention:
-    """A mixer: softmax attention with grouped key-value heads."""
+    """A mixer: softmax attention with grouped key-value heads.
+
+    Attributes:
+        scale: of the scores, before softmax.
+        rope: none for a layer that is blind to positions, or has them in its input.
+        qk_norm: norms of queries and keys: over each head with weights (head_dim,) that all
+            heads share ("head") or (heads, head_dim) ("own"), or over all heads at once
+            ("projection").
+        window: keys seen, counted back from the query's own; all if none.
+        softcap: scores become softcap * tanh(score / softcap).
+    """
 
     heads: int
     kv_heads: int
     head_dim: int
-    rope: Rope
+    scale: float
+    rope: Rope | None = None
     qkv_bias: bool = False
     out_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["head", "own", "projection"] | None = None
     window: int | None = None
-
-    @property
-    def scale(self) -> float:
-        return 1.0 / math.sqrt(self.head_dim)
+    softcap: float | None = None
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A feed-forward network: down(act(gate(x)) * up(x))."""
+    """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated."""
 
     size: int
     activation: str = "silu"
+    gated: bool = True
     bias: bool = False
 
 
 @dataclass(frozen=True)
 class Layer:
-    """x += mixer(norm(x)); x += ffn(norm(x))."""
+    """x += post(mixer(pre(x))); x += post(ffn(pre(x))), with norms pre and post or without.
+
+    Attributes:
+        parallel: mixer and feed-forward network both read the layer's input: each through a
+            norm of its own ("two norms") or both through one ("one norm").
+        residual_scale: multiplies what is added to x.
+    """
 
     mixer: Attention
     ffn: Dense
+    pre_norms: bool = True
+    post_norms: bool = False
+    parallel: Literal["one norm", "two norms"] | None = None
+    residual_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class LearnedPositions:
+    """A table of `rows` vectors; a token at position p adds row p + offset to its embedding."""
+
+    rows: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,18 @@ class ModelSpec:
         tied_head: the head is the embedding.
         labels: rows of a classification head, 0 for no head at all; None: the head gives
             logits over the vocabulary.
+        embedding_scale: multiplies embeddings.
+        logit_scale, logit_softcap: logits become logit * scale, then soft-capped.
     """
 
     hidden: int
     vocab: int
     layers: tuple[Layer, ...]
-    norm_eps: float
+    norm: Norm
     context: int
     tied_head: bool
     labels: int | None = None
+    embedding_scale: float = 1.0
+    positions: LearnedPositions | None = None
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
-from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Rope
+from stoker.model.rope import Rope
+from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
 from stoker.ops.linear import LinearFn, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
@@ -59,63 +60,122 @@ class Linear(nn.Module):
         return self._apply_fn(x, add)
 
 
-class Norm(nn.Module):
+class RmsNorm(nn.Module):
     """The weight of an RMS norm over the last dimension."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Weight and, in some models, bias of a layer norm over the last dimension."""
+
+    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        bias = spec.bias
+        self.bias = nn.Parameter(torch.empty(shape), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class NoNorm(nn.Module):
+    """Stands where a model has no norm."""
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        return x
+
+
+def make_norm(shape: tuple[int, ...], spec: Norm, present: bool = True) -> nn.Module:
+    if not present:
+        return NoNorm()
+    return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec)
 
 
 class AttentionMixer(nn.Module):
     """Grouped-query attention with a fused QKV projection; writes and reads the cache."""
 
-    def __init__(self, spec: Attention, hidden: int, eps: float, index: int) -> None:
+    def __init__(self, spec: Attention, hidden: int, norm: Norm, index: int) -> None:
         super().__init__()
-        self.spec, self.index, self.eps = spec, index, eps
-        rows = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-        self.qkv = Linear(hidden, rows, spec.qkv_bias)
+        self.spec, self.index = spec, index
+        self.sizes = [n * spec.head_dim for n in (spec.heads, spec.kv_heads, spec.kv_heads)]
+        self.qkv = Linear(hidden, sum(self.sizes), spec.qkv_bias)
         self.out = Linear(spec.heads * spec.head_dim, hidden, spec.out_bias)
-        self.q_norm = Norm(spec.head_dim) if spec.qk_norm else None
-        self.k_norm = Norm(spec.head_dim) if spec.qk_norm else None
+        if spec.qk_norm:
+            self.q_norm = make_norm(self._norm_shape(spec.heads), norm)
+            self.k_norm = make_norm(self._norm_shape(spec.kv_heads), norm)
+        self.fused_norms = spec.qk_norm == "head" and norm.kind == "rms"
+
+    def _norm_shape(self, heads: int) -> tuple[int, ...]:
+        dim = self.spec.head_dim
+        return {"head": (dim,), "own": (heads, dim)}.get(str(self.spec.qk_norm), (heads * dim,))
+
+    def _with_norms(self, qkv: Tensor, ops: Operations) -> Tensor:
+        """The projections (T, (H + 2G) * D) with queries and keys normed."""
+        q, k, v = torch.split(qkv, self.sizes, dim=-1)
+        if self.spec.qk_norm != "projection":
+            q, k = (
+                x.view(len(x), -1, self.spec.head_dim) for x in (q.contiguous(), k.contiguous())
+            )
+        q, k = self.q_norm(q, ops), self.k_norm(k, ops)
+        return torch.cat((q.flatten(1), k.flatten(1), v), dim=-1)
 
     def forward(
         self, x_TD: Tensor, rope: Tensor, cache: PagedCache, batch: ForwardInput, ops: Operations
     ) -> Tensor:
         """Mixed values before the output projection, (T, heads * head_dim)."""
-        norms = None
-        if self.q_norm is not None and self.k_norm is not None:
-            norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.eps)
+        spec, norms, qkv = self.spec, None, self.qkv(x_TD)
+        if self.fused_norms:
+            assert isinstance(self.q_norm, RmsNorm)
+            assert isinstance(self.k_norm, RmsNorm)
+            norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
+        elif spec.qk_norm:
+            qkv = self._with_norms(qkv, ops)
         keys, values = cache.layers[self.index]
-        q = ops.rotate_and_store(self.qkv(x_TD), norms, rope, batch.slots, keys, values)
-        scale, window = self.spec.scale, self.spec.window
-        mixed = ops.attention.run(batch.attention, q, keys, values, scale=scale, window=window)
+        q = ops.rotate_and_store(qkv, norms, rope, batch.slots, keys, values)
+        mixed = ops.attention.run(
+            *(batch.attention, q, keys, values),
+            scale=spec.scale,
+            window=spec.window,
+            softcap=spec.softcap,
+        )
         return mixed.flatten(1)
 
 
-class GatedFfn(nn.Module):
-    """down(act(gate(x)) * up(x)) with gate and up in one projection."""
+class Ffn(nn.Module):
+    """down(act(gate(x)) * up(x)) with gate and up in one projection, or down(act(up(x)))."""
 
     def __init__(self, spec: Dense, hidden: int) -> None:
         super().__init__()
-        self.gate_up = Linear(hidden, 2 * spec.size, spec.bias)
+        self.spec = spec
+        self.up = Linear(hidden, (2 if spec.gated else 1) * spec.size, spec.bias)
         self.down = Linear(spec.size, hidden, spec.bias)
 
-    def forward(self, x_TD: Tensor, ops: Operations, add: Tensor) -> Tensor:
-        """The network's output plus `add`, the residual."""
-        return cast(Tensor, self.down(ops.gated(self.gate_up(x_TD)), add=add))
+    def forward(self, x_TD: Tensor, ops: Operations) -> Tensor:
+        """The values before the down projection, (T, F)."""
+        return ops.activate(self.up(x_TD), self.spec.activation, self.spec.gated)
 
 
 class Block(nn.Module):
-    """A layer: x += mixer(norm(x)); x += ffn(norm(x))."""
+    """A layer; see `Layer` for what it computes."""
 
-    def __init__(self, layer: Layer, hidden: int, eps: float, index: int) -> None:
+    def __init__(self, layer: Layer, hidden: int, norm: Norm, index: int) -> None:
         super().__init__()
-        self.eps = eps
-        self.mixer_norm = Norm(hidden)
-        self.mixer = AttentionMixer(layer.mixer, hidden, eps, index)
-        self.ffn_norm = Norm(hidden)
-        self.ffn = GatedFfn(layer.ffn, hidden)
+        self.layer = layer
+        pre, post, shape = layer.pre_norms, layer.post_norms, (hidden,)
+        self.mixer_norm = make_norm(shape, norm, pre)
+        self.mixer = AttentionMixer(layer.mixer, hidden, norm, index)
+        self.mixer_post_norm = make_norm(shape, norm, post)
+        self.ffn_norm = make_norm(shape, norm, pre and layer.parallel != "one norm")
+        self.ffn = Ffn(layer.ffn, hidden)
+        self.ffn_post_norm = make_norm(shape, norm, post)
 
     def forward(
         self,
@@ -127,14 +187,26 @@ class Block(nn.Module):
         rows: Tensor | None,
     ) -> Tensor:
         """The layer's output (T, D), or (R, D) if just `rows` of it are wanted."""
-        mixed = self.mixer(
-            ops.rms_norm(x_TD, self.mixer_norm.weight, self.eps), rope, cache, batch, ops
-        )
+        normed = self.mixer_norm(x_TD, ops)
+        mixed = self.mixer(normed, rope, cache, batch, ops)
         if rows is not None:
             x_TD, mixed = x_TD[rows], mixed[rows]
-        x_TD = self.mixer.out(mixed, add=x_TD)
-        normed = ops.rms_norm(x_TD, self.ffn_norm.weight, self.eps)
-        return cast(Tensor, self.ffn(normed, ops, add=x_TD))
+            normed = normed[rows] if self.layer.parallel else normed
+        after = self._joined(x_TD, self.mixer.out, mixed, self.mixer_post_norm, ops)
+        if self.layer.parallel is None:
+            normed = self.ffn_norm(after, ops)
+        elif self.layer.parallel == "two norms":
+            normed = self.ffn_norm(x_TD, ops)
+        return self._joined(after, self.ffn.down, self.ffn(normed, ops), self.ffn_post_norm, ops)
+
+    def _joined(
+        self, x: Tensor, project: nn.Module, inner: Tensor, post_norm: nn.Module, ops: Operations
+    ) -> Tensor:
+        """The residual x plus the projection of `inner`, in one pass where nothing lies between."""
+        if not self.layer.post_norms and self.layer.residual_scale == 1:
+            return cast(Tensor, project(inner, add=x))
+        y, scale = post_norm(project(inner), ops), self.layer.residual_scale
+        return cast(Tensor, x + (y if scale == 1 else y * scale))
 
 
 class Transformer(nn.Module):
@@ -144,15 +216,18 @@ class Transformer(nn.Module):
         super().__init__()
         self.spec = spec
         self.embedding = nn.Parameter(torch.empty(spec.vocab, spec.hidden), requires_grad=False)
+        self.positions = None
+        if spec.positions:
+            table = torch.empty(spec.positions.rows, spec.hidden)
+            self.positions = nn.Parameter(table, requires_grad=False)
         self.layers = nn.ModuleList(
-            Block(layer, spec.hidden, spec.norm_eps, index)
-            for index, layer in enumerate(spec.layers)
+            Block(layer, spec.hidden, spec.norm, index) for index, layer in enumerate(spec.layers)
         )
-        self.norm = Norm(spec.hidden)
+        self.norm = make_norm((spec.hidden,), spec.norm)
         rows = spec.vocab if spec.labels is None else spec.labels
         self.head = None if spec.tied_head or not rows else Linear(spec.hidden, rows)
         self._logits: LinearFn | None = None
-        self._ropes: dict[Rope, Tensor] = {}
+        self._ropes: dict[Rope | None, Tensor] = {}
         self.ops: Operations | None = None
 
     def prepare(
@@ -161,19 +236,32 @@ class Transformer(nn.Module):
         """Choose operations for the device the weights are on; tabulate `context` positions.
 
         `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py).
+        Frequencies that depend on the length of a sequence are those for `context` tokens.
         """
-        device = self.embedding.device
+        device, dtype = self.embedding.device, self.embedding.dtype
         for module in self.modules():
             if isinstance(module, Linear):
                 module.prepare(make)
         self._logits = self.head
         if self.spec.tied_head:
             self._logits = make(self.embedding, None)
-        self.ops = select_operations(device, self.embedding.dtype)
+        self.ops = select_operations(device, dtype)
+        self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         for layer in self.spec.layers:
             rope = layer.mixer.rope
-            if rope not in self._ropes:
-                self._ropes[rope] = rope_table(rope.inv_freq(), context).to(device)
+            if rope is None:
+                self._ropes[rope] = torch.empty(context, 2, 0, device=device)
+            elif rope not in self._ropes:
+                table = rope_table(rope.inv_freq(context), context, rope.factor)
+                self._ropes[rope] = table.to(device)
+
+    def _embed(self, batch: ForwardInput) -> Tensor:
+        x_TD = self.embedding[batch.token_ids]
+        if self.spec.embedding_scale != 1:
+            x_TD = x_TD * self._embedding_scale
+        if self.positions is not None and self.spec.positions:
+            x_TD = x_TD + self.positions[batch.positions + self.spec.positions.offset]
+        return x_TD
 
     def forward(
         self,
@@ -187,7 +275,12 @@ class Transformer(nn.Module):
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """The head's output (R, V), or (R, labels), for final hidden states (R, D)."""
         assert self._logits is not None, "not prepared, or a model without a head"
-        return self._logits(hidden_RD)
+        assert self.ops is not None
+        logits = self._logits(hidden_RD)
+        if self.spec.logit_scale != 1:
+            logits = logits * self.spec.logit_scale
+        cap = self.spec.logit_softcap
+        return self.ops.soft_cap(logits, cap) if cap else logits
 
     def hidden(
         self,
@@ -200,11 +293,11 @@ class Transformer(nn.Module):
         After the last layer's attention only the sampled rows go on.
         """
         assert self.ops is not None, "prepare() comes first"
-        x_TD = self.embedding[batch.token_ids]
+        x_TD = self._embed(batch)
         ropes = {key: table[batch.positions] for key, table in self._ropes.items()}
         for index, layer in enumerate(self.spec.layers):
             rows = batch.sample_rows if index + 1 == len(self.spec.layers) else None
             x_TD = self.layers[index](x_TD, ropes[layer.mixer.rope], cache, batch, self.ops, rows)
             if watch:
                 watch(f"layers.{index}", x_TD)
-        return self.ops.rms_norm(x_TD, self.norm.weight, self.spec.norm_eps)
+        return cast(Tensor, self.norm(x_TD, self.ops))

@@ -12,7 +12,7 @@ def layer_matmul_params(hidden: int, layer: Layer) -> int:
     """Weights of a layer that take part in matrix products."""
     mixer = layer.mixer
     projections = hidden * mixer.head_dim * (2 * mixer.heads + 2 * mixer.kv_heads)
-    return projections + 3 * hidden * layer.ffn.size
+    return projections + (3 if layer.ffn.gated else 2) * hidden * layer.ffn.size
 
 
 def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:

@@ -1,4 +1,4 @@
-"""Gated activations: act(gate) * up on a fused gate-up projection.
+"""Activations of feed-forward networks, alone or as the gate of a fused gate-up projection.
 
 Reference: plain PyTorch. Fast path on a CPU in float32: one pass in C (native/elementwise.c).
 """
@@ -6,6 +6,8 @@ Reference: plain PyTorch. Fast path on a CPU in float32: one pass in C (native/e
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +15,59 @@ from torch import Tensor
 
 from stoker.ops.native.build import signature
 
-GATED = ("silu",)
+# gelu_tanh is the approximation of Hendrycks and Gimpel (2016), gelu the exact function
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
-def silu_mul(gate_up: Tensor) -> Tensor:
-    """gate_up (T, 2F) -> silu(gate) * up, (T, F)."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+def activate(x: Tensor, kind: str, gated: bool) -> Tensor:
+    """An activation of `ACTIVATIONS`, by name; any floating dtype.
+
+    Args:
+        x: (T, F), or if gated (T, 2F) holding gate and up.
+        kind: a key of `ACTIVATIONS`.
+        gated: give act(gate) * up.
+
+    Returns: (T, F).
+    """
+    if not gated:
+        return ACTIVATIONS[kind](x)
+    gate, up = x.chunk(2, dim=-1)
+    return ACTIVATIONS[kind](gate) * up
 
 
-class NativeSiluMul:
-    """`silu_mul` for float32 on a CPU."""
+class NativeActivate:
+    """`activate` for float32 on a CPU."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._call = signature(library.silu_mul, "pp ii")
+        self._calls = {
+            kind: signature(getattr(library, f"activate_{kind}"), "pp iii") for kind in ACTIVATIONS
+        }
 
-    def __call__(self, gate_up: Tensor) -> Tensor:
-        rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    def __call__(self, x: Tensor, kind: str, gated: bool) -> Tensor:
+        rows, size = x.shape[0], x.shape[1] // (2 if gated else 1)
         y = torch.empty(rows, size)
-        self._call(gate_up.contiguous().data_ptr(), y.data_ptr(), rows, size)
+        self._calls[kind](x.contiguous().data_ptr(), y.data_ptr(), rows, size, gated)
+        return y
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap), smoothly bounded by the cap; x (rows, size), any floating dtype."""
+    return cap * torch.tanh(x / cap)
+
+
+class NativeSoftCap:
+    """`soft_cap` for float32 on a CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._call = signature(library.soft_cap, "pp ii f")
+
+    def __call__(self, x: Tensor, cap: float) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        self._call(x.data_ptr(), y.data_ptr(), x.shape[0], x.shape[1], cap)
         return y

@@ -19,25 +19,32 @@ from stoker.ops.norm import rms_norm
 
 @dataclass(frozen=True)
 class HeadNorms:
-    """Weights (head_dim,) of norms over each query and each key head."""
+    """Weights (head_dim,) of RMS norms over each query and each key head."""
 
     q: Tensor
     k: Tensor
     eps: float
 
 
-def rope_table(inv_freq: Tensor, positions: int) -> Tensor:
-    """cos and sin of position * frequency: inv_freq (D/2,) -> (positions, 2, D/2) float32."""
+def rope_table(inv_freq: Tensor, positions: int, factor: float = 1.0) -> Tensor:
+    """cos and sin of position * frequency, times factor.
+
+    inv_freq (D/2,) -> (positions, 2, D/2) float32.
+    """
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), inv_freq.float())
-    return torch.stack((angles.cos(), angles.sin()), dim=1)
+    return torch.stack((angles.cos(), angles.sin()), dim=1) * factor
 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate x (T, H, D) by the tokens' rows of the table, (T, 2, D/2); dtype of x."""
-    cos, sin = table.unsqueeze(2).unbind(1)  # (T, 1, D/2) each
-    low, high = x.float().chunk(2, dim=-1)
-    rotated = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
-    return rotated.to(x.dtype)
+    """Rotate the first R of each head of x (T, H, D) by the tokens' rows of the table.
+
+    table (T, 2, R/2), R <= D; dtype of x.
+    """
+    cos, sin = table.unsqueeze(2).unbind(1)  # (T, 1, R/2) each
+    rotary = 2 * table.shape[-1]
+    low, high = x[..., :rotary].float().chunk(2, dim=-1)
+    rotated = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
+    return torch.cat((rotated, x[..., rotary:]), dim=-1)
 
 
 def rotate_and_store(
@@ -53,7 +60,7 @@ def rotate_and_store(
     Args:
         qkv: (T, (H + 2G) * D), for H query heads and G key-value heads.
         norms: of the heads, if the model has them.
-        rope: the tokens' rows of the table, (T, 2, D/2) float32.
+        rope: the tokens' rows of the table, (T, 2, R/2) float32; R = 0 rotates nothing.
         slots: (T,) int64, block * block_size + offset.
         k_cache, v_cache: (blocks, block_size, G, D), written in place.
 
@@ -75,7 +82,7 @@ class NativeRotateAndStore:
     most_head_dim = 512
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._call = signature(library.rotate_and_store, "pppppppp iiii f")
+        self._call = signature(library.rotate_and_store, "pppppppp iiiii f")
 
     def __call__(
         self,
@@ -96,7 +103,7 @@ class NativeRotateAndStore:
             norms.q.data_ptr() if norms else None,
             norms.k.data_ptr() if norms else None,
             *(tensor.data_ptr() for tensor in (rope, slots, q, k_cache, v_cache)),
-            *(rows, heads, kv_heads, head_dim),
+            *(rows, heads, kv_heads, head_dim, 2 * rope.shape[-1]),
             norms.eps if norms else 0.0,
         )
         return q

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stoker.ops.activation import NativeSiluMul, silu_mul
-from stoker.ops.attention import Attention, CpuAttention, NativeAttention, ReferenceAttention
+from stoker.ops.activation import NativeActivate, NativeSoftCap, activate, soft_cap
+from stoker.ops.attention import Attention, ReferenceAttention
+from stoker.ops.attention_cpu import CpuAttention
+from stoker.ops.attention_native import NativeAttention
 from stoker.ops.native.build import load
-from stoker.ops.norm import NativeRmsNorm, rms_norm
+from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
 
 
@@ -24,7 +26,9 @@ class Operations:
 
     attention: Attention
     rms_norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
-    gated: Callable[[Tensor], Tensor] = silu_mul
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = layer_norm
+    activate: Callable[[Tensor, str, bool], Tensor] = activate
+    soft_cap: Callable[[Tensor, float], Tensor] = soft_cap
     rotate_and_store: Callable[
         [Tensor, HeadNorms | None, Tensor, Tensor, Tensor, Tensor], Tensor
     ] = rotate_and_store
@@ -41,6 +45,8 @@ def select_operations(device: torch.device, dtype: torch.dtype) -> Operations:
     return Operations(
         NativeAttention(attention),
         NativeRmsNorm(elementwise),
-        NativeSiluMul(elementwise),
+        NativeLayerNorm(elementwise),
+        NativeActivate(elementwise),
+        NativeSoftCap(elementwise),
         NativeRotateAndStore(elementwise),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stoker import LLM, SamplingParams
-from stoker.ops.attention import CpuAttention
+from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.native.build import load
 from stoker.ops.select import Operations
 

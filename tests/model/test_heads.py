@@ -17,7 +17,8 @@ from transformers import (
 from stoker import LLM, SamplingParams
 from stoker.errors import InvalidRequestError, ModelError
 from stoker.model.families import FAMILIES
-from stoker.model.heads import CAUSAL, base_prefix, causal_form, resolve
+from stoker.model.heads import CAUSAL, causal_form, resolve
+from stoker.model.weights import From
 from stoker.ops.native.build import load
 
 SIZES = {
@@ -282,8 +283,10 @@ def test_every_family_has_all_forms(base):
     for form in ("Model", "ForSequenceClassification"):
         assert causal_form(base.removesuffix(ending) + form, form) == base
     family = FAMILIES[base]
-    names = [one for ours, all_ in family.names.items() for one in all_ if ours[:5] != "head."]
-    assert all(name.startswith(base_prefix(family)) for name in names)
+    names = [
+        one for ours, all_ in family.names.items() for one in all_.tensors if ours[:5] != "head."
+    ]
+    assert all(name.startswith(family.base) for name in names)
 
 
 @pytest.mark.parametrize("stem", ["Llama", "Qwen3"])
@@ -301,7 +304,7 @@ def test_forms_differ_by_the_head_alone(stem):
     assert family.names == rest
     scored, family, head = form("ForSequenceClassification")
     assert (scored.labels, scored.tied_head, len(head.labels)) == (4, False, 4)
-    assert family.names == {**rest, "head.weight": ("score.weight",)}
+    assert family.names == {**rest, "head.weight": From(("score.weight",))}
     assert spec.layers == bare.layers == scored.layers
 
 

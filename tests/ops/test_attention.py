@@ -5,13 +5,9 @@ import random
 import pytest
 import torch
 
-from stoker.ops.attention import (
-    CpuAttention,
-    NativeAttention,
-    RaggedLayout,
-    ReferenceAttention,
-    merge_partials,
-)
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, merge_partials
+from stoker.ops.attention_cpu import CpuAttention
+from stoker.ops.attention_native import NativeAttention
 from stoker.ops.native.build import load
 
 LIBRARY = load("attention")
@@ -46,21 +42,23 @@ IMPLEMENTATIONS = [CpuAttention()] + ([NativeAttention(LIBRARY)] if LIBRARY else
 
 @pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("window", [None, 1, 7, 1000])
+@pytest.mark.parametrize("softcap", [None, 2.5])
 @pytest.mark.parametrize(
-    "sizes", [(6, 2, 64, 16), (4, 4, 16, 1), (8, 1, 128, 64), (3, 1, 20, 5)], ids=str
+    "sizes", [(6, 2, 64, 16), (4, 4, 16, 1), (8, 1, 128, 64), (3, 1, 20, 5), (2, 1, 7, 3)], ids=str
 )
-def test_equals_the_definition(attention, window, sizes):
+def test_equals_the_definition(attention, window, softcap, sizes):
     heads, kv_heads, dim, block_size = sizes
     lens = [1, 5, 16, 17, 64, 100, 33, 2, 90, 12, 40, 41]
     counts = [1, 5, 1, 3, 1, 100, 1, 1, 1, 4, 1, 1]
     layout, q, k, v = make(
         counts, lens, block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
     )
-    expected, lse = ReferenceAttention().run_with_lse(layout, q, k, v, scale=0.2, window=window)
+    options = {"scale": 0.2, "window": window, "softcap": softcap}
+    expected, lse = ReferenceAttention().run_with_lse(layout, q, k, v, **options)
     plan = attention.plan(layout)
-    out = attention.run(plan, q, k, v, scale=0.2, window=window)
+    out = attention.run(plan, q, k, v, **options)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
-    again, same = attention.run_with_lse(plan, q, k, v, scale=0.2, window=window)
+    again, same = attention.run_with_lse(plan, q, k, v, **options)
     torch.testing.assert_close(again, expected)
     torch.testing.assert_close(same, lse)
 
@@ -79,24 +77,37 @@ def test_a_decode_does_not_depend_on_its_neighbours():
 
 @pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
 @pytest.mark.parametrize("window", [None, 9, 64])
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("sizes", [(6, 2, 64, 16), (4, 4, 24, 5)], ids=str)
-def test_a_query_does_not_depend_on_its_chunk(window, sizes):
+def test_a_query_does_not_depend_on_its_chunk(window, softcap, sizes):
     """The same bits from one prefill, from chunks, and from a decode for every token."""
     heads, kv_heads, dim, block_size = sizes
     attention, length = NativeAttention(LIBRARY), 150
     layout, q, k, v = make(
         [length], [length], block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
     )
-    whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, scale=0.1, window=window)
+    options = {"scale": 0.1, "window": window, "softcap": softcap}
+    whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, **options)
     for size in (1, 7, 16, 40):
         for start in range(0, length, size):
             end = min(start + size, length)
             chunk = RaggedLayout([0, end - start], [end], layout.block_tables, block_size)
-            out, same = attention.run_with_lse(
-                attention.plan(chunk), q[start:end], k, v, scale=0.1, window=window
-            )
+            out, same = attention.run_with_lse(attention.plan(chunk), q[start:end], k, v, **options)
             assert torch.equal(out, whole[start:end])
             assert torch.equal(same, lse[start:end])
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("size", [1e-4, 0.03, 1.0, 30.0])
+def test_soft_caps_of_scores_near_and_far_from_zero(attention, size):
+    """One key sees all weight but its log-sum-exp is the score itself: its digits are kept."""
+    layout, q, k, v = make([1], [1], block_size=4, heads=2, kv_heads=2, dim=16)
+    _, lse = attention.run_with_lse(
+        attention.plan(layout), q, k, v, scale=size, window=None, softcap=5.0
+    )
+    key = k[layout.block_tables[0, 0], 0]
+    expected = 5 * torch.tanh((q[0].double() * key.double()).sum(-1) * size / 5)
+    torch.testing.assert_close(lse[0].double(), expected, rtol=2e-6, atol=1e-9)
 
 
 def test_paged_equals_contiguous():

@@ -5,10 +5,16 @@ import cmath
 import pytest
 import torch
 
-from stoker.ops.activation import NativeSiluMul, silu_mul
+from stoker.ops.activation import (
+    ACTIVATIONS,
+    NativeActivate,
+    NativeSoftCap,
+    activate,
+    soft_cap,
+)
 from stoker.ops.linear import NativeLinear, OneDnnLinear, linear_reference, prepare_linear
 from stoker.ops.native.build import load
-from stoker.ops.norm import NativeRmsNorm, rms_norm
+from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import (
     HeadNorms,
     NativeRotateAndStore,
@@ -52,22 +58,63 @@ def test_rms_norm(shape):
 
 
 @native
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 64), (7, 384), (300, 33), (9, 4, 24)])
+def test_layer_norm(bias, shape):
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape) * 3 + 5, torch.randn(shape[1:])
+    b = torch.randn(shape[1:]) if bias else None
+    expected = layer_norm(x, weight, b, 1e-5)
+    out = NativeLayerNorm(LIBRARY)(x, weight, b, 1e-5)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    if len(shape) == 2:
+        plain = torch.nn.functional.layer_norm(x, weight.shape, weight, b, 1e-5)
+        torch.testing.assert_close(expected, plain, rtol=1e-5, atol=1e-5)
+    assert torch.equal(NativeLayerNorm(LIBRARY)(x[:1], weight, b, 1e-5), out[:1])
+
+
+@native
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("rows", [1, 5, 200])
-def test_silu_mul(rows):
-    x = torch.randn(rows, 2 * 133) * 10
+def test_activate(rows, kind, gated):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 133 * (2 if gated else 1)) * 10
     x[0, :4] = torch.tensor([200.0, -200.0, 0.0, 88.0])
-    torch.testing.assert_close(NativeSiluMul(LIBRARY)(x), silu_mul(x), rtol=2e-6, atol=1e-6)
+    out = NativeActivate(LIBRARY)(x, kind, gated)
+    expected = activate(x.double(), kind, gated).float()
+    torch.testing.assert_close(out, expected, rtol=5e-6, atol=1e-6)
+    torch.testing.assert_close(activate(x, kind, gated), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(NativeActivate(LIBRARY)(x[:1], kind, gated), out[:1])
+
+
+@native
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_pass_nan_on(kind):
+    x = torch.tensor([[float("nan")] * 9])
+    assert NativeActivate(LIBRARY)(x, kind, False).isnan().all()
+
+
+@native
+@pytest.mark.parametrize("size", [1e-4, 0.5, 3.0, 1000.0])
+def test_soft_cap(size):
+    x = torch.randn(7, 301) * size
+    expected = (30 * torch.tanh(x.double() / 30)).float()
+    torch.testing.assert_close(NativeSoftCap(LIBRARY)(x, 30.0), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(soft_cap(x, 30.0), expected, rtol=1e-6, atol=0)
+    assert NativeSoftCap(LIBRARY)(torch.full((1, 9), float("nan")), 30.0).isnan().all()
 
 
 @native
 @pytest.mark.parametrize("norms", [True, False])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 64), (4, 4, 16), (3, 1, 128)])
-def test_rotate_and_store(norms, heads, kv_heads, dim):
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 64), (4, 4, 20), (3, 1, 128)])
+def test_rotate_and_store(norms, share, heads, kv_heads, dim):
     torch.manual_seed(0)
     tokens = 9
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim)
     weights = HeadNorms(torch.randn(dim), torch.randn(dim), 1e-5) if norms else None
-    rope = rope_table(torch.rand(dim // 2), 40)[torch.randperm(40)[:tokens]]
+    rope = rope_table(torch.rand(int(share * dim / 2)), 40, 1.2)[torch.randperm(40)[:tokens]]
     slots = torch.randperm(32)[:tokens]
     results = []
     for function in (rotate_and_store, NativeRotateAndStore(LIBRARY)):
@@ -78,6 +125,13 @@ def test_rotate_and_store(norms, heads, kv_heads, dim):
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-5)
     untouched = [slot for slot in range(32) if slot not in slots.tolist()]
     assert not results[1][1].flatten(1, 2)[:, untouched].any()
+
+
+def test_what_is_past_the_rotated_part_stays():
+    x, table = torch.randn(3, 2, 12), rope_table(torch.rand(2), 9)[3:6]
+    out = apply_rope(x, table)
+    assert torch.equal(out[..., 4:], x[..., 4:])
+    assert torch.equal(out[..., :4], apply_rope(x[..., :4], table))
 
 
 def test_rotation_is_a_complex_product():

@@ -50,6 +50,22 @@ static inline vec exp_nonpositive(vec x) {
     return (vec)(~tiny & (ivec)(p * (vec)((n + 127) << 23)));
 }
 
+/* tanh(x): a polynomial near 0, where the quotient would lose digits. */
+static inline vec tanh_of(vec x) {
+    const vec square = x * x;
+    vec p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    p = p * square * x + x;
+    const ivec negative = x < 0.0f;
+    const vec size = (vec)((ivec)x & 0x7fffffff);
+    const vec e = exp_nonpositive(size * -2.0f), far = (1.0f - e) / (1.0f + e);
+    const vec signed_far = (vec)((ivec)far | (negative & (int32_t)0x80000000));
+    const ivec near = size < 0.625f;
+    return (vec)((near & (ivec)p) | (~near & (ivec)signed_far));
+}
+
 /* Lane i of the result is the sum of the lanes of x[i]: halves are added pairwise, a tree of
  * adds and shuffles. */
 #if LANES == 16
@@ -158,12 +174,13 @@ typedef struct {
 static inline INLINE void attend(const float *query, float *mixed, State *state,
                                  const float *keys, const float *values, const int64_t *rows,
                                  int64_t dim, int64_t from, int64_t to, float scale,
-                                 Ahead ahead) {
+                                 float cap, Ahead ahead) {
     float weights[TILE];
     vec scores[PARTS];
     for (int part = 0; part < PARTS; part++) {
         const int at = part * LANES;
         scores[part] = scale * scores_of(query, keys, rows + at, dim, ahead, at);
+        if (cap > 0.0f) scores[part] = cap * tanh_of(scores[part] / cap);
         if (at < from || at + LANES > to)
             for (int i = 0; i < LANES; i++)
                 if (at + i < from || at + i >= to) scores[part][i] = -INFINITY;
@@ -206,7 +223,8 @@ static inline INLINE void attend_task(const float *q, const float *k, const floa
                                       float *lse, const int64_t *table, int64_t queries,
                                       int64_t context, int64_t heads, int64_t kv_heads,
                                       int64_t from_head, int64_t to_head, int64_t dim,
-                                      int64_t block_size, int64_t window, float scale) {
+                                      int64_t block_size, int64_t window, float scale,
+                                      float cap) {
     const int64_t group = heads / kv_heads, token = kv_heads * dim;
     State states[queries * heads];
     for (int64_t i = 0; i < queries * heads; i++) states[i] = (State){-INFINITY, {}};
@@ -233,7 +251,7 @@ static inline INLINE void attend_task(const float *q, const float *k, const floa
                     const Ahead ahead = {rows[now ^ 1], share * h / group & -16,
                                          h + 1 < group ? share * (h + 1) / group & -16 : share};
                     attend(q + row * dim, out + row * dim, states + row, k + g * dim,
-                           v + g * dim, rows[now], dim, from, to, scale, ahead);
+                           v + g * dim, rows[now], dim, from, to, scale, cap, ahead);
                 }
             }
     }
@@ -251,12 +269,13 @@ static inline INLINE void attend_task(const float *q, const float *k, const floa
 /* q, out: (T, heads, dim); lse: (T, heads) or NULL; k, v: (blocks, block_size, kv_heads, dim).
  * tasks: (count, 3), the heaviest first: a sequence, its first query in q, and the number of
  * queries, at most 16. ends: the context each task's last query sees. tables: (S, width) blocks.
- * window: keys seen, counted back from the query's own; 0 for all. */
+ * window: keys seen, counted back from the query's own; 0 for all. cap: scores become
+ * cap * tanh(score / cap); 0 for none. */
 void paged_attention(const float *restrict q, const float *restrict k, const float *restrict v,
                      float *restrict out, float *restrict lse, const int64_t *tasks,
                      const int64_t *ends, const int64_t *tables, int64_t count, int64_t width,
                      int64_t heads, int64_t kv_heads, int64_t dim, int64_t block_size,
-                     int64_t window, int64_t split, float scale) {
+                     int64_t window, int64_t split, float scale, float cap) {
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t job = 0; job < count * split; job++) {
         const int64_t *task = tasks + job / split * 3;
@@ -266,7 +285,7 @@ void paged_attention(const float *restrict q, const float *restrict k, const flo
 #define TASK(DIM)                                                                             \
     attend_task(q + first * DIM, k, v, out + first * DIM, lse ? lse + first : 0,              \
                 tables + task[0] * width, task[2], ends[job / split], heads, kv_heads, from,  \
-                to, DIM, block_size, window, scale)
+                to, DIM, block_size, window, scale, cap)
         switch (dim) {
             case 64: TASK(64); break;
             case 128: TASK(128); break;

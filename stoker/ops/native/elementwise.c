@@ -38,14 +38,74 @@ void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64
     for (int64_t r = 0; r < rows; r++) norm_row(x + r * size, weight, y + r * size, size, eps);
 }
 
-/* y = silu(gate) * up; x: (rows, 2 * size) holds gate and up, y: (rows, size). */
-void silu_mul(const float *x, float *y, int64_t rows, int64_t size) {
+/* y = (x - mean) / deviation * weight + bias; x, y: (rows, size). Row r takes row r % periods of
+ * weight and bias, (periods, size); bias may be NULL. */
+void layer_norm(const float *x, const float *weight, const float *bias, float *y, int64_t rows,
+                int64_t periods, int64_t size, float eps) {
 #pragma omp parallel for schedule(static) if (rows * size > 16384)
     for (int64_t r = 0; r < rows; r++) {
-        const float *gate = x + r * 2 * size, *up = gate + size;
-        for (int64_t d = 0; d < size; d++)
-            y[r * size + d] = gate[d] / (1.0f + exp_clamped(-gate[d])) * up[d];
+        const float *row = x + r * size, *w = weight + r % periods * size;
+        const float *b = bias ? bias + r % periods * size : 0;
+        float *out = y + r * size, sum = 0.0f, squares = 0.0f;
+        for (int64_t d = 0; d < size; d++) sum += row[d];
+        const float mean = sum / (float)size;
+        for (int64_t d = 0; d < size; d++) squares += (row[d] - mean) * (row[d] - mean);
+        const float scale = 1.0f / sqrtf(squares / (float)size + eps);
+        if (b)
+            for (int64_t d = 0; d < size; d++) out[d] = (row[d] - mean) * scale * w[d] + b[d];
+        else
+            for (int64_t d = 0; d < size; d++) out[d] = (row[d] - mean) * scale * w[d];
     }
+}
+
+static inline float silu(float x) { return x / (1.0f + exp_clamped(-x)); }
+
+static inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+static inline float gelu(float x) { return 0.5f * x * erfcf(x * -0.70710678f); }
+
+/* x/2 (1 + tanh(u)) = x / (1 + exp(-2u)) */
+static inline float gelu_tanh(float x) {
+    const float u = 0.79788456f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + exp_clamped(-2.0f * u));
+}
+
+/* y = act(x); x, y: (rows, size). If gated y = act(gate) * up, where x: (rows, 2 * size) holds
+ * gate and up. */
+#define ACTIVATION(NAME)                                                                          \
+    void activate_##NAME(const float *x, float *y, int64_t rows, int64_t size, int64_t gated) {   \
+        _Pragma("omp parallel for schedule(static) if (rows * size > 16384)")                     \
+        for (int64_t r = 0; r < rows; r++) {                                                      \
+            const float *gate = x + r * (gated ? 2 : 1) * size, *up = gate + size;                \
+            if (gated)                                                                            \
+                for (int64_t d = 0; d < size; d++) y[r * size + d] = NAME(gate[d]) * up[d];       \
+            else                                                                                  \
+                for (int64_t d = 0; d < size; d++) y[r * size + d] = NAME(gate[d]);               \
+        }                                                                                         \
+    }
+ACTIVATION(silu)
+ACTIVATION(relu)
+ACTIVATION(gelu)
+ACTIVATION(gelu_tanh)
+
+/* tanh(x): a polynomial near 0, where the quotient would lose digits. */
+static inline float tanh_of(float x) {
+    const float square = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * square + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    p = p * square * x + x;
+    const float far = 1.0f - 2.0f / (exp_clamped(2.0f * x) + 1.0f);
+    return square < 0.390625f ? p : far;
+}
+
+/* y = cap * tanh(x / cap); x, y: (rows, size). */
+void soft_cap(const float *x, float *y, int64_t rows, int64_t size, float cap) {
+#pragma omp parallel for schedule(static) if (rows * size > 16384)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t d = 0; d < size; d++) y[r * size + d] = cap * tanh_of(x[r * size + d] / cap);
 }
 
 static inline void rotate_row(const float *x, const float *table, float *y, int64_t half) {
@@ -57,23 +117,26 @@ static inline void rotate_row(const float *x, const float *table, float *y, int6
 }
 
 /* Splits qkv (rows, (heads + 2 * kv_heads) * dim); norms q and k if the weights are there;
- * rotates them by the rows' tables (rows, 2, dim / 2); writes q (rows, heads, dim), and k and v
- * to their slots in the caches (slots, kv_heads, dim). dim is at most 512. */
+ * rotates the first `rotary` of each head by the rows' tables (rows, 2, rotary / 2); writes q
+ * (rows, heads, dim), and k and v to their slots in the caches (slots, kv_heads, dim). dim is at
+ * most 512. */
 void rotate_and_store(const float *qkv, const float *q_weight, const float *k_weight,
                       const float *tables, const int64_t *slots, float *q, float *k_cache,
                       float *v_cache, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
-                      float eps) {
+                      int64_t rotary, float eps) {
     const int64_t width = (heads + 2 * kv_heads) * dim;
 #pragma omp parallel for schedule(static) if (rows * width > 16384)
     for (int64_t r = 0; r < rows; r++) {
-        const float *x = qkv + r * width, *table = tables + r * dim;
+        const float *x = qkv + r * width, *table = tables + r * rotary;
         float *keys = k_cache + slots[r] * kv_heads * dim;
         float normed[512];
         for (int64_t h = 0; h < heads + kv_heads; h++, x += dim) {
             const float *weight = h < heads ? q_weight : k_weight;
             float *y = h < heads ? q + (r * heads + h) * dim : keys + (h - heads) * dim;
             if (weight) norm_row(x, weight, normed, dim, eps);
-            rotate_row(weight ? normed : x, table, y, dim / 2);
+            const float *from = weight ? normed : x;
+            rotate_row(from, table, y, rotary / 2);
+            for (int64_t d = rotary; d < dim; d++) y[d] = from[d];
         }
         memcpy(v_cache + slots[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
     }

@@ -1,0 +1,88 @@
+"""Reads a Hugging Face config.json: fields by name, checked for their type.
+
+A field that is null counts as absent. Every complaint is a `ModelError` that names the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stoker.errors import ModelError, suggest
+
+REQUIRED: Any = object()
+
+
+class Fields:
+    """The fields of a config, or of an object inside it."""
+
+    def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
+        self.values = {name: value for name, value in values.items() if value is not None}
+        self.architecture = architecture
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name in self.values:
+            return self.values[name]
+        if default is REQUIRED:
+            raise ModelError(f"config.json of {self.architecture} lacks the field {name!r}")
+        return default
+
+    def size(self, name: str, default: Any = REQUIRED) -> int:
+        """A whole number of 1 or more."""
+        value = self._get(name, default)
+        if name in self.values and (type(value) is not int or value < 1):
+            raise ModelError(f"{name} in config.json must be a whole number, not {value!r}")
+        return value  # type: ignore[no-any-return]
+
+    def number(self, name: str, default: Any = REQUIRED) -> float:
+        value = self._get(name, default)
+        if name in self.values and type(value) not in (int, float):
+            raise ModelError(f"{name} in config.json must be a number, not {value!r}")
+        return value  # type: ignore[no-any-return]
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self._get(name, default)
+        if type(value) is not bool:
+            raise ModelError(f"{name} in config.json must be true or false, not {value!r}")
+        return value
+
+    def items(self, name: str, count: int | None = None) -> list[Any] | None:
+        """A list, of `count` entries if that is given; None if absent."""
+        value = self._get(name, None)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise ModelError(f"{name} in config.json must be a list, not {value!r}")
+        if count is not None and len(value) != count:
+            raise ModelError(f"{name} in config.json has {len(value)} entries for {count} layers")
+        return value
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        value = self._get(name, REQUIRED)
+        kinds = {type(one) for one in value} if isinstance(value, list) else {str}
+        if not kinds <= {int, float} or len(value) != count:
+            raise ModelError(f"{name} in config.json must be a list of {count} numbers")
+        return tuple(float(one) for one in value)
+
+    def within(self, name: str) -> Fields:
+        """The object in a field; one without fields if absent."""
+        value = self._get(name, {})
+        if not isinstance(value, dict):
+            raise ModelError(f"{name} in config.json must be an object, not {value!r}")
+        return Fields(value, self.architecture)
+
+    def choice(self, name: str, known: Iterable[str], what: str, default: Any = REQUIRED) -> str:
+        """One of the `known` words; `what` names the kind of thing it is."""
+        value = self._get(name, default)
+        if value not in (known := list(known)):
+            raise ModelError(f"{what} {value!r} is not supported; {suggest(str(value), known)}")
+        return value  # type: ignore[no-any-return]
+
+    def insist(self, name: str, wanted: Any, default: Any) -> None:
+        """Refuse any value but `wanted` of a field that nothing here implements."""
+        value = self._get(name, default)
+        if value != wanted:
+            raise ModelError(
+                f"{name}={value!r} in config.json of {self.architecture} is not supported; "
+                f"only {wanted!r} is"
+            )

@@ -1,0 +1,124 @@
+"""Llama and its near relatives: pre-norm decoders with RMS norms and gated networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from stoker.model.families.fields import Fields
+from stoker.model.families.parts import (
+    LAYER,
+    LLAMA,
+    Family,
+    attention,
+    decoder,
+    layer_types,
+    with_windows,
+)
+from stoker.model.spec import ModelSpec
+from stoker.model.weights import names
+
+
+def _llama(f: Fields) -> ModelSpec:
+    return decoder(f, attention(f))
+
+
+def _mistral(f: Fields) -> ModelSpec:
+    # sliding_window is null in later releases: full attention
+    return decoder(f, attention(f, window=f.size("sliding_window", None)))
+
+
+def _ministral(f: Fields) -> ModelSpec:
+    slides = layer_types(f, lambda index: "sliding_window" in f.values)
+    return decoder(f, with_windows(f, attention(f), slides))
+
+
+def _qwen(f: Fields, **changes: Any) -> ModelSpec:
+    mixer = attention(f, **changes)
+    if not f.flag("use_sliding_window"):  # then layer_types does not matter
+        return decoder(f, mixer)
+    first = f.size("max_window_layers", 28)
+    return decoder(f, with_windows(f, mixer, layer_types(f, lambda index: index >= first)))
+
+
+def _qwen2(f: Fields) -> ModelSpec:
+    return _qwen(f, qkv_bias=True, out_bias=False)
+
+
+def _qwen3(f: Fields) -> ModelSpec:
+    return _qwen(f, qk_norm="head")
+
+
+def _phi3(f: Fields) -> ModelSpec:
+    scaling = f.within("rope_scaling").values
+    if scaling.get("type") == "yarn":  # the first Phi-3 releases mean longrope by it
+        f.values["rope_scaling"] = {**scaling, "type": "longrope"}
+    return _mistral(f)
+
+
+def _smollm3(f: Fields) -> ModelSpec:
+    interval = f.size("no_rope_layer_interval", 4)
+    count = f.size("num_hidden_layers")
+    turns = f.items("no_rope_layers", count) or [(i + 1) % interval for i in range(count)]
+    windowed = f.flag("use_sliding_window") and "sliding_window" in f.values
+    slides = layer_types(f, lambda index: windowed and not turns[index])
+    slides = [windowed and slide for slide in slides]
+    mixers = with_windows(f, attention(f, theta=2000000.0), slides)
+    mixers = [
+        mixer if turn else replace(mixer, rope=None)
+        for mixer, turn in zip(mixers, turns, strict=True)
+    ]
+    return decoder(f, mixers, tied=True)
+
+
+def _granite(f: Fields) -> ModelSpec:
+    return decoder(
+        f,
+        attention(f, scale=f.number("attention_multiplier", 1.0)),
+        layer={"residual_scale": f.number("residual_multiplier", 1.0)},
+        embedding_scale=f.number("embedding_multiplier", 1.0),
+        logit_scale=1.0 / f.number("logits_scaling", 1.0),
+    )
+
+
+PHI3 = {
+    **LLAMA,
+    **names(LAYER, {"layers.{i}.mixer.qkv.weight": "self_attn.qkv_proj.weight"}),
+    **names(LAYER, {"layers.{i}.ffn.up.weight": "mlp.gate_up_proj.weight"}),
+}
+
+FAMILIES = {
+    "LlamaForCausalLM": Family(
+        "Llama 2, 3, 3.1, 3.2, 3.3, and the many models of its shape",
+        _llama,
+        LLAMA,
+        "the plain form",
+    ),
+    "MistralForCausalLM": Family(
+        "Mistral 7B, Nemo, Small", _mistral, LLAMA, "a window on all layers, or none"
+    ),
+    "MinistralForCausalLM": Family(
+        "Ministral 8B 2410", _ministral, LLAMA, "a window on some layers"
+    ),
+    "Qwen2ForCausalLM": Family(
+        "Qwen2, Qwen2.5, QwQ", _qwen2, LLAMA, "QKV biases, windows on later layers"
+    ),
+    "Qwen3ForCausalLM": Family(
+        "Qwen3", _qwen3, LLAMA, "norms on each query and key head, windows on later layers"
+    ),
+    "Phi3ForCausalLM": Family(
+        "Phi-3 mini and medium, Phi-3.5 mini, Phi-4, Phi-4 mini",
+        _phi3,
+        PHI3,
+        "fused projections in the checkpoint, longrope, partial rotary embedding",
+    ),
+    "SmolLM3ForCausalLM": Family(
+        "SmolLM3", _smollm3, LLAMA, "some layers without rotary embedding"
+    ),
+    "GraniteForCausalLM": Family(
+        "Granite 3 and 4 (dense)",
+        _granite,
+        LLAMA,
+        "multipliers on embeddings, scores, residuals and logits",
+    ),
+}

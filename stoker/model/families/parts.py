@@ -1,0 +1,167 @@
+"""What families have in common: the plain decoder, its attention, its weight names.
+
+A family takes these and changes what differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stoker.model.families.fields import Fields
+from stoker.model.families.rope import context, rope
+from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
+from stoker.model.weights import Names, names
+
+# a config's name of an activation -> ours (ops/activation.py)
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table.
+
+    Attributes:
+        models: what is published in this architecture, for the documentation.
+        spec: from the config to the spec.
+        names: the checkpoint's tensors for each parameter.
+        about: what sets the family apart, for the documentation.
+        base: beginning of tensor names that some checkpoints leave out.
+        ignored: endings of tensor names that hold nothing to load.
+    """
+
+    models: str
+    spec: Callable[[Fields], ModelSpec]
+    names: Names
+    about: str
+    base: str = "model."
+    ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
+
+
+def attention(
+    f: Fields, *, theta: float = 10000.0, partial: float = 1.0, kind: str = "", **changes: Any
+) -> Attention:
+    """Attention with the usual fields of the config; `changes` are fields of `Attention`."""
+    heads = f.size("num_attention_heads")
+    head_dim = f.size("head_dim", f.size("hidden_size") // heads)
+    bias = f.flag("attention_bias")
+    mixer = Attention(
+        heads=heads,
+        kv_heads=f.size("num_key_value_heads", heads),
+        head_dim=head_dim,
+        scale=1.0 / math.sqrt(head_dim),
+        rope=rope(f, head_dim, theta=theta, partial=partial, kind=kind),
+        qkv_bias=bias,
+        out_bias=bias,
+    )
+    return replace(mixer, **changes)
+
+
+def activation(f: Fields, name: str = "hidden_act", default: str = "silu") -> str:
+    return ACTIVATIONS[f.choice(name, ACTIVATIONS, "activation", default)]
+
+
+def gated(f: Fields) -> Dense:
+    """The usual feed-forward network."""
+    return Dense(f.size("intermediate_size"), activation(f), bias=f.flag("mlp_bias"))
+
+
+def rms(f: Fields) -> Norm:
+    return Norm("rms", f.number("rms_norm_eps", 1e-6))
+
+
+def decoder(
+    f: Fields,
+    mixers: Attention | Sequence[Attention],
+    *,
+    ffn: Dense | None = None,
+    norm: Norm | None = None,
+    tied: bool = False,
+    layer: dict[str, Any] | None = None,
+    **changes: Any,
+) -> ModelSpec:
+    """A decoder with the usual fields of the config.
+
+    Args:
+        f: the config.
+        mixers: of each layer, or one for all.
+        ffn, norm: instead of the usual ones.
+        tied: whether the head is the embedding if the config does not say.
+        layer: fields of each `Layer`.
+        changes: fields of `ModelSpec`.
+    """
+    count = f.size("num_hidden_layers")
+    every = [mixers] * count if isinstance(mixers, Attention) else mixers
+    network = ffn or gated(f)
+    fields: dict[str, Any] = {
+        "hidden": f.size("hidden_size"),
+        "vocab": f.size("vocab_size"),
+        "layers": tuple(Layer(mixer, network, **(layer or {})) for mixer in every),
+        "norm": norm or rms(f),
+        "tied_head": f.flag("tie_word_embeddings", tied),
+        **changes,
+    }
+    return ModelSpec(**{"context": fields.get("context") or context(f), **fields})
+
+
+def layer_types(f: Fields, sliding: Callable[[int], bool]) -> list[bool]:
+    """Whether each layer has a window: by layer_types, or else by `sliding` of its index."""
+    count = f.size("num_hidden_layers")
+    kinds = f.items("layer_types", count)
+    if kinds is None:
+        return [sliding(index) for index in range(count)]
+    known = ("full_attention", "sliding_attention")
+    for kind in kinds:
+        Fields({"kind": kind}, f.architecture).choice("kind", known, "layer type")
+    return [kind == "sliding_attention" for kind in kinds]
+
+
+def with_windows(f: Fields, mixer: Attention, slides: list[bool]) -> list[Attention]:
+    """The mixer for each layer, with sliding_window where it slides."""
+    return [replace(mixer, window=f.size("sliding_window")) if slide else mixer for slide in slides]
+
+
+OUTER = {
+    "embedding": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "norm.bias": "model.norm.bias",
+    "head.weight": "lm_head.weight",
+}
+PRE_NORMS = {
+    "layers.{i}.mixer_norm.weight": "input_layernorm.weight",
+    "layers.{i}.mixer_norm.bias": "input_layernorm.bias",
+    "layers.{i}.ffn_norm.weight": "post_attention_layernorm.weight",
+    "layers.{i}.ffn_norm.bias": "post_attention_layernorm.bias",
+}
+ATTENTION = {
+    "layers.{i}.mixer.qkv.weight": "q_proj.weight k_proj.weight v_proj.weight",
+    "layers.{i}.mixer.qkv.bias": "q_proj.bias k_proj.bias v_proj.bias",
+    "layers.{i}.mixer.out.weight": "o_proj.weight",
+    "layers.{i}.mixer.out.bias": "o_proj.bias",
+    "layers.{i}.mixer.q_norm.weight": "q_norm.weight",
+    "layers.{i}.mixer.k_norm.weight": "k_norm.weight",
+}
+FFN = {
+    "layers.{i}.ffn.up.weight": "gate_proj.weight up_proj.weight",
+    "layers.{i}.ffn.up.bias": "gate_proj.bias up_proj.bias",
+    "layers.{i}.ffn.down.weight": "down_proj.weight",
+    "layers.{i}.ffn.down.bias": "down_proj.bias",
+}
+LAYER = "model.layers.{i}."
+LLAMA: Names = {
+    **names("", OUTER),
+    **names(LAYER, PRE_NORMS),
+    **names(LAYER + "self_attn.", ATTENTION),
+    **names(LAYER + "mlp.", FFN),
+}

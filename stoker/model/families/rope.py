@@ -1,0 +1,105 @@
+"""Rotary embeddings from a config, in the older and the newer spelling of Hugging Face.
+
+Older: rope_theta and rope_scaling, side by side. Newer: rope_parameters holds everything, either
+flat or once for each type of layer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from stoker.errors import ModelError
+from stoker.model.families.fields import Fields
+from stoker.model.rope import Dynamic, Linear, Llama3, LongRope, Rope, Scaling, Yarn
+
+TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def rope(
+    f: Fields, head_dim: int, *, theta: float = 10000.0, partial: float = 1.0, kind: str = ""
+) -> Rope:
+    """The rotary embedding of layers of type `kind`.
+
+    Args:
+        f: the config.
+        head_dim: size of a head.
+        theta, partial: base and rotated share of a head where the config names none.
+        kind: a type of layer, if the config tells them apart.
+    """
+    given = {**f.within("rope_scaling").values, **f.within("rope_parameters").values}
+    if kind and any(one in given for one in LAYER_TYPES):
+        given = Fields(given, f.architecture).within(kind).values
+    given = {**f.values, **given}
+    if "rope_type" not in given and "type" in given:
+        given["rope_type"] = given["type"]
+    fields = Fields(given, f.architecture)
+    if fields.values.get("rope_type") == "su":  # as early Phi-3 checkpoints say
+        fields.values["rope_type"] = "longrope"
+    dim = int(head_dim * fields.number("partial_rotary_factor", partial))
+    if dim % 2:
+        raise ModelError(f"a rotary embedding of {dim} of a head's {head_dim} numbers is odd")
+    return Rope(dim, float(fields.number("rope_theta", theta)), _scaling(fields, f, dim))
+
+
+def context(f: Fields) -> int:
+    """Most positions: those of the config, or as far as its rope type stretches them."""
+    limit = f.size("max_position_embeddings")
+    given = Fields(
+        {**f.within("rope_scaling").values, **f.within("rope_parameters").values}, f.architecture
+    )
+    kind = given.values.get("rope_type", given.values.get("type"))
+    if kind == "dynamic":
+        return int(limit * given.number("factor"))
+    if kind == "yarn":
+        original = given.size("original_max_position_embeddings", limit)
+        return max(limit, int(original * given.number("factor", 1.0)))
+    return limit
+
+
+def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
+    kind = fields.choice("rope_type", TYPES, "rope type", "default")
+    if kind == "default":
+        return None
+    limit = config.size("max_position_embeddings")
+    if kind == "linear":
+        return Linear(fields.number("factor"))
+    if kind == "dynamic":
+        return Dynamic(fields.number("factor"), limit)
+    # Phi-3 has the original context beside rope_scaling, where it comes first.
+    original = fields.size("original_max_position_embeddings", limit)
+    original = config.size("original_max_position_embeddings", original)
+    if kind == "llama3":
+        return Llama3(
+            fields.number("factor"),
+            fields.number("low_freq_factor"),
+            fields.number("high_freq_factor"),
+            original,
+        )
+    factor = fields.number("factor", limit / original)
+    if kind == "yarn":
+        return Yarn(
+            factor,
+            original,
+            fields.number("attention_factor", _yarn_attention(fields, factor)),
+            fields.number("beta_fast", 32.0) or 32.0,
+            fields.number("beta_slow", 1.0) or 1.0,
+            fields.flag("truncate", True),
+        )
+    grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return LongRope(
+        fields.numbers("short_factor", dim // 2),
+        fields.numbers("long_factor", dim // 2),
+        original,
+        fields.number("attention_factor", grown),
+    )
+
+
+def _yarn_attention(fields: Fields, factor: float) -> float:
+    """YaRN's attention temperature; with DeepSeek's two weights, if both are given."""
+
+    def grown(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    above, below = fields.number("mscale", 0.0), fields.number("mscale_all_dim", 0.0)
+    return grown(above) / grown(below) if above and below else grown(1.0)

@@ -1,0 +1,198 @@
+"""Attention on a CPU with PyTorch's fused kernel, over gathered blocks.
+
+Serves dtypes and machines that the C kernel does not (attention_native.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, visible
+
+
+@dataclass
+class _DecodeGroup:
+    """Decodes of similar context, attended to together: padded only inside the last blocks."""
+
+    rows: Tensor  # (n,) rows of q
+    blocks: Tensor  # (n * width,) block ids
+    lens: Tensor  # (n,)
+    width: int
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, block_size: int) -> Tensor:
+        """Additive mask (n, 1, 1, width * block_size)."""
+        if window not in self.masks:
+            key = torch.arange(self.width * block_size)
+            seen = key < self.lens[:, None]
+            if window is not None:
+                seen &= key >= self.lens[:, None] - window
+            bias = torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
+            self.masks[window] = bias[:, None, None]
+        return self.masks[window]
+
+
+def _decode_group(layout: RaggedLayout, group: list[int]) -> _DecodeGroup:
+    """The sequences `group`, the longest first."""
+    width = -(-layout.context_lens[group[0]] // layout.block_size)
+    return _DecodeGroup(
+        rows=torch.tensor([layout.query_starts[s] for s in group]),
+        blocks=layout.block_tables[torch.tensor(group), :width].flatten(),
+        lens=torch.tensor([layout.context_lens[s] for s in group]),
+        width=width,
+    )
+
+
+@dataclass
+class _CpuPlan:
+    layout: RaggedLayout
+    decodes: list[_DecodeGroup]
+    prefills: list[int]
+
+
+class CpuAttention:
+    """PyTorch's fused CPU attention, over gathered blocks. Any dtype.
+
+    Decodes are grouped by context length, so that a group is one call and padding stays below
+    an eighth; a decode's query heads stand in for query positions, which needs no expansion of
+    grouped heads. A prefill chunk is a call of its own.
+    """
+
+    most_in_group = 16
+
+    def plan(self, layout: RaggedLayout) -> _CpuPlan:
+        lens = [end - start for start, end in pairwise(layout.query_starts)]
+        decodes = [s for s, n in enumerate(lens) if n == 1]
+        decodes.sort(key=lambda s: layout.context_lens[s], reverse=True)
+        groups = [_decode_group(layout, group) for group in self._groups(layout, decodes)]
+        return _CpuPlan(layout, groups, [s for s, n in enumerate(lens) if n > 1])
+
+    def _groups(self, layout: RaggedLayout, decodes: list[int]) -> list[list[int]]:
+        """Runs of the decodes, which come longest first, that are served by one call."""
+        lens, groups = layout.context_lens, list[list[int]]()
+        for s in decodes:
+            if (
+                groups
+                and len(groups[-1]) < self.most_in_group
+                and lens[groups[-1][0]] <= lens[s] * 1.125 + layout.block_size
+            ):
+                groups[-1].append(s)
+            else:
+                groups.append([s])
+        return groups
+
+    def run(
+        self,
+        plan: _CpuPlan,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for group in plan.decodes:
+            self._decode(group, q, k, v, out, scale, window, softcap)
+        for s in plan.prefills:
+            rows = plan.layout.queries(s)
+            out[rows] = self._prefill(plan.layout, s, q, k, v, scale, window, softcap)
+        return out
+
+    def run_with_lse(
+        self,
+        plan: _CpuPlan,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        # PyTorch's public call does not give the log-sum-exp; the definition does.
+        return ReferenceAttention().run_with_lse(
+            plan.layout, q, k, v, scale=scale, window=window, softcap=softcap
+        )
+
+    def _decode(
+        self,
+        group: _DecodeGroup,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> None:
+        """Fill the group's rows of the output."""
+        count, kv_heads, head_dim = len(group.rows), k.shape[2], k.shape[3]
+        keys, values = (
+            cache.index_select(0, group.blocks).view(count, -1, kv_heads, head_dim).transpose(1, 2)
+            for cache in (k, v)
+        )
+        queries = q.index_select(0, group.rows).view(count, kv_heads, -1, head_dim)
+        mask = group.mask(window, k.shape[1]).to(q.dtype)
+        if softcap:
+            mixed = _capped(queries, keys, values, mask, scale, softcap)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, scale=scale
+            )
+        out.index_copy_(0, group.rows, mixed.reshape(count, -1, head_dim))
+
+    @staticmethod
+    def _prefill(
+        layout: RaggedLayout,
+        s: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Sequence s's rows of the output, (n, H, D)."""
+        rows, context = layout.queries(s), layout.context_lens[s]
+        count = rows.stop - rows.start
+        blocks = layout.block_tables[s, : -(-context // layout.block_size)]
+        keys, values = (
+            cache.index_select(0, blocks).flatten(0, 1)[:context].transpose(0, 1)[None]
+            for cache in (k, v)
+        )
+        queries = q[rows].transpose(0, 1)[None]
+        if softcap:
+            seen = visible(count, context, window, q.device)
+            mask = torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
+            keys, values = (
+                x.repeat_interleave(q.shape[1] // k.shape[2], 1) for x in (keys, values)
+            )
+            return _capped(queries, keys, values, mask, scale, softcap)[0].transpose(0, 1)
+        whole = count == context and (window is None or context <= window)
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if whole else visible(count, context, window, q.device),
+            is_causal=whole,
+            scale=scale,
+            enable_gqa=True,
+        )
+        return mixed[0].transpose(0, 1)
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    """Attention with soft-capped scores, which the fused call does not offer; dtype of q.
+
+    q (..., n, D), k and v (..., m, D), additive mask (..., n, m).
+    """
+    scores = softcap * torch.tanh(q.float() @ k.float().transpose(-1, -2) * (scale / softcap))
+    return ((scores + mask).softmax(-1) @ v.float()).to(q.dtype)

@@ -1,0 +1,120 @@
+"""Every family against transformers: the same greedy tokens and logits, however work is cut."""
+
+import functools
+import random
+
+import pytest
+import torch
+from zoo import CONTEXTS, VOCAB, ZOO, make
+
+from stoker import LLM, SamplingParams
+from stoker.model.families import FAMILIES
+from stoker.ops.attention_cpu import CpuAttention
+from stoker.ops.native.build import load
+from stoker.ops.select import Operations
+
+COUNT = 12
+SETTINGS = {
+    "mixed": {},
+    "budget7": {"max_batch_tokens": 7, "block_size": 1, "num_blocks": 2000},
+    "blocks64": {"block_size": 64, "prefix_cache": False},
+    "preempted": {"block_size": 4, "num_blocks": 20},
+    "preempted_without_prefix_cache": {"block_size": 4, "num_blocks": 20, "prefix_cache": False},
+}
+
+
+@pytest.fixture(scope="session")
+def zoo(save_checkpoint):
+    """A function from a row of zoo.py to its `Checkpoint`."""
+    return functools.cache(lambda name: save_checkpoint(name, make(name)))
+
+
+@pytest.fixture(scope="session")
+def short_prompts():
+    """Ten ragged prompts, some past the windows of 16, some with a common beginning."""
+    rng = random.Random(3)
+    stem = [rng.randrange(VOCAB) for _ in range(24)]
+    ragged = [[rng.randrange(VOCAB) for _ in range(n)] for n in (1, 3, 15, 17, 33, 40)]
+    return ragged + [stem[:20] + [rng.randrange(VOCAB) for _ in range(n)] for n in (1, 5, 9, 18)]
+
+
+def test_every_family_has_a_row(zoo):
+    assert {zoo(name).model.config.architectures[0] for name in ZOO} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts):
+    model, context = zoo(name), CONTEXTS.get(name)
+    expected = [model.greedy(prompt, COUNT) for prompt in short_prompts]
+    assert len({tuple(tokens) for tokens in expected}) > 5, "the model repeats itself"
+    first = None
+    for setting, options in SETTINGS.items():
+        with LLM(model.folder, max_context=context, **options) as llm:
+            seen = keep_logits(llm)
+            tokens = generate(llm, short_prompts)
+            if setting.startswith("preempted"):
+                assert llm.engine.scheduler.num_preemptions > 0
+        assert tokens == [[one] for one in expected], setting
+        assert 0 < worst_difference(seen, model) < 1e-4, setting
+        first = first or seen
+        if load("attention"):  # where rows are computed one by one
+            assert all(torch.equal(row, first[key]) for key, row in seen.items()), setting
+    with LLM(model.folder, max_context=context, max_batch_tokens=20) as llm:
+        tokens = generate(llm, short_prompts, n=3)
+    assert tokens == [[one] * 3 for one in expected]
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere_qk_norm", "olmo3", "gpt2"])
+def test_plain_operations_give_the_same(name, zoo, short_prompts):
+    """Where no C compiler is at hand, PyTorch's own operations serve."""
+    model = zoo(name)
+    with LLM(model.folder, max_batch_tokens=50) as llm:
+        llm.engine.runner.model.ops = Operations(CpuAttention())
+        seen = keep_logits(llm)
+        tokens = generate(llm, short_prompts)
+    assert tokens == [[model.greedy(prompt, COUNT)] for prompt in short_prompts]
+    assert worst_difference(seen, model) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere_qk_norm", "glm4", "gpt2", "opt"])
+def test_bfloat16(name, zoo, short_prompts):
+    model = zoo(name)
+    with LLM(model.folder, dtype="bfloat16") as llm:
+        seen = keep_logits(llm)
+        tokens = generate(llm, short_prompts)
+    assert all(row.dtype == torch.bfloat16 for row in seen.values())
+    pairs = zip(tokens, short_prompts, strict=True)
+    assert sum(one[0][0] == model.greedy(prompt, COUNT)[0] for one, prompt in pairs) >= 7
+
+
+def generate(llm, prompts, n=1):
+    if llm.config.num_blocks == 20:
+        llm.engine.scheduler.lengths.observe(1)  # a forecast that is wrong, so that it preempts
+    params = SamplingParams(n=n, temperature=0, max_tokens=COUNT, stop_token_ids=[10**6])
+    return [[one.token_ids for one in output.outputs] for output in llm.generate(prompts, params)]
+
+
+def keep_logits(llm):
+    """A dict that is filled with the logits of each draw: (prompt, position) -> (V,)."""
+    runner, scheduler, seen = llm.engine.runner, llm.engine.scheduler, {}
+    forward = runner.forward
+
+    def keep(step):
+        logits = forward(step)
+        drawn = [item for item in step.items if item.draws]
+        for item, row in zip(drawn, logits, strict=True):
+            prompt = tuple(scheduler[item.sequence].request.prompt_token_ids)
+            seen[prompt, item.end] = row.clone()
+        return logits
+
+    runner.forward = keep
+    return seen
+
+
+def worst_difference(seen, model):
+    """The largest from transformers' logits; NaN counts as infinitely different."""
+    worst = 0.0
+    for (prompt, end), row in seen.items():
+        whole = model.logits([*prompt, *model.greedy(prompt, COUNT)])
+        worst = max(worst, (row - whole[end - 1]).abs().nan_to_num(float("inf")).max().item())
+    return worst

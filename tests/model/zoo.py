@@ -1,0 +1,177 @@
+"""A tiny random model of every family, made with transformers: a row for each."""
+
+import torch
+import transformers as hf
+
+VOCAB = 200
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 20,
+    "intermediate_size": 72,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,  # large, so that tokens do not repeat themselves
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+# Families that derive the head size or have one key-value head for each query head
+DERIVED = {"head_dim": None}
+WINDOW = {"sliding_window": 16}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 4.0],
+}
+EACH_TYPE = {
+    "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+}
+OLMO3_TYPES = {
+    "full_attention": {**YARN, "rope_theta": 5e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+}
+
+
+def _theta(scaling, theta=10000.0):
+    return {"rope_parameters": {**scaling, "rope_theta": theta}}
+
+
+GPT2_SIZES = {
+    "vocab_size": VOCAB,
+    "n_positions": 256,
+    "n_embd": 48,
+    "n_layer": 3,
+    "n_head": 4,
+    "initializer_range": 0.15,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+# name -> (transformers' class, changes to SIZES)
+ZOO = {
+    "llama": ("Llama", {"tie_word_embeddings": True}),
+    "llama_bias": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama_llama3": ("Llama", _theta(LLAMA3)),
+    "llama_linear": ("Llama", _theta({"rope_type": "linear", "factor": 3.0})),
+    "llama_dynamic": ("Llama", _theta({"rope_type": "dynamic", "factor": 3.0})),
+    "llama_yarn": ("Llama", _theta(YARN)),
+    "mistral": ("Mistral", WINDOW),
+    "ministral": (
+        "Ministral",
+        {**WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "qwen2": ("Qwen2", {"head_dim": None}),
+    "qwen2_window": (
+        "Qwen2",
+        {**DERIVED, **WINDOW, "use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3", {"tie_word_embeddings": True}),
+    "qwen3_window": ("Qwen3", {**WINDOW, "use_sliding_window": True, "max_window_layers": 1}),
+    "phi3": ("Phi3", {**DERIVED, **WINDOW}),
+    "phi3_longrope": (
+        "Phi3",
+        {**DERIVED, "original_max_position_embeddings": 256, **_theta(LONG)},
+    ),
+    "phi4_mini": (
+        "Phi3",
+        {
+            **DERIVED,
+            "hidden_size": 64,
+            "original_max_position_embeddings": 64,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+            "rope_parameters": {**LONG, "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "smollm3": ("SmolLM3", {**DERIVED, "no_rope_layers": [1, 0, 1]}),
+    "granite": (
+        "Granite",
+        {
+            **DERIVED,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.7,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "gemma": ("Gemma", {}),
+    "gemma2": (
+        "Gemma2",
+        {
+            **WINDOW,
+            "query_pre_attn_scalar": 10,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            **WINDOW,
+            "num_hidden_layers": 4,
+            "query_pre_attn_scalar": 10,
+            "sliding_window_pattern": 3,
+            "rope_parameters": EACH_TYPE,
+        },
+    ),
+    "olmo2": ("Olmo2", DERIVED),
+    "olmo3": (
+        "Olmo3",
+        {**DERIVED, **WINDOW, "num_hidden_layers": 4, "rope_parameters": OLMO3_TYPES},
+    ),
+    "glm": ("Glm", {}),
+    "glm4": ("Glm4", {}),
+    "cohere": ("Cohere", DERIVED),
+    "cohere_qk_norm": ("Cohere", {**DERIVED, "use_qk_norm": True, "logit_scale": 0.3}),
+    "cohere2": ("Cohere2", {**DERIVED, **WINDOW, "num_hidden_layers": 4}),
+    "starcoder2": ("Starcoder2", {**DERIVED, **WINDOW}),
+    "gpt_neox": ("GPTNeoX", {**DERIVED, "hidden_size": 64, "num_key_value_heads": None}),
+    "gpt_neox_serial": (
+        "GPTNeoX",
+        {**DERIVED, "hidden_size": 64, "num_key_value_heads": None, "use_parallel_residual": False},
+    ),
+    "gpt2": ("GPT2", GPT2_SIZES),
+    "gpt2_scaled": ("GPT2", {**GPT2_SIZES, "scale_attn_by_inverse_layer_idx": True}),
+    "opt": (
+        "OPT",
+        {**DERIVED, "num_key_value_heads": None, "ffn_dim": 72, "initializer_range": 0.35},
+    ),
+}
+# Frequencies that depend on the length: the context for which they are those of short sequences
+CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
+CLASSES = {
+    "Gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM),
+    "GPT2": (hf.GPT2Config, hf.GPT2LMHeadModel),
+}
+
+
+def make(name):
+    """The model of a row; its norms and biases are random too, as ones and zeros hide mistakes."""
+    family, changes = ZOO[name]
+    config_class, model_class = CLASSES.get(family) or (
+        getattr(hf, f"{family}Config"),
+        getattr(hf, f"{family}ForCausalLM"),
+    )
+    fields = changes if family == "GPT2" else {**SIZES, **changes}
+    config = config_class(**{key: value for key, value in fields.items() if value is not None})
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, token, None)
+    config._attn_implementation = "eager"  # the others leave out soft caps
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    for key, parameter in model.named_parameters():
+        if parameter.dim() == 1 or "norm" in key:
+            torch.nn.init.normal_(parameter, 0.0 if key.endswith("bias") else 0.8, 0.3)
+    return model
