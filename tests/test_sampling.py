@@ -4,6 +4,8 @@ import random
 
 import pytest
 import torch
+from conftest import SIZES
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from stoker import LLM, RepetitionDetectionParams, SamplingParams
 from stoker.engine.ending import is_looping
@@ -103,6 +105,24 @@ def test_results_do_not_depend_on_company_chunks_cache_or_preemption(text_model,
             assert [plain(output) for output in outputs] == alone
         if "num_blocks" in options:
             assert llm.engine.scheduler.num_preemptions > 0
+
+
+def test_logprobs_come_after_a_cap_of_the_logits(save_checkpoint, prompts):
+    """What a family does to its logits, it does to those that score prompts as well."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        **SIZES, num_hidden_layers=2, final_logit_softcapping=2.0, query_pre_attn_scalar=16
+    )
+    model = save_checkpoint("capped", Gemma2ForCausalLM(config))
+    params = SamplingParams(max_tokens=2, ignore_eos=True, logprobs=0, prompt_logprobs=0)
+    with LLM(model.folder) as llm:
+        (output,) = llm.generate([prompts[0]], params)
+    (one,) = output.outputs
+    tokens = [*prompts[0], *one.token_ids]
+    expected = torch.log_softmax(model.logits(tokens).double(), -1)
+    for at, entry in enumerate([*output.prompt_logprobs[1:], *one.logprobs]):
+        value = expected[at, tokens[at + 1]].item()
+        assert entry[tokens[at + 1]].logprob == pytest.approx(value, abs=2e-4)
 
 
 def test_logprobs_are_those_of_transformers(checkpoint, prompts):
@@ -321,6 +341,7 @@ def test_a_stream_says_what_failed(llm):
         ({"logit_bias": [1]}, r"logit_bias must map token ids to numbers, not \[1\]"),
         ({"logit_bias": {"1": 2}}, "a token id of logit_bias must be a whole number, not '1'"),
         ({"logit_bias": {1: float("inf")}}, r"logit_bias\[1\] must be a finite number, not inf"),
+        ({"logit_bias": {1: 1e39}}, r"logit_bias\[1\] must lie between -1e\+30 and 1e\+30"),
         ({"bad_words": "x"}, "bad_words must be a list, not 'x'"),
         ({"bad_words": [""]}, "bad_words must hold non-empty texts or lists of token ids, not ''"),
         ({"bad_words": [["a"]]}, "a token id of bad_words must be a whole number, not 'a'"),

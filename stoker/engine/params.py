@@ -198,7 +198,7 @@ class SamplingParams:
             object.__setattr__(self, "logit_bias", dict(self.logit_bias))
             for token, value in self.logit_bias.items():
                 whole("a token id of logit_bias", token, 0)
-                number(f"logit_bias[{token}]", value)
+                between(f"logit_bias[{token}]", value, -1e30, 1e30)  # float32 holds it
         words: list[str | tuple[int, ...]] = []
         for word in self.bad_words or ():
             ids = word if isinstance(word, str) else items("a bad word", word)
