@@ -29,7 +29,8 @@ class EngineConfig:
         num_blocks: cache blocks; None sizes the pool from `cache_memory`.
         cache_memory: bytes for keys and values; None takes a quarter of the free memory,
             and never more than `max_running` sequences of full context could use.
-        max_batch_tokens: the token budget of a step, prefill chunks and decodes together.
+        max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
+            takes 512 on a CPU, whose caches hold the activations of so many, else 2048.
         max_running: most sequences that hold cache blocks at once.
         max_context: most tokens of prompt and completion; None takes the model's own.
         prefix_cache: reuse blocks of equal prefixes across requests.
@@ -45,7 +46,7 @@ class EngineConfig:
     block_size: int = 16
     num_blocks: int | None = None
     cache_memory: int | None = None
-    max_batch_tokens: int = 2048
+    max_batch_tokens: int | None = None
     max_running: int = 256
     max_context: int | None = None
     prefix_cache: bool = True
@@ -53,9 +54,9 @@ class EngineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "max_batch_tokens", "max_running"):
+        for name in ("block_size", "max_running"):
             self._at_least_one(name, getattr(self, name))
-        for name in ("num_blocks", "cache_memory", "max_context"):
+        for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
         for name, known in (("dtype", DTYPES), ("policy", POLICIES)):

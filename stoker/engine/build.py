@@ -67,6 +67,7 @@ def build_engine(
     config = _resolve(config, spec, loaded.dtype)
     assert config.max_context is not None
     assert config.num_blocks is not None
+    assert config.max_batch_tokens is not None
     loaded.model.prepare(config.max_context, prepare_int8 if quantised else prepare_linear)
     cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
     scheduler = Scheduler(
@@ -119,6 +120,7 @@ def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
         config,
         dtype=config.dtype if config.dtype == "int8" else dtype,
         max_context=context,
+        max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
         num_blocks=blocks,
         cache_memory=None,
     )

@@ -33,14 +33,14 @@ static inline void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 /* `rows` rows of y, `columns` wide, from one panel. The panel at `ahead` is asked for
  * meanwhile, if it is not NULL. */
 static inline INLINE void tile(const float *x, const float *panel, const float *bias,
-                               const float *add, float *y, const float *ahead, int64_t size,
+                               const float *add, float *y, const float *ahead, int64_t lines, int64_t size,
                                int64_t stride, int64_t outputs, int64_t columns, const int rows) {
     vec sums[TILE][2];
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (vec){};
     for (int64_t k = 0; k < size; k++) {
         const vec low = load(panel + k * WIDTH), high = load(panel + k * WIDTH + LANES);
-        if (ahead)
-            for (int at = 0; at < WIDTH; at += 16) __builtin_prefetch(ahead + k * WIDTH + at, 0, 2);
+        if (lines > 0) __builtin_prefetch(ahead + k * lines * 16, 0, 2);
+        if (lines > 1) __builtin_prefetch(ahead + k * lines * 16 + 16, 0, 2);
         for (int i = 0; i < rows; i++) {
             const float input = x[i * stride + k];
             sums[i][0] += low * input;
@@ -95,12 +95,15 @@ void linear(const float *x, float *scratch, const float *panels, const float *bi
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t from = first + (last - first) * t / tiles;
             const int64_t to = first + (last - first) * (t + 1) / tiles;
-            const float *ahead = t ? 0 : next;
+            /* the lines of the next panel, shared out over the first tiles of this one */
+            const int64_t shares = tiles < WIDTH / 16 ? tiles : WIDTH / 16;
+            const int64_t lines = t < shares ? WIDTH / 16 / shares : 0;
+            const float *ahead = next + t * lines * size * 16;
             const float *a = add ? add + from * outputs + p * WIDTH : 0;
 #define ROWS(N)                                                                               \
     case N:                                                                                   \
-        tile(x + from * stride, panel, b, a, y + from * outputs + p * WIDTH, ahead, size,     \
-             stride, outputs, outputs - p * WIDTH, N);                                        \
+        tile(x + from * stride, panel, b, a, y + from * outputs + p * WIDTH, ahead, lines,    \
+             size, stride, outputs, outputs - p * WIDTH, N);                                  \
         break;
             switch (to - from) {
                 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
