@@ -12,140 +12,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-SHAPE = {
-    "vocab_size": 8192,
-    "hidden_size": 384,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "intermediate_size": 1152,
-    "max_position_embeddings": 1024,
-    "tie_word_embeddings": True,
-    "eos_token_id": None,
-}
-Workload = list[tuple[list[int], int]]
+from peers import Run, stoker, transformers
+from workloads import (
+    Workload,
+    about,
+    make_model,
+    matmul_rate,
+    mixed,
+    outputs_of,
+    shared_prefix,
+    work_flops,
+)
 
-
-def make_model(folder: Path) -> None:
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(Qwen3Config(**SHAPE)).save_pretrained(folder)
+SHAPE = "17m"
 
 
-def make_workload(seed: int = 0) -> Workload:
-    rng = random.Random(seed)
-    return [(_tokens(rng, rng.randint(16, 256)), rng.randint(16, 256)) for _ in range(64)]
-
-
-def make_prefix_workload(seed: int = 0) -> Workload:
-    """64 requests over one 512-token prefix, suffixes 8-32 and outputs 32-64 tokens."""
-    rng = random.Random(seed)
-    prefix = _tokens(rng, 512)
-    return [(prefix + _tokens(rng, rng.randint(8, 32)), rng.randint(32, 64)) for _ in range(64)]
-
-
-def _tokens(rng: random.Random, count: int) -> list[int]:
-    return [rng.randrange(SHAPE["vocab_size"]) for _ in range(count)]
-
-
-class Stoker:
-    def __init__(self, folder: Path, **options: Any) -> None:
-        from stoker import LLM
-
-        self.llm = LLM(str(folder), **options)
-
-    def run(self, work: Workload) -> None:
-        from stoker import SamplingParams
-
-        self.llm.engine.scheduler.pool.clear_cache()
-        params = [
-            SamplingParams(temperature=0, max_tokens=count, ignore_eos=True) for _, count in work
-        ]
-        outputs = self.llm.generate([prompt for prompt, _ in work], params)
-        counts = [len(output.outputs[0].token_ids) for output in outputs]
-        assert counts == [count for _, count in work]
-
-
-class Transformers:
-    """Static batches of 16, sorted by output length."""
-
-    def __init__(self, folder: Path, batch: int = 16) -> None:
-        from transformers import Qwen3ForCausalLM
-
-        self.model = Qwen3ForCausalLM.from_pretrained(folder, dtype="float32").eval()
-        self.batch = batch
-
-    def run(self, work: Workload) -> None:
-        import torch
-
-        work = sorted(work, key=lambda one: one[1])
-        for at in range(0, len(work), self.batch):
-            group = work[at : at + self.batch]
-            longest = max(len(prompt) for prompt, _ in group)
-            ids = torch.tensor([[0] * (longest - len(p)) + p for p, _ in group])
-            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p, _ in group])
-            most = max(count for _, count in group)
-            with torch.inference_mode():
-                self.model.generate(
-                    ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=0
-                )
-
-
-def matmul_rate(threads: int) -> float:
-    """FLOP/s of float32 products at the shapes of a step of 64 rows, with packed weights."""
-    import torch
-
-    from stoker.ops.linear import prepare_linear
-
-    torch.set_num_threads(threads)
-    flops = seconds = 0.0
-    for k, n in ((384, 640), (384, 384), (384, 2304), (1152, 384)):
-        linear, x = prepare_linear(torch.randn(n, k)), torch.randn(64, k)
-        for _ in range(50):
-            linear(x)
-        start = time.perf_counter()
-        for _ in range(200):
-            linear(x)
-        seconds += time.perf_counter() - start
-        flops += 200 * 2 * 64 * k * n
-    return flops / seconds
-
-
-def work_flops(work: Workload) -> int:
-    """Weight products and attention that the workload needs, nothing computed twice."""
-    from stoker.model.families import spec_from_config
-    from stoker.model.work import attention_flops, matmul_flops
-
-    spec, _ = spec_from_config(
-        {**SHAPE, "architectures": ["Qwen3ForCausalLM"], "rms_norm_eps": 1e-6}
-    )
-    tokens = sum(len(prompt) + count - 1 for prompt, count in work)
-    pairs = sum((len(p) + n - 1) * (len(p) + n) // 2 for p, n in work)
-    sampled = sum(count for _, count in work)
-    return matmul_flops(spec, tokens, sampled) + attention_flops(spec, pairs)
-
-
-def timed(run: Callable[[Workload], None], work: Workload) -> float:
+def timed(run: Run, work: Workload) -> float:
     """Output tokens per second."""
     start = time.perf_counter()
     run(work)
-    return sum(count for _, count in work) / (time.perf_counter() - start)
+    return outputs_of(work) / (time.perf_counter() - start)
 
 
 def peak_memory(engine: str, folder: Path, threads: int) -> float:
@@ -155,34 +48,35 @@ def peak_memory(engine: str, folder: Path, threads: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def alone(engine: str, folder: Path) -> None:
-    one = Stoker(folder) if engine == "stoker" else Transformers(folder)
-    one.run(make_workload())
+def alone(engine: str, folder: Path, threads: int) -> None:
+    run = (stoker if engine == "stoker" else transformers)(folder, threads, "17m")
+    run(mixed(SHAPE))
     status = Path("/proc/self/status").read_text()  # VmHWM, unlike ru_maxrss, begins at exec
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def measure(folder: Path, rounds: int, threads: int) -> dict[str, float]:
-    work, shared = make_workload(), make_prefix_workload()
+    work, shared = mixed(SHAPE), shared_prefix(SHAPE)
     engines = {
-        "stoker": (Stoker(folder).run, work),
-        "transformers": (Transformers(folder).run, work),
-        "prefix_on": (Stoker(folder).run, shared),
-        "prefix_off": (Stoker(folder, prefix_cache=False).run, shared),
+        "stoker": (stoker(folder, threads, "17m"), work),
+        "transformers": (transformers(folder, threads, "17m"), work),
+        "prefix_on": (stoker(folder, threads, "prefix"), shared),
+        "prefix_off": (stoker(folder, threads, "prefix", prefix_cache=False), shared),
     }
     for run, _ in engines.values():
         run(work[:8])  # warm up
     rates: dict[str, list[float]] = {name: [] for name in engines}
     limits = []
     for _ in range(rounds):
-        limits.append(matmul_rate(threads))
+        limits.append(matmul_rate(SHAPE))
         for name, (run, load) in engines.items():
             rates[name].append(timed(run, load))
     result = {name: statistics.median(values) for name, values in rates.items()}
     limit = statistics.median(limits)
-    outputs = sum(count for _, count in work)
     result["matmul_gflops"] = limit / 1e9
-    result["share_of_matmul_limit"] = result["stoker"] / outputs * work_flops(work) / limit
+    result["share_of_matmul_limit"] = (
+        result["stoker"] / outputs_of(work) * work_flops(SHAPE, work) / limit
+    )
     result["ratio_to_transformers"] = statistics.median(
         a / b for a, b in zip(rates["stoker"], rates["transformers"], strict=True)
     )
@@ -190,22 +84,6 @@ def measure(folder: Path, rounds: int, threads: int) -> dict[str, float]:
         a / b for a, b in zip(rates["prefix_on"], rates["prefix_off"], strict=True)
     )
     return result
-
-
-def about() -> dict[str, str]:
-    """What a figure depends on beside the code."""
-    import torch
-    import transformers
-
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers_version": transformers.__version__,
-    }
 
 
 def main() -> None:
@@ -219,11 +97,11 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     if args.alone:
-        alone(args.alone[0], Path(args.alone[1]))
+        alone(args.alone[0], Path(args.alone[1]), args.threads)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_model(folder)
+        make_model(folder, SHAPE)
         result = measure(folder, args.rounds, args.threads)
         for engine in ("stoker", "transformers"):
             result[f"peak_mib_{engine}"] = peak_memory(engine, folder, args.threads)
@@ -243,7 +121,9 @@ def main() -> None:
         f"{result['prefix_off']:.0f} without reuse, ratio {result['ratio_prefix']:.2f}"
     )
     if args.json:
-        args.json.write_text(json.dumps({**about(), **result}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({**about("torch", "transformers"), **result}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

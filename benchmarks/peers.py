@@ -49,13 +49,13 @@ WORK: dict[str, tuple[str, Callable[[], Workload], int]] = {  # shape, workload,
 Run = Callable[[Workload], None]
 
 
-def stoker(folder: Path, threads: int, work: str, dtype: str = "float32") -> Run:
+def stoker(folder: Path, threads: int, work: str, **options: Any) -> Run:
     import torch
 
     from stoker import LLM, SamplingParams
 
     torch.set_num_threads(threads)
-    llm = LLM(str(folder), dtype=dtype)
+    llm = LLM(str(folder), **options)
 
     def run(load: Workload) -> None:
         llm.engine.scheduler.pool.clear_cache()
@@ -67,7 +67,7 @@ def stoker(folder: Path, threads: int, work: str, dtype: str = "float32") -> Run
 
 
 def stoker_int8(folder: Path, threads: int, work: str) -> Run:
-    return stoker(folder, threads, work, "int8")
+    return stoker(folder, threads, work, dtype="int8")
 
 
 def transformers(folder: Path, threads: int, work: str, batch: int = 16) -> Run:

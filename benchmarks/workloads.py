@@ -15,7 +15,9 @@ from typing import Any
 Workload = list[tuple[list[int], int]]  # prompt token ids, output tokens
 
 
-def _shape(hidden: int, layers: int, heads: int, kv_heads: int, head: int, ffn: int, vocab: int):  # type: ignore[no-untyped-def]
+def _shape(
+    hidden: int, layers: int, heads: int, kv_heads: int, head: int, ffn: int, vocab: int
+) -> dict[str, Any]:
     return {
         "vocab_size": vocab,
         "hidden_size": hidden,

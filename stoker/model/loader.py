@@ -140,7 +140,9 @@ def weights(model: Transformer) -> list[tuple[str, Tensor]]:
             (f"{name}.{key}" if name else key, value)
             for key, value in module.named_parameters(recurse=False)
         ]
-        packed = getattr(getattr(module, "_apply_fn", None), "weight", None)
-        if packed is not None:
-            found.append((f"{name}.weight", packed.to_dense()))
+        function = getattr(module, "_apply_fn", None)
+        for part in ("weight", "scale"):  # a quantised weight's NaN is in its scale
+            packed = getattr(function, part, None)
+            if packed is not None:
+                found.append((f"{name}.weight", packed.to_dense()))
     return found

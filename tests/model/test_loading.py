@@ -124,9 +124,10 @@ def test_nan_weights_are_named_at_the_first_logits(folder):
         tensors["model.layers.2.mlp.down_proj.weight"][3, 4] = float("nan")
 
     edit_weights(folder, spoil)
-    llm = LLM(str(folder))
-    with pytest.raises(ModelError, match=r"layers.2.ffn.down.weight hold NaN"):
-        llm.generate([[1, 2, 3]], ONE)
+    for dtype in ("float32", "int8"):
+        llm = LLM(str(folder), dtype=dtype)
+        with pytest.raises(ModelError, match=r"layers.2.ffn.down.weight hold NaN"):
+            llm.generate([[1, 2, 3]], ONE)
 
 
 @pytest.mark.parametrize(
