@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stoker.model.cache import PagedCache
 from stoker.model.rope import Rope
 from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
+from stoker.ops.attention import Scores
 from stoker.ops.linear import LinearFn, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
@@ -111,6 +112,7 @@ class AttentionMixer(nn.Module):
         if spec.qk_norm:
             self.q_norm = make_norm(self._norm_shape(spec.heads), norm)
             self.k_norm = make_norm(self._norm_shape(spec.kv_heads), norm)
+        self.scores = Scores(spec.scale, spec.window, spec.softcap)
         self.fused_norms = spec.qk_norm == "head" and norm.kind == "rms"
 
     def _norm_shape(self, heads: int) -> tuple[int, ...]:
@@ -140,12 +142,7 @@ class AttentionMixer(nn.Module):
             qkv = self._with_norms(qkv, ops)
         keys, values = cache.layers[self.index]
         q = ops.rotate_and_store(qkv, norms, rope, batch.slots, keys, values)
-        mixed = ops.attention.run(
-            *(batch.attention, q, keys, values),
-            scale=spec.scale,
-            window=spec.window,
-            softcap=spec.softcap,
-        )
+        mixed = ops.attention.run(batch.attention, q, keys, values, self.scores)
         return mixed.flatten(1)
 
 
