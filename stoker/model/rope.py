@@ -128,6 +128,21 @@ class LongRope:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """Queries multiplied by 1 + beta * ln(1 + floor(position / original_context)), as in Llama 4
+    (Meta, 2025), so that attention over a longer context stays as sharp."""
+
+    beta: float
+    original_context: int
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The factors (T,) float32 of positions (T,)."""
+        # float64, so that after rounding the bits do not depend on the place in the batch
+        reached = (positions // self.original_context).double()
+        return (1 + self.beta * torch.log1p(reached)).float()
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rotates the first `dim` of each head."""
 

@@ -133,8 +133,7 @@ def test_nan_weights_are_named_at_the_first_logits(folder):
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
-        ("OPTForCausalLM", {"word_embed_proj_dim": 32}, "word_embed_proj_dim=32 .* only 64 is"),
-        ("OPTForCausalLM", {"do_layer_norm_before": False}, "do_layer_norm_before=False"),
+        ("OPTForCausalLM", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm=True"),
         ("Gemma2ForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("Gemma3ForCausalLM", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping=9.0"),
     ],

@@ -29,6 +29,13 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+MINISTRAL3 = {
+    **YARN,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.7,
+}
 LONG = {
     "rope_type": "longrope",
     "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
@@ -72,6 +79,7 @@ ZOO = {
         "Ministral",
         {**WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
+    "ministral3": ("Ministral3", _theta(MINISTRAL3)),
     "qwen2": ("Qwen2", {"head_dim": None}),
     "qwen2_window": (
         "Qwen2",
@@ -147,6 +155,27 @@ ZOO = {
     "opt": (
         "OPT",
         {**DERIVED, "num_key_value_heads": None, "ffn_dim": 72, "initializer_range": 0.35},
+    ),
+    "opt_350m": (
+        "OPT",
+        {
+            **DERIVED,
+            "num_key_value_heads": None,
+            "ffn_dim": 72,
+            "initializer_range": 0.35,
+            "word_embed_proj_dim": 32,
+            "do_layer_norm_before": False,
+        },
+    ),
+    "opt_narrow": (
+        "OPT",
+        {
+            **DERIVED,
+            "num_key_value_heads": None,
+            "ffn_dim": 72,
+            "initializer_range": 0.35,
+            "word_embed_proj_dim": 32,
+        },
     ),
 }
 # Frequencies that depend on the length: the context for which they are those of short sequences

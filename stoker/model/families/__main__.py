@@ -45,8 +45,8 @@ context (`longrope`), and short prompts are rotated alike.
 - Adapters (a folder with adapter_config.json and no config.json): merge them into their base model
   first.
 - Mixtures of experts, state spaces, encoders, models of images or sound.
-- A field with a value that nothing here implements, by name: OPT with projections around its layers
-  (350M) or norms behind them, Gemma with attention in both directions, GPT-2 with cross-attention.
+- A field with a value that nothing here implements, by name: Gemma with attention in
+  both directions, GPT-2 with cross-attention.
 """
 
 
