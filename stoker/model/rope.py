@@ -4,7 +4,10 @@ Rotary embedding is Su et al. (2021). Every way of stretching it to longer conte
 `Scaling`; the numbers are those of Hugging Face's rope types of the same names.
 A cached key is turned once, so frequencies can't follow the length of a sequence as it grows.
 Where a method wants that (dynamic, longrope), the longest context the engine is set up for
-stands in for the length, as in vLLM.
+stands in for the length of every sequence. vLLM does alike for longrope; its dynamic base is always
+that of the longest context the model allows. With the default context, the model's own, sequences
+shorter than that (dynamic) or within the original context (longrope) get other results than in
+transformers, which goes by the length of each; docs/models.md says what to set.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class Linear:
 @dataclass(frozen=True)
 class Dynamic:
     """A base that grows with the context beyond the original one ("dynamic NTK", bloc97 and
-    emozilla, 2023). The growth is that of a sequence as long as the engine's context."""
+    emozilla, 2023). The growth is that of a sequence as long as the engine's context: none if
+    that is no more than the original."""
 
     factor: float
     original_context: int
@@ -115,7 +119,8 @@ class Yarn:
 @dataclass(frozen=True)
 class LongRope:
     """Searched factors for each frequency (Ding et al., 2024): one set up to the original
-    context, another beyond. The set is chosen by the engine's context."""
+    context, another beyond. The set is chosen by the engine's context, for all sequences: a
+    short one gets the long factors too if the engine would serve a long one."""
 
     short: tuple[float, ...]
     long: tuple[float, ...]

@@ -178,6 +178,22 @@ ZOO = {
         },
     ),
 }
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# Text models inside others: (class, its options, the row of the text model)
+WRAPPED = {
+    "gemma3_wrapped": ("Gemma3", {}, "gemma3"),
+    "mistral3": ("Mistral3", {"tie_word_embeddings": False}, "mistral"),
+    "mistral3_tied": ("Mistral3", {"tie_word_embeddings": True}, "ministral3"),
+}
+ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items()}
 # Frequencies that depend on the length: the context for which they are those of short sequences
 CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
 CLASSES = {
@@ -188,6 +204,8 @@ CLASSES = {
 
 def make_config(name):
     """The config of a row, and the class of its model."""
+    if name in WRAPPED:
+        return _wrapped(*WRAPPED[name])
     family, changes = ZOO[name]
     config_class, model_class = CLASSES.get(family) or (
         getattr(hf, f"{family}Config"),
@@ -198,6 +216,17 @@ def make_config(name):
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, None)
     return config, model_class
+
+
+def _wrapped(family, changes, text):
+    """As `make_config`, for a text model inside another."""
+    inner = make_config(text)[0].to_dict()
+    vision = {
+        "Gemma3": hf.SiglipVisionConfig,
+        "Mistral3": hf.PixtralVisionConfig,
+    }[family](**VISION)
+    config = getattr(hf, f"{family}Config")(text_config=inner, vision_config=vision, **changes)
+    return config, getattr(hf, f"{family}ForConditionalGeneration")
 
 
 def make(name):
