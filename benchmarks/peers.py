@@ -50,12 +50,9 @@ Run = Callable[[Workload], None]
 
 
 def stoker(folder: Path, threads: int, work: str, **options: Any) -> Run:
-    import torch
-
     from stoker import LLM, SamplingParams
 
-    torch.set_num_threads(threads)
-    llm = LLM(str(folder), **options)
+    llm = LLM(str(folder), threads=threads, **options)
 
     def run(load: Workload) -> None:
         llm.engine.scheduler.pool.clear_cache()

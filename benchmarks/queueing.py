@@ -45,11 +45,8 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(args.threads)
     rng = random.Random(0)
-    with LLM() as llm:
+    with LLM(threads=args.threads) as llm:
         llm.generate("hello", SamplingParams(max_tokens=2))
         for kind in ("token ids", "text"):
             for count in args.counts:

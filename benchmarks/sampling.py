@@ -29,6 +29,8 @@ FEATURES = {
     "greedy": {"temperature": 0},
     "temperature": {},
     "top_k=50, top_p=0.9": {"top_k": 50, "top_p": 0.9},
+    "top_p=0.5": {"top_p": 0.5},
+    "top_p=0.9": {"top_p": 0.9},
     "greedy, penalties": {
         "temperature": 0,
         "repetition_penalty": 1.1,

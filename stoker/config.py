@@ -35,6 +35,9 @@ class EngineConfig:
         max_context: most tokens of prompt and completion; None takes the model's own.
         prefix_cache: reuse blocks of equal prefixes across requests.
         policy: the order of waiting requests, "fcfs" or "prefix" (longest shared prefix first).
+        threads: of a CPU's arithmetic; it is a setting of the whole process, and the engine made
+            last decides. None takes one for each physical core that this process may use
+            (`engine/threads.py`). With a GPU, None leaves PyTorch's number.
         seed: where requests without a seed of their own derive theirs from.
 
     Raises:
@@ -51,12 +54,13 @@ class EngineConfig:
     max_context: int | None = None
     prefix_cache: bool = True
     policy: str = "fcfs"
+    threads: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_running"):
             self._at_least_one(name, getattr(self, name))
-        for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context"):
+        for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context", "threads"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
         for name, known in (("dtype", DTYPES), ("policy", POLICIES)):

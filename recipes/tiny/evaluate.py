@@ -32,7 +32,7 @@ def with_stoker(model: Path) -> Answerer:
     """Greedy answers from Stoker."""
     from stoker import LLM, SamplingParams
 
-    llm = LLM(str(model), dtype="float32")
+    llm = LLM(str(model), dtype="float32", threads=torch.get_num_threads())
     params = SamplingParams(temperature=0, max_tokens=ANSWER_TOKENS)
 
     def answer(prompts: list[str]) -> list[str]:

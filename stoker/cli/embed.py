@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
-from stoker.cli.run import carry_out
+from stoker.cli.run import carry_out, say_loading
 from stoker.engine.params import SamplingParams
 
 
@@ -21,7 +20,7 @@ def embed(args: argparse.Namespace) -> int:
     from stoker.engine.scoring import embedding_params
     from stoker.llm import LLM
 
-    print(f"stoker: loading {args.model}", file=sys.stderr)
-    with LLM(args.model, dtype=args.dtype) as llm:
+    say_loading(args)
+    with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
         pooling = embedding_params(llm.embedding, args.pooling, args.normalize)
         return carry_out(llm, dataclasses.replace(settings, pooling=pooling), report)

@@ -11,7 +11,7 @@ def generate(args: argparse.Namespace) -> int:
     params = sampling_params(args, seed=args.seed)
     from stoker.llm import LLM
 
-    with LLM(args.model, dtype=args.dtype) as llm:
+    with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
         prompt = args.prompt
         if prompt and llm.text.has_chat_template and not args.raw:
             text, ids = llm.text.encode_chat([{"role": "user", "content": prompt}])

@@ -100,6 +100,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         help="arithmetic; int8 is the fastest on a CPU (default: %(default)s, float32 on a CPU)",
     )
+    command.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the arithmetic, of each engine (default: OMP_NUM_THREADS if it is set, "
+        "else the physical cores this process may use)",
+    )
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.cli.sampling import sampling_params
+from stoker.engine.threads import default_threads
 from stoker.job.report import Report
 
 if TYPE_CHECKING:
@@ -28,22 +29,35 @@ def run(args: argparse.Namespace) -> int:
     settings = JobSettings(
         Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
     )
-    from stoker.job.replicas import core_groups, run_replicated, started_replicas
+    from stoker.job.replicas import (
+        core_groups,
+        replica_threads,
+        run_replicated,
+        started_replicas,
+    )
 
     groups = core_groups(args.replicas)
     report = prepare_job(settings)
     if len(groups) > 1:
-        print(f"stoker: loading {args.model}, {len(groups)} replicas", file=sys.stderr)
-        options = {"seed": args.seed, "dtype": args.dtype}
+        counts = replica_threads(groups, args.threads)
+        say_loading(args, f"{len(groups)} replicas, {' + '.join(map(str, counts))} threads")
+        options = {"seed": args.seed, "dtype": args.dtype, "threads": args.threads}
         with started_replicas(args.model, options, groups, settings) as replicas:
             return shown(
                 report, settings, lambda show: run_replicated(replicas, settings, report, show)
             )
     from stoker.llm import LLM
 
-    print(f"stoker: loading {args.model}", file=sys.stderr)
-    with LLM(args.model, seed=args.seed, dtype=args.dtype) as llm:
+    say_loading(args)
+    with LLM(args.model, seed=args.seed, dtype=args.dtype, threads=args.threads) as llm:
         return carry_out(llm, settings, report)
+
+
+def say_loading(args: argparse.Namespace, how: str = "") -> None:
+    """Say which model is loaded and what will compute: `how`, or one engine's threads."""
+    threads = default_threads() if args.threads is None else args.threads
+    how = how or f"{threads} thread{'' if threads == 1 else 's'}"
+    print(f"stoker: loading {args.model}, {how}", file=sys.stderr)
 
 
 def carry_out(llm: LLM, settings: JobSettings, report: Report) -> int:

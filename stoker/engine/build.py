@@ -18,6 +18,7 @@ from stoker.engine.engine import Engine
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.text import TextCodec
+from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.checkpoint import resolve_folder
@@ -62,6 +63,10 @@ def build_engine(
     quantised = config.dtype == "int8"
     if quantised and device.type != "cpu":
         raise ConfigError(f"dtype int8 serves a CPU, not {device}; use bfloat16 or float16")
+    threads = config.threads or (default_threads() if device.type == "cpu" else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+        config = dataclasses.replace(config, threads=threads)
     loaded = load_model(folder, device, "float32" if quantised else config.dtype)
     spec = loaded.model.spec
     config = _resolve(config, spec, loaded.dtype)

@@ -41,6 +41,7 @@ class ModelRunner:
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
         """
+        torch.get_num_threads()  # OpenMP counts per calling thread; asking sets a new one's count
         wants = pools or draws.scores
         logits = self.forward(step, pools, draws.scores) if wants else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]

@@ -8,6 +8,7 @@ rows, not requests. Called by the runner.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.engine.sampling.controls import RowControls, ScoreRange
-from stoker.engine.sampling.filters import column, filter_logits, filter_min_p, filter_typical
+from stoker.engine.sampling.filters import column, filter_min_p, filter_typical
 from stoker.engine.sampling.logprobs import look_up, raw_logprobs
 from stoker.engine.sampling.masks import add_bias, bar_tokens
+from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
 from stoker.engine.sampling.penalties import apply_penalties
 from stoker.engine.sampling.processors import run_processors
 
@@ -145,38 +147,54 @@ def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Ten
     temperature = column([batch.temperature[row] for row in rows], logits)
     # The largest logit becomes 0 first, so that a tiny temperature cannot overflow.
     logits.sub_(logits.amax(-1, keepdim=True)).div_(temperature)
+    numbers = uniforms([batch.seeds[row] for row in rows], [batch.positions[row] for row in rows])
     vocab = logits.shape[1]
-    if batch.controls:
-        _filter_rows(logits, batch, rows, "min_p")
-    filtered = [
+    _filter_rows(logits, _asking(batch, rows, "min_p", 0), filter_min_p)
+    typical = _asking(batch, rows, "typical_p", 1)
+    cut = [
         at for at, row in enumerate(rows) if 0 < batch.top_k[row] < vocab or batch.top_p[row] < 1
     ]
-    if filtered:
-        which = torch.tensor(filtered, device=logits.device)
-        top_k = [batch.top_k[rows[at]] for at in filtered]
-        top_p = [batch.top_p[rows[at]] for at in filtered]
-        logits[which] = filter_logits(logits[which], top_k, top_p)
-    if batch.controls:
-        _filter_rows(logits, batch, rows, "typical_p")
-    probs = logits.softmax(-1, dtype=torch.float64)
-    cumulative = probs.cumsum(-1)
-    numbers = uniforms([batch.seeds[row] for row in rows], [batch.positions[row] for row in rows])
-    target = torch.from_numpy(numbers).to(logits.device)[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    # Rounding may push the target past the last likely token; take that one then.
-    last = vocab - 1 - (probs > 0).flip(-1).to(torch.uint8).argmax(-1)
-    return torch.minimum(token, last)
+    both = [at for at in cut if at in typical]
+    if both:
+        which = torch.tensor(both, device=logits.device)
+        logits[which] = filter_logits(logits[which], *_top(batch, rows, both))
+    _filter_rows(logits, typical, filter_typical)
+    few = [at for at in cut if at not in typical]
+    all_of_them = sorted({*range(len(rows))} - {*few})
+    out = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    for group in (few, all_of_them):
+        if not group:
+            continue
+        which = torch.tensor(group, device=logits.device)
+        part = logits if len(group) == len(rows) else logits[which]
+        if group is few:
+            kept = keep_top(part, *_top(batch, rows, group))
+            out[which] = draw_kept(part, kept, numbers[group])
+        else:
+            probs = part.softmax(-1, dtype=torch.float64)
+            out[which] = find(probs, probs.cumsum(-1), numbers[group])
+    return out
 
 
-def _filter_rows(logits: Tensor, batch: SamplingBatch, rows: list[int], name: str) -> None:
-    """Apply the filter called `name` to the rows of logits (R', V) that have it on, in place."""
-    off, keep = (0, filter_min_p) if name == "min_p" else (1, filter_typical)
+def _top(batch: SamplingBatch, rows: list[int], group: list[int]) -> tuple[list[int], list[float]]:
+    """top_k and top_p of some places in `rows`."""
+    return [batch.top_k[rows[at]] for at in group], [batch.top_p[rows[at]] for at in group]
+
+
+def _asking(batch: SamplingBatch, rows: list[int], name: str, off: float) -> dict[int, float]:
+    """By place in `rows`, the parameter called `name` of those rows where it is not `off`."""
     values = {
         at: getattr(own.rules.params, name)
         for at, row in enumerate(rows)
         if (own := batch.controls.get(row)) is not None
     }
-    on = [at for at, value in values.items() if value != off]
-    if on:
-        which = torch.tensor(on, device=logits.device)
-        logits[which] = keep(logits[which], [values[at] for at in on])
+    return {at: value for at, value in values.items() if value != off}
+
+
+def _filter_rows(
+    logits: Tensor, values: dict[int, float], keep: Callable[[Tensor, list[float]], Tensor]
+) -> None:
+    """Apply a filter with its `values` to some rows of logits (R', V), in place."""
+    if values:
+        which = torch.tensor([*values], device=logits.device)
+        logits[which] = keep(logits[which], [*values.values()])

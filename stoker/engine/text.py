@@ -5,6 +5,7 @@ Knows no engine. Called by the faces, which turn prompts into token ids.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -39,6 +40,8 @@ class TextCodec:
                     f"{self._folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
                     "copy the model's tokenizer files there, or pass prompts as token ids"
                 )
+            # Texts are encoded one by one, so the tokenizer's own pool of threads would be idle.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             from transformers import AutoTokenizer
 
             try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoker.engine.threads import core_list, default_threads, physical_cores
 from stoker.errors import ConfigError, JobError, StokerError
 from stoker.job.report import Report
 from stoker.job.rows import BadRow, Row, read_rows
@@ -36,6 +36,8 @@ LEAST, MOST = 16, 1024  # rows in a replica's hands
 def core_groups(replicas: str) -> list[list[int]]:
     """The cores of each replica: "auto" is one replica per memory node, a number is that many.
 
+    The hyperthreads of a physical core stay together, unless there are more replicas than those.
+
     Raises:
         ConfigError: not a number, or more replicas than cores.
     """
@@ -48,22 +50,24 @@ def core_groups(replicas: str) -> list[list[int]]:
     count = int(replicas)
     if count > len(cores):
         raise ConfigError(f"--replicas {count} is more than the {len(cores)} cores there are")
-    ordered = [core for node in nodes for core in node] or cores
-    ends = [len(ordered) * at // count for at in range(count + 1)]
-    return [ordered[start:end] for start, end in pairwise(ends)]
+    units = [unit for node in nodes or [cores] for unit in physical_cores(node)]
+    if count > len(units):
+        units = [[core] for unit in units for core in unit]
+    ends = [len(units) * at // count for at in range(count + 1)]
+    return [[core for unit in units[a:b] for core in unit] for a, b in pairwise(ends)]
 
 
 def memory_nodes(folder: Path = NODES) -> list[set[int]]:
     """The cores of each memory node, as Linux lists them ("0-3,8-11"); [] where it does not."""
     files = sorted(folder.glob("node[0-9]*/cpulist"))
-    return [_cores(file.read_text()) for file in files]
+    return [core_list(file.read_text()) for file in files]
 
 
-def _cores(text: str) -> set[int]:
-    found: set[int] = set()
-    for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
-        found.update(range(int(first), int(last or first) + 1))
-    return found
+def replica_threads(groups: list[list[int]], threads: int | None) -> list[int]:
+    """The threads of each replica: `threads`, or by its cores and its share of the quota."""
+    if threads is not None:
+        return [threads] * len(groups)
+    return [default_threads(cores, share=len(groups)) for cores in groups]
 
 
 Results = list[tuple[int, dict[str, Any]]]  # number of a row, its result
@@ -108,7 +112,8 @@ def started_replicas(
     """A replica for each group of cores, its model loaded; they end with the context.
 
     Args:
-        model, options: for each replica's `LLM`.
+        model, options: for each replica's `LLM`; its threads follow from its cores if the options
+            do not say.
         groups: from `core_groups`.
         settings: the job.
 
@@ -118,9 +123,10 @@ def started_replicas(
     context = get_context("spawn")
     replicas: list[Replica] = []
     try:
-        for cores in groups:
+        counts = replica_threads(groups, options.get("threads"))
+        for cores, threads in zip(groups, counts, strict=True):
             pipe, theirs = context.Pipe()
-            arguments = (theirs, cores, model, options, settings)
+            arguments = (theirs, cores, model, {**options, "threads": threads}, settings)
             process = context.Process(target=_replica, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -211,12 +217,9 @@ def _replica(
     """The process of one replica: rows in, batches of results out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted and ends this
     os.sched_setaffinity(0, cores)
-    import torch
-
     from stoker.job.job import RowRunner
     from stoker.llm import LLM
 
-    torch.set_num_threads(len(cores))
     results: Results = []
 
     def next_row(may_wait: bool) -> Row | BadRow | None:

@@ -1,8 +1,8 @@
 """What sits on top of a backbone: a language-model head, a classification head, or nothing.
 
-Every family of `FAMILIES` is served in three forms: as it stands there (XForCausalLM), with a
-linear `score` over labels (XForSequenceClassification), and bare (XModel). The last two follow
-from the first, so no family lists them. Called by the loader.
+Every language model of `FAMILIES` is served in three forms: as it stands there (XForCausalLM),
+with a linear `score` over labels (XForSequenceClassification), and bare (XModel). The last two
+follow from the first, so no family lists them. Called by the loader.
 """
 
 from __future__ import annotations

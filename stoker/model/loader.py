@@ -60,7 +60,8 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     model = model.to(DTYPES[name]).to_empty(device=device)
     _fill(model, family, folder)
     eos = read_json(folder, "generation_config.json").get("eos_token_id")
-    eos = config.get("eos_token_id") if eos is None else eos
+    for part in (config, config.get("text_config") or {}):
+        eos = part.get("eos_token_id") if eos is None else eos
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return LoadedModel(model.eval(), frozenset(ids), name, head)
 
@@ -93,10 +94,9 @@ def _fill(model: Transformer, family: Family, folder: Path) -> None:
         ignored += family.names["head.weight"].tensors
     left_over: list[str] = []
     for stored, tensor in stream_tensors(folder):
-        # a backbone saved on its own leaves the prefix out
-        name = stored if stored in wanted else family.base + stored
-        if name not in wanted:
-            if not stored.endswith(ignored or ("\0",)):
+        name = next((one for one in family.spellings(stored) if one in wanted), None)
+        if name is None:
+            if not stored.endswith(ignored) and not stored.startswith(family.beside):
                 left_over.append(stored)
             continue
         place = wanted.pop(name)

@@ -4,7 +4,10 @@ Rotary embedding is Su et al. (2021). Every way of stretching it to longer conte
 `Scaling`; the numbers are those of Hugging Face's rope types of the same names.
 A cached key is turned once, so frequencies can't follow the length of a sequence as it grows.
 Where a method wants that (dynamic, longrope), the longest context the engine is set up for
-stands in for the length, as in vLLM.
+stands in for the length of every sequence. vLLM does alike for longrope; its dynamic base is always
+that of the longest context the model allows. With the default context, the model's own, sequences
+shorter than that (dynamic) or within the original context (longrope) get other results than in
+transformers, which goes by the length of each; docs/models.md says what to set.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class Linear:
 @dataclass(frozen=True)
 class Dynamic:
     """A base that grows with the context beyond the original one ("dynamic NTK", bloc97 and
-    emozilla, 2023). The growth is that of a sequence as long as the engine's context."""
+    emozilla, 2023). The growth is that of a sequence as long as the engine's context: none if
+    that is no more than the original."""
 
     factor: float
     original_context: int
@@ -115,7 +119,8 @@ class Yarn:
 @dataclass(frozen=True)
 class LongRope:
     """Searched factors for each frequency (Ding et al., 2024): one set up to the original
-    context, another beyond. The set is chosen by the engine's context."""
+    context, another beyond. The set is chosen by the engine's context, for all sequences: a
+    short one gets the long factors too if the engine would serve a long one."""
 
     short: tuple[float, ...]
     long: tuple[float, ...]
@@ -125,6 +130,21 @@ class LongRope:
     def inv_freq(self, dim: int, theta: float, context: int) -> Tensor:
         factors = self.long if context > self.original_context else self.short
         return plain(dim, theta) / torch.tensor(factors)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Queries multiplied by 1 + beta * ln(1 + floor(position / original_context)), as in Llama 4
+    (Meta, 2025), so that attention over a longer context stays as sharp."""
+
+    beta: float
+    original_context: int
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The factors (T,) float32 of positions (T,)."""
+        # float64, so that after rounding the bits do not depend on the place in the batch
+        reached = (positions // self.original_context).double()
+        return (1 + self.beta * torch.log1p(reached)).float()
 
 
 @dataclass(frozen=True)

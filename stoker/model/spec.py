@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stoker.model.rope import Rope
+from stoker.model.rope import Growth, Rope
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Attention:
             ("projection").
         window: keys seen, counted back from the query's own; all if none.
         softcap: scores become softcap * tanh(score / softcap).
+        growth: of the queries with their position.
     """
 
     heads: int
@@ -45,6 +46,7 @@ class Attention:
     qk_norm: Literal["head", "own", "projection"] | None = None
     window: int | None = None
     softcap: float | None = None
+    growth: Growth | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Layer:
     """x += post(mixer(pre(x))); x += post(ffn(pre(x))), with norms pre and post or without.
 
     Attributes:
+        sum_norms: x itself goes through a norm after each sum.
         parallel: mixer and feed-forward network both read the layer's input: each through a
             norm of its own ("two norms") or both through one ("one norm").
         residual_scale: multiplies what is added to x.
@@ -71,6 +74,7 @@ class Layer:
     ffn: Dense
     pre_norms: bool = True
     post_norms: bool = False
+    sum_norms: bool = False
     parallel: Literal["one norm", "two norms"] | None = None
     residual_scale: float = 1.0
 
@@ -94,6 +98,9 @@ class ModelSpec:
         tied_head: the head is the embedding.
         labels: rows of a classification head, 0 for no head at all; None: the head gives
             logits over the vocabulary.
+        embedding_width: of the embedding, the head and the final hidden states, where it is
+            not `hidden`; linear maps lead into the layers and out of them.
+        final_norm: whether there is one.
         embedding_scale: multiplies embeddings.
         logit_scale, logit_softcap: logits become logit * scale, then soft-capped.
     """
@@ -105,6 +112,8 @@ class ModelSpec:
     context: int
     tied_head: bool
     labels: int | None = None
+    embedding_width: int | None = None
+    final_norm: bool = True
     embedding_scale: float = 1.0
     positions: LearnedPositions | None = None
     logit_scale: float = 1.0

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
+from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.rope import Rope
 from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
+from stoker.ops.attention import Scores
 from stoker.ops.linear import LinearFn, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
@@ -60,45 +62,6 @@ class Linear(nn.Module):
         return self._apply_fn(x, add)
 
 
-class RmsNorm(nn.Module):
-    """The weight of an RMS norm over the last dimension."""
-
-    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
-        super().__init__()
-        self.eps = spec.eps
-        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
-
-    def forward(self, x: Tensor, ops: Operations) -> Tensor:
-        return ops.rms_norm(x, self.weight, self.eps)
-
-
-class LayerNorm(nn.Module):
-    """Weight and, in some models, bias of a layer norm over the last dimension."""
-
-    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
-        super().__init__()
-        self.eps = spec.eps
-        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
-        bias = spec.bias
-        self.bias = nn.Parameter(torch.empty(shape), requires_grad=False) if bias else None
-
-    def forward(self, x: Tensor, ops: Operations) -> Tensor:
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
-
-
-class NoNorm(nn.Module):
-    """Stands where a model has no norm."""
-
-    def forward(self, x: Tensor, ops: Operations) -> Tensor:
-        return x
-
-
-def make_norm(shape: tuple[int, ...], spec: Norm, present: bool = True) -> nn.Module:
-    if not present:
-        return NoNorm()
-    return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec)
-
-
 class AttentionMixer(nn.Module):
     """Grouped-query attention with a fused QKV projection; writes and reads the cache."""
 
@@ -111,6 +74,7 @@ class AttentionMixer(nn.Module):
         if spec.qk_norm:
             self.q_norm = make_norm(self._norm_shape(spec.heads), norm)
             self.k_norm = make_norm(self._norm_shape(spec.kv_heads), norm)
+        self.scores = Scores(spec.scale, spec.window, spec.softcap)
         self.fused_norms = spec.qk_norm == "head" and norm.kind == "rms"
 
     def _norm_shape(self, heads: int) -> tuple[int, ...]:
@@ -140,12 +104,9 @@ class AttentionMixer(nn.Module):
             qkv = self._with_norms(qkv, ops)
         keys, values = cache.layers[self.index]
         q = ops.rotate_and_store(qkv, norms, rope, batch.slots, keys, values)
-        mixed = ops.attention.run(
-            *(batch.attention, q, keys, values),
-            scale=spec.scale,
-            window=spec.window,
-            softcap=spec.softcap,
-        )
+        if spec.growth:
+            q = q * spec.growth.at(batch.positions)[:, None, None].to(q.dtype)
+        mixed = ops.attention.run(batch.attention, q, keys, values, self.scores)
         return mixed.flatten(1)
 
 
@@ -170,12 +131,15 @@ class Block(nn.Module):
         super().__init__()
         self.layer = layer
         pre, post, shape = layer.pre_norms, layer.post_norms, (hidden,)
+        after = layer.sum_norms
         self.mixer_norm = make_norm(shape, norm, pre)
         self.mixer = AttentionMixer(layer.mixer, hidden, norm, index)
         self.mixer_post_norm = make_norm(shape, norm, post)
+        self.mixer_sum_norm = make_norm(shape, norm, after)
         self.ffn_norm = make_norm(shape, norm, pre and layer.parallel != "one norm")
         self.ffn = Ffn(layer.ffn, hidden)
         self.ffn_post_norm = make_norm(shape, norm, post)
+        self.ffn_sum_norm = make_norm(shape, norm, after)
 
     def forward(
         self,
@@ -193,11 +157,18 @@ class Block(nn.Module):
             x_TD, mixed = x_TD[rows], mixed[rows]
             normed = normed[rows] if self.layer.parallel else normed
         after = self._joined(x_TD, self.mixer.out, mixed, self.mixer_post_norm, ops)
+        after = self.mixer_sum_norm(after, ops)
         if self.layer.parallel is None:
             normed = self.ffn_norm(after, ops)
         elif self.layer.parallel == "two norms":
             normed = self.ffn_norm(x_TD, ops)
-        return self._joined(after, self.ffn.down, self.ffn(normed, ops), self.ffn_post_norm, ops)
+        inner = self.ffn(normed, ops)
+        return cast(
+            Tensor,
+            self.ffn_sum_norm(
+                self._joined(after, self.ffn.down, inner, self.ffn_post_norm, ops), ops
+            ),
+        )
 
     def _joined(
         self, x: Tensor, project: nn.Module, inner: Tensor, post_norm: nn.Module, ops: Operations
@@ -215,7 +186,9 @@ class Transformer(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.embedding = nn.Parameter(torch.empty(spec.vocab, spec.hidden), requires_grad=False)
+        width = spec.embedding_width or spec.hidden
+        self.embedding = nn.Parameter(torch.empty(spec.vocab, width), requires_grad=False)
+        self.project_in = Linear(width, spec.hidden) if spec.embedding_width else None
         self.positions = None
         if spec.positions:
             table = torch.empty(spec.positions.rows, spec.hidden)
@@ -223,9 +196,10 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             Block(layer, spec.hidden, spec.norm, index) for index, layer in enumerate(spec.layers)
         )
-        self.norm = make_norm((spec.hidden,), spec.norm)
+        self.norm = make_norm((spec.hidden,), spec.norm, spec.final_norm)
+        self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
-        self.head = None if spec.tied_head or not rows else Linear(spec.hidden, rows)
+        self.head = None if spec.tied_head or not rows else Linear(width, rows)
         self._logits: LinearFn | None = None
         self._ropes: dict[Rope | None, Tensor] = {}
         self.ops: Operations | None = None
@@ -259,6 +233,8 @@ class Transformer(nn.Module):
         x_TD = self.embedding[batch.token_ids]
         if self.spec.embedding_scale != 1:
             x_TD = x_TD * self._embedding_scale
+        if self.project_in is not None:
+            x_TD = self.project_in(x_TD)
         if self.positions is not None and self.spec.positions:
             x_TD = x_TD + self.positions[batch.positions + self.spec.positions.offset]
         return x_TD
@@ -290,7 +266,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states (R, D) of the sampled rows after the final norm, in the model's dtype.
 
-        After the last layer's attention only the sampled rows go on.
+        They are as wide as the embedding, where that has a width of its own. After the last
+        layer's attention only the sampled rows go on.
         """
         assert self.ops is not None, "prepare() comes first"
         x_TD = self._embed(batch)
@@ -300,4 +277,5 @@ class Transformer(nn.Module):
             x_TD = self.layers[index](x_TD, ropes[layer.mixer.rope], cache, batch, self.ops, rows)
             if watch:
                 watch(f"layers.{index}", x_TD)
-        return cast(Tensor, self.norm(x_TD, self.ops))
+        x_TD = self.norm(x_TD, self.ops)
+        return cast(Tensor, x_TD if self.project_out is None else self.project_out(x_TD))

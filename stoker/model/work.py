@@ -18,7 +18,9 @@ def layer_matmul_params(hidden: int, layer: Layer) -> int:
 def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:
     """FLOPs of the weight products for `tokens` tokens, `sampled` of which get logits."""
     body = sum(layer_matmul_params(spec.hidden, layer) for layer in spec.layers)
-    return 2 * (tokens * body + sampled * spec.hidden * spec.vocab)
+    width = spec.embedding_width or spec.hidden
+    around = spec.hidden * width if spec.embedding_width else 0
+    return 2 * (tokens * (body + around) + sampled * (around + width * spec.vocab))
 
 
 def attention_flops(spec: ModelSpec, query_key_pairs: int) -> int:

@@ -37,39 +37,30 @@ class RaggedLayout:
         return slice(self.query_starts[s], self.query_starts[s + 1])
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How scores come from queries and keys.
+
+    A query at position p sees keys at positions p - window + 1 to p (0 to p if no window). With
+    a soft cap, scores are cap * tanh(score / cap) before masking (Gemma 2 report, 2024).
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
 class Attention(Protocol):
     """An implementation, chosen once at load (select.py)."""
 
     def plan(self, layout: RaggedLayout) -> Any:
         """What `run` needs to know of a step, made once for all layers."""
 
-    def run(
-        self,
-        plan: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-    ) -> Tensor:
-        """q (T, H, D) over caches k and v -> (T, H, D).
-
-        A query at position p sees keys at positions p - window + 1 to p (0 to p if no window).
-        With a soft cap, scores are cap * tanh(score / cap) before masking (Gemma 2 report, 2024).
-        """
+    def run(self, plan: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+        """q (T, H, D) over caches k and v -> (T, H, D)."""
 
     def run_with_lse(
-        self,
-        plan: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
+        self, plan: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """As `run`, with the log-sum-exp of the scores, (T, H) float32."""
 
@@ -88,29 +79,11 @@ class ReferenceAttention:
     def plan(self, layout: RaggedLayout) -> RaggedLayout:
         return layout
 
-    def run(
-        self,
-        plan: RaggedLayout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-    ) -> Tensor:
-        return self.run_with_lse(plan, q, k, v, scale=scale, window=window, softcap=softcap)[0]
+    def run(self, plan: RaggedLayout, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+        return self.run_with_lse(plan, q, k, v, scores)[0]
 
     def run_with_lse(
-        self,
-        plan: RaggedLayout,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
+        self, plan: RaggedLayout, q: Tensor, k: Tensor, v: Tensor, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
@@ -121,13 +94,13 @@ class ReferenceAttention:
                 cache[plan.block_tables[s]].flatten(0, 1)[:context].float() for cache in (k, v)
             )
             queries = q[rows].float().view(-1, k.shape[2], group, q.shape[2])
-            scores = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scale
-            if softcap:
-                scores = softcap * torch.tanh(scores / softcap)
-            mask = visible(len(queries), context, window, q.device)
-            scores = scores.masked_fill(~mask[:, None, None], -math.inf)
-            lse[rows] = scores.logsumexp(-1).flatten(1)
-            mixed = torch.einsum("tgrs,sgd->tgrd", scores.softmax(-1), values)
+            x = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scores.scale
+            if scores.softcap:
+                x = scores.softcap * torch.tanh(x / scores.softcap)
+            mask = visible(len(queries), context, scores.window, q.device)
+            x = x.masked_fill(~mask[:, None, None], -math.inf)
+            lse[rows] = x.logsumexp(-1).flatten(1)
+            mixed = torch.einsum("tgrs,sgd->tgrd", x.softmax(-1), values)
             out[rows] = mixed.flatten(1, 2).to(q.dtype)
         return out, lse
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, ReferenceAttention, visible
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, visible
 
 
 @dataclass
@@ -87,40 +87,20 @@ class CpuAttention:
                 groups.append([s])
         return groups
 
-    def run(
-        self,
-        plan: _CpuPlan,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def run(self, plan: _CpuPlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for group in plan.decodes:
-            self._decode(group, q, k, v, out, scale, window, softcap)
+            self._decode(group, q, k, v, out, scores)
         for s in plan.prefills:
             rows = plan.layout.queries(s)
-            out[rows] = self._prefill(plan.layout, s, q, k, v, scale, window, softcap)
+            out[rows] = self._prefill(plan.layout, s, q, k, v, scores)
         return out
 
     def run_with_lse(
-        self,
-        plan: _CpuPlan,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
+        self, plan: _CpuPlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         # PyTorch's public call does not give the log-sum-exp; the definition does.
-        return ReferenceAttention().run_with_lse(
-            plan.layout, q, k, v, scale=scale, window=window, softcap=softcap
-        )
+        return ReferenceAttention().run_with_lse(plan.layout, q, k, v, scores)
 
     def _decode(
         self,
@@ -129,9 +109,7 @@ class CpuAttention:
         k: Tensor,
         v: Tensor,
         out: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
+        scores: Scores,
     ) -> None:
         """Fill the group's rows of the output."""
         count, kv_heads, head_dim = len(group.rows), k.shape[2], k.shape[3]
@@ -140,12 +118,12 @@ class CpuAttention:
             for cache in (k, v)
         )
         queries = q.index_select(0, group.rows).view(count, kv_heads, -1, head_dim)
-        mask = group.mask(window, k.shape[1]).to(q.dtype)
-        if softcap:
-            mixed = _capped(queries, keys, values, mask, scale, softcap)
+        mask = group.mask(scores.window, k.shape[1]).to(q.dtype)
+        if scores.softcap:
+            mixed = _capped(queries, keys, values, mask, scores)
         else:
             mixed = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, scale=scale
+                queries, keys, values, attn_mask=mask, scale=scores.scale
             )
         out.index_copy_(0, group.rows, mixed.reshape(count, -1, head_dim))
 
@@ -156,9 +134,7 @@ class CpuAttention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
+        scores: Scores,
     ) -> Tensor:
         """Sequence s's rows of the output, (n, H, D)."""
         rows, context = layout.queries(s), layout.context_lens[s]
@@ -169,30 +145,32 @@ class CpuAttention:
             for cache in (k, v)
         )
         queries = q[rows].transpose(0, 1)[None]
-        if softcap:
-            seen = visible(count, context, window, q.device)
+        if scores.softcap:
+            seen = visible(count, context, scores.window, q.device)
             mask = torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
             keys, values = (
                 x.repeat_interleave(q.shape[1] // k.shape[2], 1) for x in (keys, values)
             )
-            return _capped(queries, keys, values, mask, scale, softcap)[0].transpose(0, 1)
-        whole = count == context and (window is None or context <= window)
+            return _capped(queries, keys, values, mask, scores)[0].transpose(0, 1)
+        whole = count == context and (scores.window is None or context <= scores.window)
         mixed = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
-            attn_mask=None if whole else visible(count, context, window, q.device),
+            attn_mask=None if whole else visible(count, context, scores.window, q.device),
             is_causal=whole,
-            scale=scale,
+            scale=scores.scale,
             enable_gqa=True,
         )
         return mixed[0].transpose(0, 1)
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scores: Scores) -> Tensor:
     """Attention with soft-capped scores, which the fused call does not offer; dtype of q.
 
     q (..., n, D), k and v (..., m, D), additive mask (..., n, m).
     """
-    scores = softcap * torch.tanh(q.float() @ k.float().transpose(-1, -2) * (scale / softcap))
-    return ((scores + mask).softmax(-1) @ v.float()).to(q.dtype)
+    assert scores.softcap
+    x = q.float() @ k.float().transpose(-1, -2) * (scores.scale / scores.softcap)
+    weights = (scores.softcap * torch.tanh(x) + mask).softmax(-1)
+    return (weights @ v.float()).to(q.dtype)

@@ -10,68 +10,81 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout
+from stoker.ops.attention import RaggedLayout, Scores
 from stoker.ops.native.build import signature
+from stoker.ops.shared_prefix import prefix_groups
 
 
 @dataclass
 class _NativePlan:
     """What the C kernel is told; arrays are int64 and contiguous."""
 
-    tasks: NDArray[np.int64]  # (n, 3): a sequence, its first query, the number of queries
-    ends: NDArray[np.int64]  # (n,) the context that the last query of a task sees
+    tasks: NDArray[np.int64]  # (n, 3): its first member, their number, the keys they share
+    members: NDArray[np.int64]  # (T, 3): a row of q, its sequence, the context it sees
     tables: Tensor  # (S, width)
 
 
 class NativeAttention:
     """A C kernel that reads the pages in place, float32 on a CPU (native/attention.c).
 
-    Every query is computed alike, whether it came in a prefill, a chunk of one or a decode.
+    Every query is computed alike, whether it came in a prefill, a chunk of one or a decode, and
+    whether it met its keys alone or with others of the same prefix.
     """
 
-    most_queries = 16  # of a task, as in the kernel
+    most_queries = 16  # of a task
+    tile = 16  # keys, as in the kernel
 
     def __init__(self, native: ctypes.CDLL) -> None:
         self._kernel = signature(native.paged_attention, "pppppppp iiiiiiii ff")
 
     def plan(self, layout: RaggedLayout) -> _NativePlan:
-        starts = np.array(layout.query_starts)
-        pieces = -(-np.diff(starts) // self.most_queries)
-        sequence = np.repeat(np.arange(len(pieces)), pieces)
-        piece = np.arange(len(sequence)) - (pieces.cumsum() - pieces)[sequence]
-        first = starts[sequence] + piece * self.most_queries
-        count = np.minimum(self.most_queries, starts[sequence + 1] - first)
-        ends = np.array(layout.context_lens)[sequence] - (starts[sequence + 1] - first - count)
-        order = np.argsort(-ends * count, kind="stable")  # the longest first, for balance
-        tasks = np.stack((sequence, first, count), axis=1)[order]
-        return _NativePlan(tasks, ends[order], layout.block_tables.contiguous())
+        starts, contexts = np.array(layout.query_starts), np.array(layout.context_lens)
+        counts = starts[1:] - starts[:-1]
+        single = np.flatnonzero(counts == 1)
+        tables = layout.block_tables.contiguous()
+        if len(single):
+            most = min(self.most_queries, -(-len(single) // torch.get_num_threads()))
+            own = tables.numpy() if len(single) == len(counts) else tables.numpy()[single]
+            groups = prefix_groups(own, contexts[single], layout.block_size, most)
+            ranked = single[groups.order]
+            members = np.stack((starts[ranked], ranked, contexts[ranked]), axis=1)
+            shared = groups.tokens // self.tile * self.tile
+            tasks = np.stack((groups.sizes.cumsum() - groups.sizes, groups.sizes, shared), axis=1)
+        else:
+            members, tasks = np.empty((0, 3), np.int64), np.empty((0, 3), np.int64)
+        if len(single) < len(counts):
+            chunked, chunks = self._chunks(starts, contexts, np.flatnonzero(counts > 1))
+            chunks[:, 0] += len(members)
+            members, tasks = np.concatenate((members, chunked)), np.concatenate((tasks, chunks))
+        work = np.add.reduceat(members[:, 2], tasks[:, 0])
+        tasks = tasks[np.argsort(-work, kind="stable")]  # the longest first, for balance
+        return _NativePlan(tasks, members, tables)
 
-    def run(
-        self,
-        plan: _NativePlan,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-    ) -> Tensor:
-        return self._call(plan, q, k, v, None, scale, window, softcap)
+    def _chunks(
+        self, starts: NDArray[np.int64], contexts: NDArray[np.int64], several: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Members and tasks of sequences with several queries: neighbours, by `most_queries`."""
+        counts = (starts[1:] - starts[:-1])[several]
+        ends = counts.cumsum()
+        sequence = np.repeat(several, counts)
+        row = np.arange(len(sequence)) + (starts[several] - ends + counts).repeat(counts)
+        seen = contexts[sequence] - (starts[sequence + 1] - 1 - row)
+        pieces = -(-counts // self.most_queries)
+        owner = np.repeat(np.arange(len(counts)), pieces)
+        piece = np.arange(len(owner)) - (pieces.cumsum() - pieces)[owner]
+        first = (ends - counts)[owner] + piece * self.most_queries
+        number = np.minimum(self.most_queries, ends[owner] - first)
+        tasks = np.stack((first, number, seen[first + number - 1]), axis=1)
+        return np.stack((row, sequence, seen), axis=1), tasks
+
+    def run(self, plan: _NativePlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+        return self._call(plan, q, k, v, None, scores)
 
     def run_with_lse(
-        self,
-        plan: _NativePlan,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
+        self, plan: _NativePlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         lse = torch.empty(q.shape[:2])
-        return self._call(plan, q, k, v, lse, scale, window, softcap), lse
+        return self._call(plan, q, k, v, lse, scores), lse
 
     def _call(
         self,
@@ -80,22 +93,20 @@ class NativeAttention:
         k: Tensor,
         v: Tensor,
         lse: Tensor | None,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
+        scores: Scores,
     ) -> Tensor:
         q = q.contiguous()
         out = torch.empty_like(q)
         heads, (_, block_size, kv_heads, head_dim) = q.shape[1], k.shape
         count, width = len(plan.tasks), plan.tables.shape[1]
-        # Few tasks are split further, by key-value heads.
-        split = kv_heads if count < 4 * torch.get_num_threads() else 1
+        # A decode takes all its heads at once, unless there are too few tasks to share out.
+        split = count < 4 * torch.get_num_threads()
         self._kernel(
             *(tensor.data_ptr() for tensor in (q, k, v, out)),
             lse.data_ptr() if lse is not None else None,
-            *(plan.tasks.ctypes.data, plan.ends.ctypes.data, plan.tables.data_ptr()),
-            *(count, width, heads, kv_heads, head_dim, block_size, window or 0, split),
-            scale,
-            softcap or 0.0,
+            *(plan.tasks.ctypes.data, plan.members.ctypes.data, plan.tables.data_ptr()),
+            *(count, width, heads, kv_heads, head_dim, block_size, scores.window or 0, split),
+            scores.scale,
+            scores.softcap or 0.0,
         )
         return out

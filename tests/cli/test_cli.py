@@ -33,6 +33,7 @@ def test_flags_are_these():
         "--repetition-penalty",
         "--seed",
         "--temperature",
+        "--threads",
         "--top-k",
         "--top-p",
     ]
@@ -45,6 +46,7 @@ def test_flags_are_these():
         "--no-normalize",
         "--normalize",
         "--pooling",
+        "--threads",
     ]
     files = ["-h", "-m", "-o", "--output", "--restart"]
     assert flags["embed"] == sorted([*embed, *files])
@@ -63,8 +65,9 @@ def test_generate_and_run(text_model, tmp_path):
     assert done.returncode == 0, done.stderr
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows.write_text('{"prompt": "hello"}\n{broken\n')
-    done = stoker("run", rows, "-o", out, "-m", text_model, "--max-tokens", 3)
+    done = stoker("run", rows, "-o", out, "-m", text_model, "--max-tokens", 3, "--threads", 1)
     assert done.returncode == 3, done.stderr
+    assert f"stoker: loading {text_model}, 1 thread\n" in done.stderr
     assert "rows      2 of 2 (1 bad_row, 1 length)" in done.stdout
     assert len(out.read_text().splitlines()) == 2
     again = stoker("run", rows, "-o", out, "-m", text_model)

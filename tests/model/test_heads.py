@@ -276,7 +276,7 @@ def test_a_language_model_may_be_saved_without_its_prefix(tmp_path):
         assert llm.generate([[1, 2, 3]], SamplingParams(max_tokens=2))[0].finished
 
 
-@pytest.mark.parametrize("base", sorted(FAMILIES))
+@pytest.mark.parametrize("base", sorted(name for name in FAMILIES if name.endswith(CAUSAL)))
 def test_every_family_has_all_forms(base):
     """Named after the language model, and its backbone's names have one prefix."""
     ending = next(one for one in CAUSAL if base.endswith(one))

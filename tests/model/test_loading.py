@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from stoker import LLM, SamplingParams
 from stoker.errors import ConfigError, ModelError
+from stoker.model.families import spec_from_config
 
 ONE = SamplingParams(max_tokens=2, temperature=0)
 
@@ -133,8 +134,7 @@ def test_nan_weights_are_named_at_the_first_logits(folder):
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
-        ("OPTForCausalLM", {"word_embed_proj_dim": 32}, "word_embed_proj_dim=32 .* only 64 is"),
-        ("OPTForCausalLM", {"do_layer_norm_before": False}, "do_layer_norm_before=False"),
+        ("OPTForCausalLM", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm=True"),
         ("Gemma2ForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("Gemma3ForCausalLM", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping=9.0"),
     ],
@@ -227,3 +227,15 @@ def test_devices_and_sizes_are_checked(folder):
         LLM(str(folder), max_context=513)
     with pytest.raises(ConfigError, match="do not hold one block"):
         LLM(str(folder), cache_memory=10)
+
+
+def test_wrapped_configs_leave_fields_out():
+    """As those of Gemma 3 do; the rest is the text model's default."""
+    text = {"hidden_size": 64, "num_hidden_layers": 7, "model_type": "gemma3_text"}
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    spec, _ = spec_from_config(config)
+    assert (spec.hidden, spec.vocab, spec.tied_head, len(spec.layers)) == (64, 262208, True, 7)
+    assert (spec.layers[0].mixer.heads, spec.layers[0].mixer.window) == (8, 4096)
+    config = {"architectures": ["Mistral3ForConditionalGeneration"]}
+    with pytest.raises(ModelError, match=r"text model 'gemma'.* mistral"):
+        spec_from_config({**config, "text_config": {**text, "model_type": "gemma"}})

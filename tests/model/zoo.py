@@ -29,6 +29,13 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+MINISTRAL3 = {
+    **YARN,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.7,
+}
 LONG = {
     "rope_type": "longrope",
     "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
@@ -72,6 +79,7 @@ ZOO = {
         "Ministral",
         {**WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
+    "ministral3": ("Ministral3", _theta(MINISTRAL3)),
     "qwen2": ("Qwen2", {"head_dim": None}),
     "qwen2_window": (
         "Qwen2",
@@ -148,7 +156,44 @@ ZOO = {
         "OPT",
         {**DERIVED, "num_key_value_heads": None, "ffn_dim": 72, "initializer_range": 0.35},
     ),
+    "opt_350m": (
+        "OPT",
+        {
+            **DERIVED,
+            "num_key_value_heads": None,
+            "ffn_dim": 72,
+            "initializer_range": 0.35,
+            "word_embed_proj_dim": 32,
+            "do_layer_norm_before": False,
+        },
+    ),
+    "opt_narrow": (
+        "OPT",
+        {
+            **DERIVED,
+            "num_key_value_heads": None,
+            "ffn_dim": 72,
+            "initializer_range": 0.35,
+            "word_embed_proj_dim": 32,
+        },
+    ),
 }
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# Text models inside others: (class, its options, the row of the text model)
+WRAPPED = {
+    "gemma3_wrapped": ("Gemma3", {}, "gemma3"),
+    "mistral3": ("Mistral3", {"tie_word_embeddings": False}, "mistral"),
+    "mistral3_tied": ("Mistral3", {"tie_word_embeddings": True}, "ministral3"),
+}
+ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items()}
 # Frequencies that depend on the length: the context for which they are those of short sequences
 CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
 CLASSES = {
@@ -159,6 +204,8 @@ CLASSES = {
 
 def make_config(name):
     """The config of a row, and the class of its model."""
+    if name in WRAPPED:
+        return _wrapped(*WRAPPED[name])
     family, changes = ZOO[name]
     config_class, model_class = CLASSES.get(family) or (
         getattr(hf, f"{family}Config"),
@@ -169,6 +216,17 @@ def make_config(name):
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, None)
     return config, model_class
+
+
+def _wrapped(family, changes, text):
+    """As `make_config`, for a text model inside another."""
+    inner = make_config(text)[0].to_dict()
+    vision = {
+        "Gemma3": hf.SiglipVisionConfig,
+        "Mistral3": hf.PixtralVisionConfig,
+    }[family](**VISION)
+    config = getattr(hf, f"{family}Config")(text_config=inner, vision_config=vision, **changes)
+    return config, getattr(hf, f"{family}ForConditionalGeneration")
 
 
 def make(name):

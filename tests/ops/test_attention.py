@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from stoker.ops.attention import RaggedLayout, ReferenceAttention, merge_partials
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, merge_partials
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.native.build import load
@@ -53,12 +53,12 @@ def test_equals_the_definition(attention, window, softcap, sizes):
     layout, q, k, v = make(
         counts, lens, block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
     )
-    options = {"scale": 0.2, "window": window, "softcap": softcap}
-    expected, lse = ReferenceAttention().run_with_lse(layout, q, k, v, **options)
+    options = Scores(0.2, window, softcap)
+    expected, lse = ReferenceAttention().run_with_lse(layout, q, k, v, options)
     plan = attention.plan(layout)
-    out = attention.run(plan, q, k, v, **options)
+    out = attention.run(plan, q, k, v, options)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
-    again, same = attention.run_with_lse(plan, q, k, v, **options)
+    again, same = attention.run_with_lse(plan, q, k, v, options)
     torch.testing.assert_close(again, expected)
     torch.testing.assert_close(same, lse)
 
@@ -68,10 +68,10 @@ def test_a_decode_does_not_depend_on_its_neighbours():
     attention = NativeAttention(LIBRARY)
     lens = [3, 50, 20, 21, 22, 49, 7, 33, 34, 35]
     layout, q, k, v = make([1] * 10, lens, block_size=16, heads=6, kv_heads=2, dim=64)
-    together = attention.run(attention.plan(layout), q, k, v, scale=0.1, window=None)
+    together = attention.run(attention.plan(layout), q, k, v, Scores(0.1))
     for row, length in enumerate(lens):
         alone = RaggedLayout([0, 1], [length], layout.block_tables[row : row + 1], 16)
-        out = attention.run(attention.plan(alone), q[row : row + 1], k, v, scale=0.1, window=None)
+        out = attention.run(attention.plan(alone), q[row : row + 1], k, v, Scores(0.1))
         assert torch.equal(out[0], together[row])
 
 
@@ -86,13 +86,13 @@ def test_a_query_does_not_depend_on_its_chunk(window, softcap, sizes):
     layout, q, k, v = make(
         [length], [length], block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
     )
-    options = {"scale": 0.1, "window": window, "softcap": softcap}
-    whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, **options)
+    options = Scores(0.1, window, softcap)
+    whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, options)
     for size in (1, 7, 16, 40):
         for start in range(0, length, size):
             end = min(start + size, length)
             chunk = RaggedLayout([0, end - start], [end], layout.block_tables, block_size)
-            out, same = attention.run_with_lse(attention.plan(chunk), q[start:end], k, v, **options)
+            out, same = attention.run_with_lse(attention.plan(chunk), q[start:end], k, v, options)
             assert torch.equal(out, whole[start:end])
             assert torch.equal(same, lse[start:end])
 
@@ -102,9 +102,7 @@ def test_a_query_does_not_depend_on_its_chunk(window, softcap, sizes):
 def test_soft_caps_of_scores_near_and_far_from_zero(attention, size):
     """One key sees all weight but its log-sum-exp is the score itself: its digits are kept."""
     layout, q, k, v = make([1], [1], block_size=4, heads=2, kv_heads=2, dim=16)
-    _, lse = attention.run_with_lse(
-        attention.plan(layout), q, k, v, scale=size, window=None, softcap=5.0
-    )
+    _, lse = attention.run_with_lse(attention.plan(layout), q, k, v, Scores(size, softcap=5.0))
     key = k[layout.block_tables[0, 0], 0]
     expected = 5 * torch.tanh((q[0].double() * key.double()).sum(-1) * size / 5)
     torch.testing.assert_close(lse[0].double(), expected, rtol=2e-6, atol=1e-9)
@@ -118,19 +116,43 @@ def test_paged_equals_contiguous():
     plain = torch.nn.functional.scaled_dot_product_attention(
         *(x.transpose(0, 1) for x in (q, keys, values)), is_causal=True, scale=0.3
     ).transpose(0, 1)
-    out = ReferenceAttention().run(layout, q, k, v, scale=0.3, window=None)
+    out = ReferenceAttention().run(layout, q, k, v, Scores(0.3))
     torch.testing.assert_close(out, plain)
 
 
 def test_partials_over_disjoint_keys_merge_exactly():
     layout, q, k, v = make([1, 1], [48, 37], block_size=16, heads=4, kv_heads=2, dim=16)
     reference = ReferenceAttention()
-    whole, lse = reference.run_with_lse(layout, q, k, v, scale=0.2, window=None)
+    whole, lse = reference.run_with_lse(layout, q, k, v, Scores(0.2))
     first = RaggedLayout([0, 1, 2], [32, 32], layout.block_tables[:, :2], 16)
     second = RaggedLayout([0, 1, 2], [16, 5], layout.block_tables[:, 2:], 16)
-    parts = [
-        reference.run_with_lse(part, q, k, v, scale=0.2, window=None) for part in (first, second)
-    ]
+    parts = [reference.run_with_lse(part, q, k, v, Scores(0.2)) for part in (first, second)]
     merged, total = merge_partials(parts)
     torch.testing.assert_close(merged, whole)
     torch.testing.assert_close(total, lse)
+
+
+@pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
+@pytest.mark.parametrize("window", [None, 9, 64])
+@pytest.mark.parametrize("sizes", [(6, 2, 64, 16), (4, 4, 24, 5), (8, 1, 128, 64)], ids=str)
+def test_a_decode_does_not_depend_on_sharing_its_prefix(window, sizes):
+    """Met with its siblings or alone, a query gets the same bits, equal to the definition."""
+    heads, kv_heads, dim, block_size = sizes
+    attention, shared = NativeAttention(LIBRARY), 80 // block_size * block_size
+    lens = [100, 81, 97, 131, 90, 88, 83, 120, 99, 130]
+    layout, q, k, v = make(
+        [1] * 10, lens, block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
+    )
+    tables = layout.block_tables.clone()
+    tables[1:9, : shared // block_size] = tables[0, : shared // block_size]
+    tables[4:7, : 88 // block_size] = tables[5, : 88 // block_size]  # a branch of the tree
+    layout = RaggedLayout(layout.query_starts, lens, tables, block_size)
+    scores = Scores(0.1, window)
+    together, lse = attention.run_with_lse(attention.plan(layout), q, k, v, scores)
+    expected, _ = ReferenceAttention().run_with_lse(layout, q, k, v, scores)
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
+    for row, length in enumerate(lens):
+        alone = RaggedLayout([0, 1], [length], tables[row : row + 1], block_size)
+        out, same = attention.run_with_lse(attention.plan(alone), q[row : row + 1], k, v, scores)
+        assert torch.equal(out[0], together[row])
+        assert torch.equal(same[0], lse[row])

@@ -1,7 +1,7 @@
-"""Filters that cut the tail of a distribution: min-p, top-k, top-p and typical-p.
+"""Filters that cut the tail of a distribution: min-p and typical-p.
 
-Each sets what it drops to -inf and sees what the ones before it left. Ties go to the lower
-token id. Called by the sampler.
+Each sets what it drops to -inf and sees what the ones before it left. Between the two come
+top-k and top-p (nucleus.py). Ties go to the lower token id. Called by the sampler.
 """
 
 from __future__ import annotations
@@ -16,23 +16,6 @@ from torch import Tensor
 def column(values: Seq[float] | Seq[int], like: Tensor) -> Tensor:
     """(R, 1) in the dtype and on the device of `like`."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
-
-
-def filter_logits(logits: Tensor, top_k: list[int], top_p: list[float]) -> Tensor:
-    """Set all but each row's top-k, and of those all but its top-p, to -inf.
-
-    logits (R, V); ties go to the lower token id. top-p keeps the fewest likeliest tokens whose
-    probability, among the top-k, reaches p (Holtzman et al., 2020).
-    """
-    ranked, order = logits.sort(dim=-1, descending=True, stable=True)
-    k = column([k if k > 0 else logits.shape[1] for k in top_k], logits)
-    rank = torch.arange(logits.shape[1], device=logits.device)
-    ranked = ranked.masked_fill(rank >= k, -torch.inf)
-    probs = ranked.softmax(-1, dtype=torch.float64)
-    before = probs.cumsum(-1) - probs
-    p = column(top_p, before)
-    ranked = ranked.masked_fill((before >= p) & (p < 1), -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, order, ranked)
 
 
 def filter_min_p(logits: Tensor, min_p: list[float]) -> Tensor:

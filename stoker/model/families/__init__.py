@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoker.errors import ModelError, suggest
-from stoker.model.families import classic, gemma, llama, olmo, paired
+from stoker.model.families import classic, gemma, llama, olmo, paired, wrapped
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
 from stoker.model.spec import ModelSpec
@@ -23,6 +23,7 @@ FAMILIES: dict[str, Family] = {
     **olmo.FAMILIES,
     **paired.FAMILIES,
     **classic.FAMILIES,
+    **wrapped.FAMILIES,
 }
 
 

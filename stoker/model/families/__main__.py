@@ -32,11 +32,22 @@ TAIL = """
 | longrope | a factor for each frequency; one set up to the original context, another beyond |
 
 A key is rotated once, when it is cached, and prompts share cached keys. So the frequencies of
-`dynamic` and `longrope` can't follow a sequence as it grows. They are those for a sequence of
-`max_context` tokens, for all sequences. With `max_context` no greater than the original context,
-results are those of transformers for any prompt. With a greater one, and that is the default, they
-are those of transformers for sequences of `max_context` tokens (`dynamic`) or past the original
-context (`longrope`), and short prompts are rotated alike.
+`dynamic` and `longrope` can't follow a sequence as it grows, as they do in transformers: there
+`longrope` takes the short factors while a sequence has no more tokens than the original context and
+the long ones beyond, and `dynamic` raises the base with the length. In Stoker `max_context` stands
+in for the length of every sequence, short ones too:
+
+| | `max_context` up to the original context | greater `max_context`, **the default** |
+| --- | --- | --- |
+| longrope | short factors; results of transformers | long factors; results of transformers \
+for prompts longer than the original context, **other results for shorter ones** |
+| dynamic | the base as it is; results of transformers | the base of `max_context` tokens; \
+results of transformers for prompts of just that length, **other results for shorter ones** |
+
+vLLM does alike: its longrope takes the long factors for all if `max_model_len` exceeds the original
+context, and its dynamic base is that of the longest context, whatever `max_model_len` is. Where
+prompts and answers fit into the original context (4,096 tokens for Phi-3.5 mini and Phi-4 mini),
+`max_context=4096` gives the results of transformers.
 
 ## What is refused
 
@@ -44,9 +55,10 @@ context (`longrope`), and short prompts are rotated alike.
   are loaded.
 - Adapters (a folder with adapter_config.json and no config.json): merge them into their base model
   first.
-- Mixtures of experts, state spaces, encoders, models of images or sound.
-- A field with a value that nothing here implements, by name: OPT with projections around its layers
-  (350M) or norms behind them, Gemma with attention in both directions, GPT-2 with cross-attention.
+- Mixtures of experts, state spaces, encoders, models of images or sound. Of the wrapped
+  models in the table (`...ForConditionalGeneration`) the text model is loaded, for prompts of text.
+- A field with a value that nothing here implements, by name: Gemma with attention in
+  both directions, GPT-2 with cross-attention.
 """
 
 

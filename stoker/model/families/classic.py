@@ -70,8 +70,8 @@ def _gpt2(f: Fields) -> ModelSpec:
 
 def _opt(f: Fields) -> ModelSpec:
     hidden, context = f.size("hidden_size"), f.size("max_position_embeddings")
-    f.insist("word_embed_proj_dim", hidden, hidden)
-    f.insist("do_layer_norm_before", True, True)
+    before = f.flag("do_layer_norm_before", True)
+    width = f.size("word_embed_proj_dim", hidden)
     f.insist("_remove_final_layer_norm", False, False)
     f.insist("layer_norm_elementwise_affine", True, True)
     bias = f.flag("enable_bias", True)
@@ -81,7 +81,10 @@ def _opt(f: Fields) -> ModelSpec:
         ffn=_plain(f.size("ffn_dim"), activation(f, "activation_function", "relu"), bias),
         norm=Norm("layer", 1e-5, bias=True),
         tied=True,
+        layer={"pre_norms": before, "sum_norms": not before},
         positions=LearnedPositions(context + 2, offset=2),
+        embedding_width=None if width == hidden else width,
+        final_norm=before,
     )
 
 
@@ -137,6 +140,8 @@ GPT2 = {
 _OPT_LAYER = {
     "layers.{i}.mixer_norm": "self_attn_layer_norm",
     "layers.{i}.ffn_norm": "final_layer_norm",
+    "layers.{i}.mixer_sum_norm": "self_attn_layer_norm",
+    "layers.{i}.ffn_sum_norm": "final_layer_norm",
     "layers.{i}.mixer.out": "self_attn.out_proj",
     "layers.{i}.ffn.up": "fc1",
     "layers.{i}.ffn.down": "fc2",
@@ -146,6 +151,7 @@ OPT = {
     **names("", {"head.weight": "lm_head.weight"}),
     **names(_OPT, {"embedding": "embed_tokens.weight", "positions": "embed_positions.weight"}),
     **names(_OPT, _both({"norm": "final_layer_norm"})),
+    **names(_OPT, {f"project_{way}.weight": f"project_{way}.weight" for way in ("in", "out")}),
     **names(
         _OPT + "layers.{i}.self_attn.",
         {
@@ -177,9 +183,10 @@ FAMILIES = {
         ignored=("attn.bias", "attn.masked_bias"),
     ),
     "OPTForCausalLM": Family(
-        "OPT, except 350M",
+        "OPT",
         _opt,
         OPT,
-        "learned positions, ReLU; no projection between embedding and layers, norms come first",
+        "learned positions, ReLU; in OPT-350M a norm behind each sum, and an embedding narrower "
+        "than the layers",
     ),
 }

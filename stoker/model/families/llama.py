@@ -15,6 +15,7 @@ from stoker.model.families.parts import (
     layer_types,
     with_windows,
 )
+from stoker.model.families.rope import growth
 from stoker.model.spec import ModelSpec
 from stoker.model.weights import names
 
@@ -32,6 +33,10 @@ def _mistral(f: Fields) -> ModelSpec:
 def _ministral(f: Fields) -> ModelSpec:
     slides = layer_types(f, lambda index: "sliding_window" in f.values)
     return decoder(f, with_windows(f, attention(f), slides))
+
+
+def _ministral3(f: Fields) -> ModelSpec:
+    return decoder(f, attention(f, window=f.size("sliding_window", None), growth=growth(f)))
 
 
 def _qwen(f: Fields, **changes: Any) -> ModelSpec:
@@ -99,6 +104,12 @@ FAMILIES = {
         "Mistral 7B, Nemo, Small", _mistral, LLAMA, "a window on all layers, or none"
     ),
     "MinistralForCausalLM": Family("Ministral 8B", _ministral, LLAMA, "a window on some layers"),
+    "Ministral3ForCausalLM": Family(
+        "Ministral 3 (3B, 8B, 14B)",
+        _ministral3,
+        LLAMA,
+        "yarn, and queries that grow with their position",
+    ),
     "Qwen2ForCausalLM": Family(
         "Qwen2, Qwen2.5, QwQ", _qwen2, LLAMA, "QKV biases, windows on later layers"
     ),

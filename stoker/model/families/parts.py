@@ -39,6 +39,8 @@ class Family:
         about: what sets the family apart, for the documentation.
         base: beginning of tensor names that some checkpoints leave out.
         ignored: endings of tensor names that hold nothing to load.
+        renamed: other beginnings of tensor names, and what `names` has in their place.
+        beside: beginnings of tensor names of parts that are not loaded, such as a model of images.
     """
 
     models: str
@@ -47,6 +49,17 @@ class Family:
     about: str
     base: str = "model."
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
+    renamed: tuple[tuple[str, str], ...] = ()
+    beside: tuple[str, ...] = ()
+
+    def spellings(self, stored: str) -> list[str]:
+        """What `names` may call a tensor of the checkpoint."""
+        found = [stored, self.base + stored]  # a backbone saved on its own leaves the prefix out
+        return found + [
+            ours + stored.removeprefix(theirs)
+            for theirs, ours in self.renamed
+            if stored.startswith(theirs)
+        ]
 
 
 def attention(

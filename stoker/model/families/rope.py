@@ -7,10 +7,11 @@ flat or once for each type of layer.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from stoker.errors import ModelError
 from stoker.model.families.fields import Fields
-from stoker.model.rope import Dynamic, Linear, Llama3, LongRope, Rope, Scaling, Yarn
+from stoker.model.rope import Dynamic, Growth, Linear, Llama3, LongRope, Rope, Scaling, Yarn
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -27,7 +28,7 @@ def rope(
         theta, partial: base and rotated share of a head where the config names none.
         kind: a type of layer, if the config tells them apart.
     """
-    given = {**f.within("rope_scaling").values, **f.within("rope_parameters").values}
+    given = given_rope(f)
     if kind and any(one in given for one in LAYER_TYPES):
         given = Fields(given, f.architecture).within(kind).values
     given = {**f.values, **given}
@@ -45,12 +46,22 @@ def rope(
     return Rope(dim, float(fields.number("rope_theta", theta, above=1)), _scaling(fields, f, dim))
 
 
+def given_rope(f: Fields) -> dict[str, Any]:
+    """The fields of rope_scaling and rope_parameters."""
+    return {**f.within("rope_scaling").values, **f.within("rope_parameters").values}
+
+
+def growth(f: Fields) -> Growth | None:
+    """The growth of queries, where the rope's fields ask for it."""
+    given = Fields(given_rope(f), f.architecture)
+    beta = given.number("llama_4_scaling_beta", 0.0)
+    return Growth(beta, given.size("original_max_position_embeddings")) if beta else None
+
+
 def context(f: Fields) -> int:
     """Most positions: those of the config, or as far as its rope type stretches them."""
     limit = f.size("max_position_embeddings")
-    given = Fields(
-        {**f.within("rope_scaling").values, **f.within("rope_parameters").values}, f.architecture
-    )
+    given = Fields(given_rope(f), f.architecture)
     kind = given.values.get("rope_type", given.values.get("type"))
     if kind == "dynamic":
         return int(limit * given.number("factor", above=0))

@@ -1,23 +1,32 @@
 /* Attention of ragged queries over paged keys and values, float32, read in place.
  *
- * Each pair of a query and a head is computed by itself, over tiles of keys that lie at fixed
- * positions of its sequence. So a result depends neither on the batch, nor on how a sequence was
- * cut into chunks, nor on whether its token was prefilled or decoded. The softmax is the running
- * one of Milakov and Gimelshein (2018), as in FlashAttention (Dao et al., 2022).
+ * A tile of keys, which lies at a fixed position of its sequence, is transposed once and meets all
+ * query heads of a task that see it: those of a chunk, or of many sequences that share a prefix.
+ * Each query head's result comes from its own sums in an order of their own. So it depends neither
+ * on the batch, nor on how a sequence was cut into chunks, nor on whether its token was prefilled
+ * or decoded, alone or with others of the same prefix. The softmax is the running one of Milakov
+ * and Gimelshein (2018), as in FlashAttention (Dao et al., 2022); meeting a shared prefix
+ * together follows Hydragen (Juravsky et al., 2024).
  * Built by build.py; described in stoker/ops/attention.py.
  */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 #define LANES 16
+#define ROWS 6 /* queries met by a tile at a time: 24 sums, 4 vectors of the tile, 1 of a query */
 #else
 #define LANES 8
+#define ROWS 3
 #endif
 #define TILE 16              /* keys taken at a time */
 #define PARTS (TILE / LANES) /* vectors of scores in a tile */
-#define CHUNK 64             /* floats of a head mixed at a time */
+#define CHUNK 4              /* vectors of a head mixed at a time, and partial sums of a score */
+#define WORTH_TURNING 6 /* query heads that repay the transposition of a tile */
 #define INLINE __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -66,103 +75,184 @@ static inline vec tanh_of(vec x) {
     return (vec)((near & (ivec)p) | (~near & (ivec)signed_far));
 }
 
-/* Lane i of the result is the sum of the lanes of x[i]: halves are added pairwise, a tree of
- * adds and shuffles. */
-#if LANES == 16
-#define FOLD8(a, b)                                                                              \
-    (__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +     \
-     __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
-#define FOLD4(a, b)                                                                              \
-    (__builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +   \
-     __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
-#define FOLD2(a, b)                                                                              \
-    (__builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +   \
-     __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
-#define FOLD1(a, b)                                                                              \
-    (__builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +  \
-     __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
-static inline vec sums_of_lanes(const vec *x) {
-    vec a[8], b[4];
-    for (int i = 0; i < 8; i++) a[i] = FOLD8(x[i], x[i + 8]);
-    for (int i = 0; i < 4; i++) b[i] = FOLD4(a[i], a[i + 4]);
-    const vec c = FOLD2(b[0], b[2]), d = FOLD2(b[1], b[3]);
-    return FOLD1(c, d);
-}
-#else
-#define FOLD4(a, b)                                             \
-    (__builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +  \
-     __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
-#define FOLD2(a, b)                                             \
-    (__builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13) +  \
-     __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15))
-#define FOLD1(a, b)                                             \
-    (__builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + \
-     __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15))
-static inline vec sums_of_lanes(const vec *x) {
-    vec a[4];
-    for (int i = 0; i < 4; i++) a[i] = FOLD4(x[i], x[i + 4]);
-    const vec c = FOLD2(a[0], a[2]), d = FOLD2(a[1], a[3]);
-    return FOLD1(c, d);
-}
-#endif
-
-/* The largest lane. */
-static inline float largest(vec x) {
-    float lanes[LANES];
-    store(lanes, x);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+/* The largest of a tile's scores. */
+static inline float largest(const vec *scores) {
+    float lanes[TILE];
+    memcpy(lanes, scores, sizeof lanes);
+    for (int half = TILE / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
     return lanes[0];
 }
 
-/* Which floats of a row to ask of memory before they are needed, and where the rows lie. */
-typedef struct {
-    const int64_t *rows;
-    int64_t from, to;
-} Ahead;
-
-static inline INLINE void fetch(const float *cache, Ahead ahead, int i) {
-    for (int64_t d = ahead.from; d < ahead.to; d += 16)
-        __builtin_prefetch(cache + ahead.rows[i] + d, 0, 2);
-}
-
-/* Scores of one query head with the LANES keys at keys + rows[i]. */
-static inline INLINE vec scores_of(const float *query, const float *keys, const int64_t *rows,
-                                   int64_t dim, Ahead ahead, int at) {
-    vec sums[LANES] = {};
-    int64_t d = 0;
-    for (; d + LANES <= dim; d += LANES) {
-        const vec q = load(query + d);
-        for (int i = 0; i < LANES; i++) sums[i] += q * load(keys + rows[i] + d);
-    }
-    for (int i = 0; i < LANES; i++) fetch(keys, ahead, at + i);
-    vec scores = sums_of_lanes(sums);
-    for (; d < dim; d++)
-        for (int i = 0; i < LANES; i++) scores[i] += query[d] * keys[rows[i] + d];
-    return scores;
-}
-
-/* mixed = mixed * keep + sum over tokens of weight * value. */
-static inline INLINE void mix(float *mixed, float keep, const float *weights, const float *values,
-                              const int64_t *rows, int64_t dim, int64_t from, int64_t to,
-                              Ahead ahead) {
-    int64_t d = 0;
-    for (; d + CHUNK <= dim; d += CHUNK) {
-        vec sums[CHUNK / LANES];
-        for (int i = 0; i < CHUNK / LANES; i++) sums[i] = load(mixed + d + i * LANES) * keep;
-        for (int64_t t = from; t < to; t++) {
-            const float *value = values + rows[t] + d;
-            for (int i = 0; i < CHUNK / LANES; i++)
-                sums[i] += load(value + i * LANES) * weights[t];
-            if (d == 0) fetch(values, ahead, t);
+/* Swaps the off-diagonal blocks of a square of vectors, block by block: transposes it. */
+#if LANES == 16
+#define LOW8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define HIGH8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define LOW4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define HIGH4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define LOW2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define HIGH2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define LOW1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define HIGH1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#else
+#define LOW4 0, 1, 2, 3, 8, 9, 10, 11
+#define HIGH4 4, 5, 6, 7, 12, 13, 14, 15
+#define LOW2 0, 1, 8, 9, 4, 5, 12, 13
+#define HIGH2 2, 3, 10, 11, 6, 7, 14, 15
+#define LOW1 0, 8, 2, 10, 4, 12, 6, 14
+#define HIGH1 1, 9, 3, 11, 5, 13, 7, 15
+#endif
+#define SWAP(SIZE)                                                            \
+    for (int i = 0; i < LANES; i++)                                           \
+        if (!(i & SIZE)) {                                                    \
+            const vec a = x[i], b = x[i + SIZE];                              \
+            x[i] = __builtin_shufflevector(a, b, LOW##SIZE);                  \
+            x[i + SIZE] = __builtin_shufflevector(a, b, HIGH##SIZE);          \
         }
-        for (int i = 0; i < CHUNK / LANES; i++) store(mixed + d + i * LANES, sums[i]);
+
+static inline INLINE void transpose(vec *x) {
+#if LANES == 16
+    SWAP(8)
+#endif
+    SWAP(4)
+    SWAP(2)
+    SWAP(1)
+}
+
+/* Lane i of the result is the sum of the lanes of x[i]. */
+#define FOLD(SIZE)                                                            \
+    for (int i = 0; i < SIZE; i++)                                            \
+        x[i] = __builtin_shufflevector(x[i], x[i + SIZE], LOW##SIZE) +        \
+               __builtin_shufflevector(x[i], x[i + SIZE], HIGH##SIZE);
+static inline INLINE vec sums_of_lanes(vec *x) {
+#if LANES == 16
+    FOLD(8)
+#endif
+    FOLD(4)
+    FOLD(2)
+    FOLD(1)
+    return x[0];
+}
+
+/* Asks memory for the floats from..to-1 of a row that is needed later. */
+static inline INLINE void fetch(const float *row, int64_t from, int64_t to) {
+    for (int64_t d = from; d < to; d += 16) __builtin_prefetch(row + d, 0, 2);
+}
+
+/* turned[d * TILE + i] = keys[rows[i] + d]. */
+static inline INLINE void turn(const float *keys, const int64_t *rows, const int64_t *next,
+                               float *turned, int64_t dim) {
+    for (int part = 0; part < TILE; part += LANES) {
+        int64_t d = 0;
+        for (; d + LANES <= dim; d += LANES) {
+            vec x[LANES];
+            for (int i = 0; i < LANES; i++) x[i] = load(keys + rows[part + i] + d);
+            if (next)
+                for (int i = 0; i < LANES; i++) fetch(keys + next[part + i] + d, 0, LANES);
+            transpose(x);
+            for (int i = 0; i < LANES; i++) store(turned + (d + i) * TILE + part, x[i]);
+        }
+        for (; d < dim; d++)
+            for (int i = 0; i < LANES; i++)
+                turned[d * TILE + part + i] = keys[rows[part + i] + d];
     }
-    for (; d < dim; d++) {
+}
+
+/* scores[r] = the products of query r with LANES keys, from the transposed tile. The sum is that
+ * of `direct`: first over d, d + LANES, ..., then of halves, quarters and so on. */
+static inline INLINE void products(const float *queries, const float *turned, vec *scores,
+                                   int64_t dim, const int count) {
+    const int64_t whole = dim - dim % LANES;
+    vec quads[LANES / 4][ROWS];
+    for (int q = 0; q < LANES / 4; q++) {
+        vec sums[4][ROWS] = {};
+        for (int64_t d = q; d < whole; d += LANES)
+            for (int j = 0; j < 4; j++) {
+                const int64_t at = d + j * (LANES / 4);
+                const vec key = load(turned + at * TILE);
+                for (int r = 0; r < count; r++) sums[j][r] += key * queries[r * dim + at];
+            }
+        for (int r = 0; r < count; r++)
+            quads[q][r] = (sums[0][r] + sums[2][r]) + (sums[1][r] + sums[3][r]);
+    }
+    for (int r = 0; r < count; r++) {
+#if LANES == 16
+        scores[r] = (quads[0][r] + quads[2][r]) + (quads[1][r] + quads[3][r]);
+#else
+        scores[r] = quads[0][r] + quads[1][r];
+#endif
+        for (int64_t d = whole; d < dim; d++)
+            scores[r] += load(turned + d * TILE) * queries[r * dim + d];
+    }
+}
+
+/* The same for few queries, which do not repay a transposition: lane i of the score is the sum of
+ * the lanes of the products with key i. */
+static inline INLINE void direct(const float *queries, const float *keys, const int64_t *rows,
+                                 const int64_t *next, vec *scores, int64_t dim, const int count) {
+    const int64_t whole = dim - dim % LANES;
+    for (int r = 0; r < count; r++) {
+        vec x[LANES] = {};
+        for (int64_t d = 0; d < whole; d += LANES) {
+            const vec query = load(queries + r * dim + d);
+            for (int i = 0; i < LANES; i++) x[i] += load(keys + rows[i] + d) * query;
+        }
+        if (next) /* asked for a little at a time: memory takes few requests at once */
+            for (int i = 0; i < LANES; i++)
+                fetch(keys + next[i], dim * r / count & -16, dim * (r + 1) / count & -16);
+        scores[r] = sums_of_lanes(x);
+        for (int64_t d = whole; d < dim; d++) {
+            vec key;
+            for (int i = 0; i < LANES; i++) key[i] = keys[rows[i] + d];
+            scores[r] += key * queries[r * dim + d];
+        }
+    }
+}
+
+/* The vectors first..first + width - 1 of each row of `mixed`, times the row's `keep`, plus the
+ * sum over the tile of weight * value. */
+static inline INLINE void mix_part(float *mixed, const float *keep, const float *weights,
+                                   const float *values, const int64_t *rows,
+                                   const int64_t *next, int64_t dim, const int width,
+                                   const int count) {
+    vec sums[ROWS][CHUNK];
+    for (int r = 0; r < count; r++)
+        for (int j = 0; j < width; j++)
+            sums[r][j] = load(mixed + r * dim + j * LANES) * keep[r];
+    for (int t = 0; t < TILE; t++) {
+        if (next) fetch(values + next[t], 0, width * LANES);
+        for (int j = 0; j < width; j++) {
+            const vec value = load(values + rows[t] + j * LANES);
+            for (int r = 0; r < count; r++) sums[r][j] += value * weights[r * TILE + t];
+        }
+    }
+    for (int r = 0; r < count; r++)
+        for (int j = 0; j < width; j++) store(mixed + r * dim + j * LANES, sums[r][j]);
+}
+
+/* The floats of a row beyond its last whole vector: one code for any number of rows. */
+static __attribute__((noinline)) void mix_rest(float *mixed, float keep, const float *weights,
+                                               const float *values, const int64_t *rows,
+                                               int64_t rest) {
+    for (int64_t d = 0; d < rest; d++) {
         float sum = mixed[d] * keep;
-        for (int64_t t = from; t < to; t++) sum += values[rows[t] + d] * weights[t];
+        for (int t = 0; t < TILE; t++) sum += values[rows[t] + d] * weights[t];
         mixed[d] = sum;
     }
+}
+
+static inline INLINE void mix(float *mixed, const float *keep, const float *weights,
+                              const float *values, const int64_t *rows, const int64_t *next,
+                              int64_t dim, const int count) {
+    int64_t d = 0;
+    for (; d + CHUNK * LANES <= dim; d += CHUNK * LANES)
+        mix_part(mixed + d, keep, weights, values + d, rows, next, dim, CHUNK, count);
+    for (; d + LANES <= dim; d += LANES)
+        mix_part(mixed + d, keep, weights, values + d, rows, next, dim, 1, count);
+    if (d < dim)
+        for (int r = 0; r < count; r++)
+            mix_rest(mixed + r * dim + d, keep[r], weights + r * TILE, values + d, rows, dim - d);
 }
 
 typedef struct {
@@ -170,29 +260,37 @@ typedef struct {
     vec total; /* sums of exp(score - top), by lanes */
 } State;
 
-/* Takes keys from..to-1 of a tile into the result of one query head. */
-static inline INLINE void attend(const float *query, float *mixed, State *state,
-                                 const float *keys, const float *values, const int64_t *rows,
-                                 int64_t dim, int64_t from, int64_t to, float scale,
-                                 float cap, Ahead ahead) {
-    float weights[TILE];
-    vec scores[PARTS];
-    for (int part = 0; part < PARTS; part++) {
-        const int at = part * LANES;
-        scores[part] = scale * scores_of(query, keys, rows + at, dim, ahead, at);
-        if (cap > 0.0f) scores[part] = cap * tanh_of(scores[part] / cap);
-        if (at < from || at + LANES > to)
-            for (int i = 0; i < LANES; i++)
-                if (at + i < from || at + i >= to) scores[part][i] = -INFINITY;
+typedef struct {
+    int64_t row, sequence, start, end; /* of q; of the tables; the keys seen: start..end-1 */
+} Query;
+
+static inline INLINE int exceeds(const vec *scores, float top) {
+#ifdef __AVX512F__
+    return _mm512_cmp_ps_mask((__m512)scores[0], _mm512_set1_ps(top), _CMP_GT_OQ) != 0;
+#else
+    for (int i = 0; i < TILE; i++)
+        if (scores[i / LANES][i % LANES] > top) return 1;
+    return 0;
+#endif
+}
+
+/* The weights of a query's scores with the keys at..at+TILE-1; returns what earlier ones keep. */
+static inline INLINE float weigh(vec *scores, float *weights, State *state, int64_t from,
+                                 int64_t to, float cap) {
+    if (cap > 0.0f)
+        for (int part = 0; part < PARTS; part++)
+            scores[part] = cap * tanh_of(scores[part] / cap);
+    if (from > 0 || to < TILE) {
+        for (int i = 0; i < TILE; i++)
+            if (i < from || i >= to) scores[i / LANES][i % LANES] = -INFINITY;
+        if (from >= TILE || from >= to) {
+            memset(weights, 0, TILE * sizeof(float));
+            return 1.0f;
+        }
     }
-    vec tops = scores[0];
-    for (int part = 1; part < PARTS; part++) {
-        const ivec more = scores[part] > tops;
-        tops = (vec)((more & (ivec)scores[part]) | (~more & (ivec)tops));
-    }
-    const float top = largest(tops);
     float keep = 1.0f;
-    if (top > state->top) {
+    if (exceeds(scores, state->top)) {
+        const float top = largest(scores);
         keep = exp_nonpositive(spread(state->top - top))[0];
         state->total *= keep;
         state->top = top;
@@ -202,7 +300,32 @@ static inline INLINE void attend(const float *query, float *mixed, State *state,
         state->total += weight;
         store(weights + part * LANES, weight);
     }
-    mix(mixed, keep, weights, values, rows, dim, from, to, ahead);
+    return keep;
+}
+
+/* Takes a tile of keys into the results of `count` query heads. Head r belongs to query
+ * (first + r) / group. */
+static inline INLINE void attend(const float *packed, float *mixed, State *states,
+                                 const Query *queries, int64_t first, int64_t group,
+                                 const float *keys, const float *turned, const float *values,
+                                 const int64_t *rows, const int64_t *next, int64_t at,
+                                 int64_t dim, float cap, const int count) {
+    float weights[ROWS * TILE], keep[ROWS];
+    vec scores[PARTS][ROWS];
+    for (int part = 0; part < PARTS; part++)
+        if (turned)
+            products(packed, turned + part * LANES, scores[part], dim, count);
+        else
+            direct(packed, keys, rows + part * LANES, next ? next + part * LANES : 0, scores[part],
+                   dim, count);
+    for (int r = 0; r < count; r++) {
+        const Query *query = queries + (first + r) / group;
+        vec own[PARTS];
+        for (int part = 0; part < PARTS; part++) own[part] = scores[part][r];
+        keep[r] = weigh(own, weights + r * TILE, states + r, query->start - at, query->end - at,
+                        cap);
+    }
+    mix(mixed, keep, weights, values, rows, next, dim, count);
 }
 
 /* Offsets in a cache of the tokens at..at+TILE-1 of a sequence; past its end, of its last. */
@@ -219,77 +342,129 @@ static inline void find_rows(int64_t *rows, const int64_t *table, int64_t at, in
     for (int64_t i = count; i < TILE; i++) rows[i] = rows[count - 1];
 }
 
-static inline INLINE void attend_task(const float *q, const float *k, const float *v, float *out,
-                                      float *lse, const int64_t *table, int64_t queries,
-                                      int64_t context, int64_t heads, int64_t kv_heads,
-                                      int64_t from_head, int64_t to_head, int64_t dim,
-                                      int64_t block_size, int64_t window, float scale,
-                                      float cap) {
-    const int64_t group = heads / kv_heads, token = kv_heads * dim;
-    State states[queries * heads];
-    for (int64_t i = 0; i < queries * heads; i++) states[i] = (State){-INFINITY, {}};
-    for (int64_t i = 0; i < queries; i++)
-        memset(out + (i * heads + from_head * group) * dim, 0,
-               (to_head - from_head) * group * dim * sizeof(float));
-    const int64_t oldest = context - queries + 1; /* keys the first query sees, without window */
-    const int64_t begin = window && oldest > window ? (oldest - window) / TILE * TILE : 0;
+/* What a task has in hand: query heads packed by key-value head, query and head of its group. */
+typedef struct {
+    const float *k, *v;
+    float *packed, *mixed, *turned;
+    State *states;
+    Query *queries;
+    int64_t count, group, kv_heads, from_head, to_head, block_size;
+    float cap;
+} Task;
+
+/* Takes the keys begin..end-1 of a table into the queries low..high-1. */
+static inline INLINE void sweep_heads(const Task *task, const int64_t *table, int64_t low,
+                                int64_t high, int64_t begin, int64_t end, int64_t dim) {
+    const int64_t token = task->kv_heads * dim, group = task->group;
     int64_t rows[2][TILE];
-    find_rows(rows[0], table, begin, context, block_size, token);
-    for (int64_t at = begin, now = 0; at < context; at += TILE, now ^= 1) {
-        const int more = at + TILE < context;
-        if (more) find_rows(rows[now ^ 1], table, at + TILE, context, block_size, token);
-        for (int64_t g = from_head; g < to_head; g++)
-            for (int64_t i = 0; i < queries; i++) {
-                const int64_t end = oldest + i;
-                const int64_t start = window && end > window ? end - window : 0;
-                const int64_t from = start > at ? start - at : 0;
-                const int64_t to = end - at < TILE ? end - at : TILE;
-                if (from >= to) continue;
-                const int64_t share = more && i == queries - 1 ? dim : 0; /* spread over heads */
-                for (int64_t h = 0; h < group; h++) {
-                    const int64_t row = i * heads + g * group + h;
-                    const Ahead ahead = {rows[now ^ 1], share * h / group & -16,
-                                         h + 1 < group ? share * (h + 1) / group & -16 : share};
-                    attend(q + row * dim, out + row * dim, states + row, k + g * dim,
-                           v + g * dim, rows[now], dim, from, to, scale, cap, ahead);
+    if (begin < end) find_rows(rows[0], table, begin, end, task->block_size, token);
+    for (int64_t at = begin, now = 0; at < end; at += TILE, now ^= 1) {
+        const int more = at + TILE < end;
+        if (more) find_rows(rows[now ^ 1], table, at + TILE, end, task->block_size, token);
+        const int64_t *following = more ? rows[now ^ 1] : 0;
+        while (low < high && task->queries[low].end <= at) low++; /* of a chunk: those before */
+        for (int64_t g = task->from_head; g < task->to_head; g++) {
+            const int64_t base = (g - task->from_head) * task->count * group;
+            const int64_t heads = (high - low) * group, steps = (heads + ROWS - 1) / ROWS;
+            const float *turned = heads >= WORTH_TURNING ? task->turned : 0;
+            if (turned) turn(task->k + g * dim, rows[now], following, task->turned, dim);
+            for (int64_t i = 0; i < steps; i++) {
+                const int64_t first = low * group + heads * i / steps;
+                const int64_t last = low * group + heads * (i + 1) / steps;
+                const int64_t *next = i == 0 ? following : 0;
+#define COUNT(N)                                                                              \
+    case N:                                                                                   \
+        attend(task->packed + (base + first) * dim, task->mixed + (base + first) * dim,       \
+               task->states + base + first, task->queries, first, group, task->k + g * dim,   \
+               turned, task->v + g * dim, rows[now], next, at, dim, task->cap, N);                          \
+        break;
+                switch (last - first) {
+                    COUNT(1) COUNT(2) COUNT(3)
+#if ROWS > 3
+                    COUNT(4) COUNT(5) COUNT(6)
+#endif
                 }
             }
-    }
-    for (int64_t i = 0; i < queries; i++)
-        for (int64_t h = from_head * group; h < to_head * group; h++) {
-            const int64_t row = i * heads + h;
-            float total = 0.0f;
-            for (int lane = 0; lane < LANES; lane++) total += states[row].total[lane];
-            const float inverse = 1.0f / total;
-            for (int64_t d = 0; d < dim; d++) out[row * dim + d] *= inverse;
-            if (lse) lse[row] = states[row].top + logf(total);
         }
+    }
+}
+
+/* The same, compiled for common sizes of a head. */
+static __attribute__((noinline)) void sweep(const Task *task, const int64_t *table, int64_t low,
+                                            int64_t high, int64_t begin, int64_t end,
+                                            int64_t dim) {
+    switch (dim) {
+        case 64: sweep_heads(task, table, low, high, begin, end, 64); break;
+        case 128: sweep_heads(task, table, low, high, begin, end, 128); break;
+        default: sweep_heads(task, table, low, high, begin, end, dim);
+    }
+}
+
+static void attend_task(const float *q, const float *k, const float *v, float *out,
+                                      float *lse, const int64_t *tables, int64_t width,
+                                      const int64_t *members, int64_t count, int64_t shared,
+                                      int64_t heads, int64_t kv_heads, int64_t from_head,
+                                      int64_t to_head, int64_t dim, int64_t block_size,
+                                      int64_t window, float scale, float cap) {
+    const int64_t group = heads / kv_heads, total = (to_head - from_head) * count * group;
+    float packed[total * dim], mixed[total * dim], turned[dim * TILE];
+    State states[total];
+    Query queries[count];
+    int64_t begin = INT64_MAX;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t *member = members + i * 3, end = member[2];
+        queries[i] = (Query){member[0], member[1], window && end > window ? end - window : 0, end};
+        const int64_t tile = queries[i].start / TILE * TILE;
+        begin = tile < begin ? tile : begin;
+    }
+    for (int64_t at = 0, g = from_head; g < to_head; g++)
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t h = 0; h < group; h++, at++) {
+                const float *from = q + (queries[i].row * heads + g * group + h) * dim;
+                for (int64_t d = 0; d < dim; d++) packed[at * dim + d] = from[d] * scale;
+                states[at] = (State){-INFINITY, {}};
+            }
+    memset(mixed, 0, total * dim * sizeof(float));
+    const Task task = {k,     v,     packed,   mixed,     turned,  states,     queries,
+                       count, group, kv_heads, from_head, to_head, block_size, cap};
+    sweep(&task, tables + queries[0].sequence * width, 0, count, begin, shared, dim);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t tile = queries[i].start / TILE * TILE;
+        sweep(&task, tables + queries[i].sequence * width, i, i + 1,
+              tile > shared ? tile : shared, queries[i].end > shared ? queries[i].end : 0, dim);
+    }
+    for (int64_t at = 0, g = from_head; g < to_head; g++)
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t h = 0; h < group; h++, at++) {
+                const int64_t row = queries[i].row * heads + g * group + h;
+                float sum = 0.0f;
+                for (int lane = 0; lane < LANES; lane++) sum += states[at].total[lane];
+                const float inverse = 1.0f / sum;
+                for (int64_t d = 0; d < dim; d++)
+                    out[row * dim + d] = mixed[at * dim + d] * inverse;
+                if (lse) lse[row] = states[at].top + logf(sum);
+            }
 }
 
 /* q, out: (T, heads, dim); lse: (T, heads) or NULL; k, v: (blocks, block_size, kv_heads, dim).
- * tasks: (count, 3), the heaviest first: a sequence, its first query in q, and the number of
- * queries, at most 16. ends: the context each task's last query sees. tables: (S, width) blocks.
- * window: keys seen, counted back from the query's own; 0 for all. cap: scores become
- * cap * tanh(score / cap); 0 for none. */
+ * tasks: (count, 3), the heaviest first: its first member, their number, and the keys they share.
+ * members: (T, 3): a query's row of q, its sequence, and the context that it sees. Those of a
+ * task see their shared keys or, of these, come in order of context; what they see beyond them
+ * begins at a multiple of 16. tables: (S, width) blocks.
+ * window: keys seen, counted back from the query's own; 0 for all. split: whether the heads of
+ * a lone query are shared out. cap: scores become cap * tanh(score / cap); 0 for none. */
 void paged_attention(const float *restrict q, const float *restrict k, const float *restrict v,
                      float *restrict out, float *restrict lse, const int64_t *tasks,
-                     const int64_t *ends, const int64_t *tables, int64_t count, int64_t width,
-                     int64_t heads, int64_t kv_heads, int64_t dim, int64_t block_size,
-                     int64_t window, int64_t split, float scale, float cap) {
+                     const int64_t *members, const int64_t *tables, int64_t count,
+                     int64_t width, int64_t heads, int64_t kv_heads, int64_t dim,
+                     int64_t block_size, int64_t window, int64_t split, float scale, float cap) {
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t job = 0; job < count * split; job++) {
-        const int64_t *task = tasks + job / split * 3;
-        const int64_t from = kv_heads * (job % split) / split;
-        const int64_t to = kv_heads * (job % split + 1) / split;
-        const int64_t first = task[1] * heads;
-#define TASK(DIM)                                                                             \
-    attend_task(q + first * DIM, k, v, out + first * DIM, lse ? lse + first : 0,              \
-                tables + task[0] * width, task[2], ends[job / split], heads, kv_heads, from,  \
-                to, DIM, block_size, window, scale, cap)
-        switch (dim) {
-            case 64: TASK(64); break;
-            case 128: TASK(128); break;
-            default: TASK(dim);
-        }
+    for (int64_t job = 0; job < count * kv_heads; job++) {
+        const int64_t *task = tasks + job / kv_heads * 3, head = job % kv_heads;
+        const int whole = task[1] == 1 && !split;
+        if (whole && head) continue;
+        attend_task(q, k, v, out, lse, tables, width, members + task[0] * 3, task[1], task[2],
+                    heads, kv_heads, head, whole ? kv_heads : head + 1, dim, block_size, window,
+                    scale, cap);
     }
 }

@@ -35,6 +35,10 @@ FLAGS = (
     "-fPIC",
 )
 
+# Attention's sums keep the order written, whatever number of rows they are compiled for; its
+# vectors are explicit, so that -O2 is as fast as -O3, and compiles in a quarter of the time.
+MORE_FLAGS = {"attention": ("-fno-associative-math",)}
+
 
 @functools.cache
 def load(name: str) -> ctypes.CDLL | None:
@@ -72,7 +76,8 @@ def _compilers() -> list[str]:
 def _built(source: Path, compiler: str) -> Path:
     """The path of the shared library, compiled if it is not there yet."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    parts = (source.read_bytes(), version, " ".join(FLAGS).encode(), _processor().encode())
+    flags = FLAGS + MORE_FLAGS.get(source.stem, ())
+    parts = (source.read_bytes(), version, " ".join(flags).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stoker"
     library = folder / f"{source.stem}-{digest}.so"
@@ -81,7 +86,7 @@ def _built(source: Path, compiler: str) -> Path:
         handle, scratch = tempfile.mkstemp(dir=folder, suffix=".so")
         os.close(handle)
         try:
-            command = [compiler, *FLAGS, str(source), "-o", scratch]
+            command = [compiler, *flags, str(source), "-o", scratch]
             subprocess.run(command, capture_output=True, check=True, text=True)
             os.replace(scratch, library)  # another process may have done the same
         finally:

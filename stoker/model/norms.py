@@ -1,0 +1,51 @@
+"""The weights of norms; what computes with them is chosen once, with the other operations.
+
+Called by the transformer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stoker.model.spec import Norm
+from stoker.ops.select import Operations
+
+
+class RmsNorm(nn.Module):
+    """The weight of an RMS norm over the last dimension."""
+
+    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Weight and, in some models, bias of a layer norm over the last dimension."""
+
+    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        bias = spec.bias
+        self.bias = nn.Parameter(torch.empty(shape), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class NoNorm(nn.Module):
+    """Stands where a model has no norm."""
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        return x
+
+
+def make_norm(shape: tuple[int, ...], spec: Norm, present: bool = True) -> nn.Module:
+    if not present:
+        return NoNorm()
+    return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec)

@@ -1,0 +1,49 @@
+"""Which sequences of a step begin with the same blocks, found from their block tables.
+
+A kernel can take the keys of such a prefix once for many queries (Hydragen, Juravsky et al.,
+2024; cascade inference, Ye et al., 2024). Knows block ids only: equal ids in equal places are
+equal tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class PrefixGroups(NamedTuple):
+    """A partition of sequences: `sizes` says how many of `order` each group takes, in turn."""
+
+    order: NDArray[np.int64]  # (S,) sequences
+    sizes: NDArray[np.int64]  # (groups,)
+    tokens: NDArray[np.int64]  # (groups,) that the sequences of a group share; 0 for one alone
+
+
+def prefix_groups(
+    tables: NDArray[np.int64], contexts: NDArray[np.int64], block_size: int, most: int
+) -> PrefixGroups:
+    """Groups of at most `most` rows of `tables` (S, width) that begin alike.
+
+    `contexts` (S,) are the tokens of each sequence; whole blocks are shared, and none of them
+    holds a sequence's last token. Where prefixes branch, neighbours with the longest common part
+    join while that makes fewer tokens to read.
+    """
+    count = len(tables)
+    if len(set(tables[:, 0].tolist())) == count:
+        return PrefixGroups(np.arange(count), np.ones(count, np.int64), np.zeros(count, np.int64))
+    keys = [row.tobytes() for row in tables]
+    order = np.array(sorted(range(count), key=keys.__getitem__))
+    ranked, whole = tables[order], (contexts[order] - 1) // block_size
+    alike = (ranked[1:] == ranked[:-1]).cumprod(axis=1).sum(axis=1)
+    sizes, shared = [1], [0]
+    for blocks in np.minimum(alike, np.minimum(whole[1:], whole[:-1])).tolist():
+        size = sizes[-1]
+        joint = min(blocks, shared[-1]) if size > 1 else blocks
+        if joint and size < most and size * joint >= (size - 1) * shared[-1]:
+            sizes[-1], shared[-1] = size + 1, joint
+        else:
+            sizes.append(1)
+            shared.append(0)
+    return PrefixGroups(order, np.array(sizes), np.array(shared) * block_size)

@@ -1,0 +1,61 @@
+"""Grouping of sequences by the blocks they begin with."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.ops.shared_prefix import prefix_groups
+
+
+@st.composite
+def trees(draw):
+    """Block tables that branch from one another, and a context for each."""
+    size = draw(st.sampled_from([1, 4, 16]))
+    rows, fresh = [[0]], 1
+    for _ in range(draw(st.integers(0, 20))):
+        parent = rows[draw(st.integers(0, len(rows) - 1))]
+        own = draw(st.integers(1, 4))
+        rows.append(parent[: draw(st.integers(0, len(parent)))] + list(range(fresh, fresh + own)))
+        fresh += own
+    contexts = [draw(st.integers((len(row) - 1) * size + 1, len(row) * size)) for row in rows]
+    tables = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for row, blocks in zip(tables, rows, strict=True):
+        row[: len(blocks)] = blocks
+    return tables, np.array(contexts), size
+
+
+@given(trees(), st.integers(1, 8))
+def test_groups_share_what_they_claim(tree, most):
+    tables, contexts, size = tree
+    groups = prefix_groups(tables, contexts, size, most)
+    assert sorted(groups.order.tolist()) == list(range(len(tables)))
+    assert groups.sizes.sum() == len(tables)
+    assert groups.sizes.max() <= most
+    ends = groups.sizes.cumsum()
+    for end, count, tokens in zip(ends, groups.sizes, groups.tokens, strict=True):
+        members = groups.order[end - count : end]
+        assert (tokens > 0) == (count > 1)
+        assert tokens % size == 0
+        assert all(contexts[members] > tokens)
+        first = tables[members, : tokens // size]
+        assert (first == first[0]).all()
+
+
+def test_one_prefix_is_one_group_up_to_the_limit():
+    tables = np.array([[7, 8, 10 + s] for s in range(10)])
+    groups = prefix_groups(tables, np.full(10, 40), 16, 4)
+    assert groups.sizes.tolist() == [4, 4, 2]
+    assert groups.tokens.tolist() == [32, 32, 32]
+
+
+def test_a_sequence_with_little_in_common_stays_out_of_a_deep_group():
+    deep = [[1, 2, 3, 4, 5, 10 + s] for s in range(3)]
+    groups = prefix_groups(np.array([*deep, [1, 30, 31, 32, 33, 34]]), np.full(4, 96), 16, 16)
+    assert groups.sizes.tolist() == [3, 1]
+    assert groups.tokens.tolist() == [80, 0]
+
+
+def test_strangers_are_alone():
+    groups = prefix_groups(np.array([[1, 2], [3, 4]]), np.array([20, 32]), 16, 16)
+    assert groups.order.tolist() == [0, 1]
+    assert groups.tokens.tolist() == [0, 0]
