@@ -28,7 +28,7 @@ from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.work import kv_bytes_per_token
 from stoker.ops.int8 import prepare_int8
-from stoker.ops.linear import prepare_linear
+from stoker.ops.linear import prepare_gated, prepare_linear
 
 
 @dataclass
@@ -73,7 +73,10 @@ def build_engine(
     assert config.max_context is not None
     assert config.num_blocks is not None
     assert config.max_batch_tokens is not None
-    loaded.model.prepare(config.max_context, prepare_int8 if quantised else prepare_linear)
+    if quantised:
+        loaded.model.prepare(config.max_context, prepare_int8)
+    else:
+        loaded.model.prepare(config.max_context, prepare_linear, prepare_gated)
     cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,

@@ -9,6 +9,7 @@ numbers, as most published ones are, in 2 bytes a value, which changes no bit of
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import sys
@@ -33,6 +34,12 @@ class LinearFn(Protocol):
         """x (M, K) -> (M, N), plus `add` (M, N), the residual, if there is one."""
 
 
+class MakeGated(Protocol):
+    """Makes a linear map that applies its gated activation too; see `prepare_gated`."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None: ...
+
+
 def linear_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, add: Tensor | None = None
 ) -> Tensor:
@@ -49,6 +56,17 @@ def prepare_linear(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
     if packs(weight):
         return NativeLinear(weight, bias) if load("linear") else OneDnnLinear(weight, bias)
     return lambda x, add=None: linear_reference(x, weight, bias, add)
+
+
+def prepare_gated(weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None:
+    """A function of x that computes `activate(linear_reference(x, weight, bias), kind, True)`.
+
+    It does so in one pass; None where no kernel does. As with `prepare_linear`, the caller may
+    drop `weight`.
+    """
+    if packs(weight) and load("linear"):
+        return NativeLinear(weight, bias, kind)
+    return None
 
 
 def packs(weight: Tensor) -> bool:
@@ -69,23 +87,28 @@ def _onednn_available() -> bool:
 class NativeLinear:
     """Linear through the C kernel; float32 on a CPU.
 
+    With `gate`, a key of `ACTIVATIONS`, the weight (2F, K) holds gate and up, and the result is
+    act(gate) * up, (M, F), the same bits as `NativeActivate` gives.
+
     Attributes:
         weight: (panels, K, width), the outputs of a panel side by side, zeros beyond the last;
             float32, or bfloat16 where that holds every value exactly.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, gate: str | None = None) -> None:
         library = load("linear")
         assert library is not None, "no C compiler"
-        self._kernel = signature(library.linear, "pppppp iiii")
-        self.out_features, size = weight.shape
-        width = library.panel_width()
-        panels = -(-self.out_features // width)
-        padded = F.pad(weight.detach(), (0, 0, 0, panels * width - self.out_features))
-        self.weight = _panels(padded.view(panels, 2, width // 2, size))
+        self._kernel = signature(library.linear, "ppppppp iiii")
+        self._gate = gate and ctypes.cast(getattr(library, f"gate_{gate}"), ctypes.c_void_p)
+        self.out_features = weight.shape[0] // (2 if gate else 1)
+        lanes = library.panel_width() // 2
+        self.weight = _panels(_halves(weight.detach().contiguous(), lanes, gated=gate is not None))
         self.bias = bias
+        if gate and bias is not None:
+            self.bias = _halves(bias.detach(), lanes, gated=True).contiguous()
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        assert not (self._gate and add is not None), "nothing is added to gated values"
         rows, size = x.shape
         x = x.contiguous()
         add = add if add is None else add.contiguous()
@@ -97,6 +120,7 @@ class NativeLinear:
             self.weight.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
             None if add is None else add.data_ptr(),
+            self._gate,
             y.data_ptr(),
             rows,
             size,
@@ -104,6 +128,21 @@ class NativeLinear:
             self.weight.dtype == torch.bfloat16,
         )
         return y
+
+
+def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
+    """x (N, ...) -> (panels, 2, lanes, ...), with zeros beyond the last.
+
+    The halves of a panel are outputs that follow one another, or if gated gates and what they
+    gate.
+    """
+    groups, width = (2, lanes) if gated else (1, 2 * lanes)
+    parts = x.view(groups, -1, *x.shape[1:])
+    panels = -(-parts.shape[1] // width)
+    around = [0, 0] * (x.dim() - 1)
+    padded = F.pad(parts, (*around, 0, panels * width - parts.shape[1]))
+    shaped = padded.view(groups, panels, width // lanes, lanes, *x.shape[1:])
+    return shaped.transpose(0, 1).flatten(1, 2)
 
 
 def _panels(halves: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Packed linear maps: weights of bf16 numbers are kept in 2 bytes, without changing a bit."""
+"""Packed linear maps: bf16 numbers kept in 2 bytes, and fused gates, change no bit."""
 
 import copy
 
@@ -8,7 +8,8 @@ import torch
 from stoker import LLM, SamplingParams
 from stoker.model.loader import weights
 from stoker.ops import linear as linears
-from stoker.ops.linear import NativeLinear, linear_reference, prepare_linear
+from stoker.ops.activation import ACTIVATIONS, NativeActivate
+from stoker.ops.linear import NativeLinear, linear_reference, prepare_gated, prepare_linear
 from stoker.ops.native.build import load
 
 native = pytest.mark.skipif(load("linear") is None, reason="no C compiler")
@@ -86,3 +87,42 @@ def test_a_model_saved_in_bf16_gives_the_same_logits(name, checkpoint, prompts, 
     assert full[0] == {4}
     assert torch.equal(narrow[1], full[1])
     assert narrow[2] == full[2]
+
+
+@native
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize(("k", "n"), SHAPES)
+def test_a_fused_gate_gives_the_bits_of_two_passes(k, n, kind, bias):
+    torch.manual_seed(0)
+    b = torch.randn(2 * n) * 3 if bias else None
+    activate = NativeActivate(load("elementwise"))
+    for weight in (torch.randn(2 * n, k), bf16_valued(2 * n, k)):
+        linear, gated = NativeLinear(weight, b), prepare_gated(weight, b, kind)
+        assert gated.weight.element_size() == linear.weight.element_size()
+        for rows in (*range(1, 16), 29, 64):
+            x = torch.randn(rows, k)
+            assert torch.equal(gated(x), activate(linear(x), kind, True))
+    assert gated(x[:0]).shape == (0, n)
+
+
+def test_what_has_no_kernel_is_not_fused():
+    assert prepare_gated(torch.randn(8, 4).bfloat16(), None, "silu") is None
+
+
+@native
+def test_a_model_gives_the_same_logits_with_and_without_fusing(checkpoint, prompts, monkeypatch):
+    def run():
+        rows = []
+        with LLM(checkpoint("llama_bias").folder, device="cpu") as llm:
+            runner = llm.engine.runner
+            forward = runner.forward
+            runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+            llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=4))
+        return runner.model.layers[0].ffn.fused, torch.cat(rows)
+
+    fused = run()
+    monkeypatch.setattr("stoker.engine.build.prepare_gated", lambda *args, **named: None)
+    apart = run()
+    assert (fused[0], apart[0]) == (True, False)
+    assert torch.equal(fused[1], apart[1])

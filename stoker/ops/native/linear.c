@@ -8,11 +8,16 @@
  * Weights that are bf16 numbers are narrow: 2 bytes each, widened in the registers, which changes
  * no bit of a result. A narrow panel has outputs 0, LANES, 1, LANES + 1, ... side by side, so that
  * one load holds the two vectors of weights in the lower and upper halves of its lanes.
+ *
+ * A gated panel holds LANES outputs: their gates, then the values that they gate, so that the
+ * activation is applied before anything is written.
  * Built by build.py; described in stoker/ops/linear.py.
  */
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "activation.h"
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -51,12 +56,24 @@ static inline INLINE void weights_at(const char *panel, int64_t k, vec *low, vec
     }
 }
 
+/* y = act(gate) * up for rows of sums that hold both, `columns` wide. */
+static void write_gated(const float *sums, const float *bias, Gate *gate, float *y, int64_t rows,
+                        int64_t outputs, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++) {
+        float row[WIDTH], last[LANES];
+        for (int at = 0; at < WIDTH; at++) row[at] = sums[i * WIDTH + at] + (bias ? bias[at] : 0);
+        float *to = columns < LANES ? last : y + i * outputs;
+        gate(row, row + LANES, to, LANES);
+        if (columns < LANES) memcpy(y + i * outputs, last, columns * sizeof(float));
+    }
+}
+
 /* `rows` rows of y, `columns` wide, from a tile and a panel. Meanwhile `fetch` bytes at `ahead`
  * are asked for with each k. */
 static inline INLINE void tile(const float *x, const char *panel, const float *bias,
-                               const float *add, float *y, const char *ahead, int64_t fetch,
-                               int64_t size, int64_t outputs, int64_t columns, const int rows,
-                               const int narrow) {
+                               const float *add, Gate *gate, float *y, const char *ahead,
+                               int64_t fetch, int64_t size, int64_t outputs, int64_t columns,
+                               const int rows, const int narrow) {
     vec sums[TILE][2];
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (vec){};
     for (int64_t k = 0; k < size; k++) {
@@ -69,6 +86,16 @@ static inline INLINE void tile(const float *x, const char *panel, const float *b
             sums[i][0] += low * input;
             sums[i][1] += high * input;
         }
+    }
+    if (gate) {
+        float whole[TILE * WIDTH];
+        for (int i = 0; i < rows; i++) {
+            const vec low = sums[i][0], high = sums[i][1]; /* copies, to keep sums in registers */
+            store(whole + i * WIDTH, low);
+            store(whole + i * WIDTH + LANES, high);
+        }
+        write_gated(whole, bias, gate, y, rows, outputs, columns);
+        return;
     }
     for (int i = 0; i < rows; i++)
         if (columns >= WIDTH)
@@ -121,12 +148,15 @@ static void pack(const float *x, float *tile, int64_t rows, int64_t size, int64_
 }
 
 /* x: (rows, size); scratch: as large, or NULL for a single row;
- * panels: (ceil(outputs / WIDTH), size, WIDTH), zero beyond the outputs, bf16 if `narrow`;
- * bias: (outputs) or NULL; add: (rows, outputs) or NULL; y: (rows, outputs). */
+ * panels: (ceil(outputs / width), size, WIDTH), zero beyond the outputs, bf16 if `narrow`; the
+ * width is LANES if `gate` is not NULL, or else WIDTH;
+ * bias: (outputs), or (panels, WIDTH) with a gate, or NULL; add: (rows, outputs) or NULL, not with
+ * a gate; y: (rows, outputs). */
 void linear(const float *x, float *scratch, const char *panels, const float *bias,
-            const float *add, float *y, int64_t rows, int64_t size, int64_t outputs,
+            const float *add, Gate *gate, float *y, int64_t rows, int64_t size, int64_t outputs,
             int64_t narrow) {
-    const int64_t count = (outputs + WIDTH - 1) / WIDTH, tiles = (rows + TILE - 1) / TILE;
+    const int64_t width = gate ? LANES : WIDTH;
+    const int64_t count = (outputs + width - 1) / width, tiles = (rows + TILE - 1) / TILE;
     const int64_t line = WIDTH * (narrow ? 2 : 4); /* bytes of weights for each k */
     const int64_t fitting = BLOCK_BYTES / 4 / size / TILE;
     const int64_t block = fitting > 1 ? fitting : 1, blocks = (tiles + block - 1) / block;
@@ -156,10 +186,10 @@ void linear(const float *x, float *scratch, const char *panels, const float *bia
                 const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
                 const int64_t fetch = t - first < shares ? line / shares : 0;
                 const char *ahead = next + (t - first) * fetch * size;
-                const float *a = add ? add + from * outputs + p * WIDTH : 0;
+                const float *a = add ? add + from * outputs + p * width : 0;
 #define TILE_OF(N, NARROW)                                                                       \
-    tile(inputs + from * size, panel, b, a, y + from * outputs + p * WIDTH, ahead, fetch, size,  \
-         outputs, outputs - p * WIDTH, N, NARROW)
+    tile(inputs + from * size, panel, b, a, gate, y + from * outputs + p * width, ahead, fetch,  \
+         size, outputs, outputs - p * width, N, NARROW)
 #define ROWS(N)                                                                                  \
     case N:                                                                                      \
         TILE_OF(N, 0);                                                                           \
