@@ -56,6 +56,20 @@ static inline INLINE void weights_at(const char *panel, int64_t k, vec *low, vec
     }
 }
 
+/* Asks for the next `fetch` bytes (at most two lines of a cache) at `ahead`. Where a tile of
+ * `rows` leaves the time they come to the first-level cache, or else to the second. */
+static inline INLINE void ask(const char *ahead, int64_t fetch, const int rows) {
+    if (fetch > 64) {
+        __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead + 64, 0, 2);
+    } else if (fetch > 0) {
+        if (rows > 8)
+            __builtin_prefetch(ahead, 0, 3);
+        else
+            __builtin_prefetch(ahead, 0, 2);
+    }
+}
+
 /* y = act(gate) * up for rows of sums that hold both, `columns` wide. */
 static void write_gated(const float *sums, const float *bias, Gate *gate, float *y, int64_t rows,
                         int64_t outputs, int64_t columns) {
@@ -79,8 +93,7 @@ static inline INLINE void tile(const float *x, const char *panel, const float *b
     for (int64_t k = 0; k < size; k++) {
         vec low, high;
         weights_at(panel, k, &low, &high, narrow);
-        if (fetch > 0) __builtin_prefetch(ahead + k * fetch, 0, 2);
-        if (fetch > 64) __builtin_prefetch(ahead + k * fetch + 64, 0, 2);
+        ask(ahead + k * fetch, fetch, rows);
         for (int i = 0; i < rows; i++) {
             const float input = x[k * rows + i];
             sums[i][0] += low * input;
