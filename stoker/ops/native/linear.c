@@ -150,13 +150,13 @@ static inline INLINE void transpose(const float *x, int64_t stride, float *to, i
 /* Lays the values for k in [from, to) of `rows` rows out as a tile, side by side for each k. */
 static void pack(const float *x, float *tile, int64_t rows, int64_t size, int64_t from,
                  int64_t to) {
-    int64_t k = from;
-    for (; rows >= 4 && k + 4 <= to; k += 4)
-        for (int64_t i = 0; i < rows; i += 4) { /* the last four may overlap those before */
-            const int64_t row = i < rows - 4 ? i : rows - 4;
+    const int64_t fours = rows < 4 ? from : from + (to - from) / 4 * 4;
+    for (int64_t i = 0; i < rows; i += 4) { /* the last four may overlap those before */
+        const int64_t row = i < rows - 4 ? i : rows - 4;
+        for (int64_t k = from; k < fours; k += 4)
             transpose(x + row * size + k, size, tile + k * rows + row, rows);
-        }
-    for (; k < to; k++)
+    }
+    for (int64_t k = fours; k < to; k++)
         for (int64_t i = 0; i < rows; i++) tile[k * rows + i] = x[i * size + k];
 }
 
