@@ -37,6 +37,9 @@ FLAGS = (
     "-fPIC",
 )
 
+# The imports that run beside the compilers are one thread, and all wait for it in the end.
+_NICE = ("nice", "-n", "10") if shutil.which("nice") else ()
+
 _started: dict[str, Future[Path]] = {}
 
 
@@ -111,7 +114,7 @@ def _built(source: Path, compiler: str) -> Path:
         handle, scratch = tempfile.mkstemp(dir=folder, suffix=".so")
         os.close(handle)
         try:
-            command = [compiler, *FLAGS, str(source), "-o", scratch]
+            command = [*_NICE, compiler, *FLAGS, str(source), "-o", scratch]
             subprocess.run(command, capture_output=True, check=True, text=True)
             os.replace(scratch, library)  # another process may have done the same
         finally:
