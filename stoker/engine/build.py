@@ -28,7 +28,7 @@ from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.work import kv_bytes_per_token
 from stoker.ops.int8 import prepare_int8
-from stoker.ops.linear import prepare_linear
+from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start
 
 
@@ -78,7 +78,10 @@ def build_engine(
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
-    loaded.model.prepare(config.max_context, prepare_int8 if quantised else prepare_linear)
+    if quantised:
+        loaded.model.prepare(config.max_context, prepare_int8)
+    else:
+        loaded.model.prepare(config.max_context, prepare_linear, prepare_gated)
     cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,

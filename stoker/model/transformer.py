@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.rope import Rope
 from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
 from stoker.ops.attention import Scores
-from stoker.ops.linear import LinearFn, prepare_linear
+from stoker.ops.linear import LinearFn, MakeGated, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
 
@@ -51,11 +52,16 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
         self._apply_fn: LinearFn | None = None
 
-    def prepare(self, make: Callable[[Tensor, Tensor | None], LinearFn]) -> None:
-        """Let `make` choose the implementation; a weight that it has laid out anew is dropped."""
-        self._apply_fn = make(self.weight, self.bias)
-        if hasattr(self._apply_fn, "weight"):
-            del self.weight
+    def prepare(self, make: Callable[[Tensor, Tensor | None], LinearFn | None]) -> bool:
+        """Let `make` choose the implementation, unless one has been; say whether there is one.
+
+        A weight that it has laid out anew is dropped.
+        """
+        if self._apply_fn is None:
+            self._apply_fn = make(self.weight, self.bias)
+            if hasattr(self._apply_fn, "weight"):
+                del self.weight
+        return self._apply_fn is not None
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         assert self._apply_fn is not None, "prepare() comes first"
@@ -118,10 +124,17 @@ class Ffn(nn.Module):
         self.spec = spec
         self.up = Linear(hidden, (2 if spec.gated else 1) * spec.size, spec.bias)
         self.down = Linear(spec.size, hidden, spec.bias)
+        self.fused = False
+
+    def prepare(self, make_gated: MakeGated) -> None:
+        """Let the up projection apply the activation itself, if `make_gated` knows how."""
+        if self.spec.gated:
+            self.fused = self.up.prepare(partial(make_gated, kind=self.spec.activation))
 
     def forward(self, x_TD: Tensor, ops: Operations) -> Tensor:
         """The values before the down projection, (T, F)."""
-        return ops.activate(self.up(x_TD), self.spec.activation, self.spec.gated)
+        up = self.up(x_TD)
+        return up if self.fused else ops.activate(up, self.spec.activation, self.spec.gated)
 
 
 class Block(nn.Module):
@@ -205,16 +218,22 @@ class Transformer(nn.Module):
         self.ops: Operations | None = None
 
     def prepare(
-        self, context: int, make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
+        self,
+        context: int,
+        make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear,
+        make_gated: MakeGated | None = None,
     ) -> None:
         """Choose operations for the device the weights are on; tabulate `context` positions.
 
-        `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py).
+        `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py),
+        `make_gated` into one that applies its gated activation too, or None.
         Frequencies that depend on the length of a sequence are those for `context` tokens.
         """
         device, dtype = self.embedding.device, self.embedding.dtype
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, Ffn) and make_gated:
+                module.prepare(make_gated)
+            elif isinstance(module, Linear):
                 module.prepare(make)
         self._logits = self.head
         if self.spec.tied_head:

@@ -3,13 +3,16 @@
 `prepare_linear` chooses the implementation at load; model code only calls the result.
 Reference: torch.nn.functional.linear. On a CPU in float32 a C kernel over packed panels
 (native/linear.c) serves, or oneDNN with packed weights where there is no C compiler; the rows
-of either do not depend on the batch.
+of either do not depend on the batch. The kernel keeps a weight whose values are all bf16
+numbers, as most published ones are, in 2 bytes a value, which changes no bit of a result.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
+import sys
 from typing import Protocol
 
 import torch
@@ -31,6 +34,12 @@ class LinearFn(Protocol):
         """x (M, K) -> (M, N), plus `add` (M, N), the residual, if there is one."""
 
 
+class MakeGated(Protocol):
+    """Makes a linear map that applies its gated activation too; see `prepare_gated`."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None: ...
+
+
 def linear_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, add: Tensor | None = None
 ) -> Tensor:
@@ -47,6 +56,17 @@ def prepare_linear(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
     if packs(weight):
         return NativeLinear(weight, bias) if load("linear") else OneDnnLinear(weight, bias)
     return lambda x, add=None: linear_reference(x, weight, bias, add)
+
+
+def prepare_gated(weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None:
+    """A function of x that computes `activate(linear_reference(x, weight, bias), kind, True)`.
+
+    It does so in one pass; None where no kernel does. As with `prepare_linear`, the caller may
+    drop `weight`.
+    """
+    if packs(weight) and load("linear"):
+        return NativeLinear(weight, bias, kind)
+    return None
 
 
 def packs(weight: Tensor) -> bool:
@@ -67,41 +87,75 @@ def _onednn_available() -> bool:
 class NativeLinear:
     """Linear through the C kernel; float32 on a CPU.
 
+    With `gate`, a key of `ACTIVATIONS`, the weight (2F, K) holds gate and up, and the result is
+    act(gate) * up, (M, F), the same bits as `NativeActivate` gives.
+
     Attributes:
-        weight: (panels, K, width), the outputs of a panel side by side, zeros beyond the last.
+        weight: (panels, K, width), the outputs of a panel side by side, zeros beyond the last;
+            float32, or bfloat16 where that holds every value exactly.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, gate: str | None = None) -> None:
         library = load("linear")
         assert library is not None, "no C compiler"
-        self._kernel = signature(library.linear, "pppppp iii")
-        outputs, size = weight.shape
-        width = library.panel_width()
-        self._padded_size = library.padded_size(size)
-        panels = -(-outputs // width)
-        padded = F.pad(weight.detach(), (0, 0, 0, panels * width - outputs))
-        self.weight = padded.view(panels, width, size).transpose(1, 2).contiguous()
+        self._kernel = signature(library.linear, "ppppppp iiii")
+        self._gate = gate and ctypes.cast(getattr(library, f"gate_{gate}"), ctypes.c_void_p)
+        self.out_features = weight.shape[0] // (2 if gate else 1)
+        lanes = library.panel_width() // 2
+        self.weight = _panels(_halves(weight.detach().contiguous(), lanes, gated=gate is not None))
         self.bias = bias
-        self.out_features = outputs
+        if gate and bias is not None:
+            self.bias = _halves(bias.detach(), lanes, gated=True).contiguous()
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        assert not (self._gate and add is not None), "nothing is added to gated values"
         rows, size = x.shape
         x = x.contiguous()
         add = add if add is None else add.contiguous()
         y = torch.empty(rows, self.out_features)
-        scratch = torch.empty(rows, self._padded_size) if self._padded_size > size else None
+        scratch = torch.empty_like(x) if rows > 1 else None
         self._kernel(
             x.data_ptr(),
             None if scratch is None else scratch.data_ptr(),
             self.weight.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
             None if add is None else add.data_ptr(),
+            self._gate,
             y.data_ptr(),
             rows,
             size,
             self.out_features,
+            self.weight.dtype == torch.bfloat16,
         )
         return y
+
+
+def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
+    """x (N, ...) -> (panels, 2, lanes, ...), with zeros beyond the last.
+
+    The halves of a panel are outputs that follow one another, or if gated gates and what they
+    gate.
+    """
+    groups, width = (2, lanes) if gated else (1, 2 * lanes)
+    parts = x.view(groups, -1, *x.shape[1:])
+    panels = -(-parts.shape[1] // width)
+    around = [0, 0] * (x.dim() - 1)
+    padded = F.pad(parts, (*around, 0, panels * width - parts.shape[1]))
+    shaped = padded.view(groups, panels, width // lanes, lanes, *x.shape[1:])
+    return shaped.transpose(0, 1).flatten(1, 2)
+
+
+def _panels(halves: Tensor) -> Tensor:
+    """halves (panels, 2, lanes, K) -> (panels, K, 2 * lanes) in the order of the kernel."""
+    if _holds_bf16(halves):
+        upper = halves.view(torch.int16)[..., 1::2]
+        return upper.permute(0, 3, 2, 1).contiguous().flatten(2).view(torch.bfloat16)
+    return halves.permute(0, 3, 1, 2).contiguous().flatten(2)
+
+
+def _holds_bf16(x: Tensor) -> bool:
+    """Whether every value is a bf16 number: the lower half of its bits is zero."""
+    return sys.byteorder == "little" and not x.view(torch.int16)[..., ::2].any()
 
 
 class OneDnnLinear:

@@ -109,7 +109,8 @@ def _built(source: Path, compiler: str) -> Path:
     """The path of the shared library, compiled if it is not there yet."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     flags = FLAGS + MORE_FLAGS.get(source.stem, ())
-    parts = (source.read_bytes(), version, " ".join(flags).encode(), _processor().encode())
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = (*texts, version, " ".join(flags).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stoker"
     library = folder / f"{source.stem}-{digest}.so"

@@ -7,21 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* exp(x) for x in [-87, 87], clamped outside (relative error below 2e-7). */
-static inline float exp_clamped(float x) {
-    x = x < -87.0f ? -87.0f : (x > 87.0f ? 87.0f : x);
-    float n = floorf(x * 1.44269504f + 0.5f);
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
-    return p * scale.f;
-}
+#include "activation.h"
 
 static inline void norm_row(const float *x, const float *weight, float *y, int64_t size,
                             float eps) {
@@ -58,16 +44,17 @@ void layer_norm(const float *x, const float *weight, const float *bias, float *y
     }
 }
 
-static inline float silu(float x) { return x / (1.0f + exp_clamped(-x)); }
-
-static inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
-
-static inline float gelu(float x) { return 0.5f * x * erfcf(x * -0.70710678f); }
-
-/* x/2 (1 + tanh(u)) = x / (1 + exp(-2u)) */
-static inline float gelu_tanh(float x) {
-    const float u = 0.79788456f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + exp_clamped(-2.0f * u));
+static inline void gate_row(Gate *apply, const float *gate, const float *up, float *y,
+                            int64_t size) {
+    const int64_t whole = size / GATED * GATED, rest = size - whole;
+    apply(gate, up, y, whole);
+    if (rest) {
+        float last[3][GATED] = {0};
+        memcpy(last[0], gate + whole, rest * sizeof(float));
+        memcpy(last[1], up + whole, rest * sizeof(float));
+        apply(last[0], last[1], last[2], GATED);
+        memcpy(y + whole, last[2], rest * sizeof(float));
+    }
 }
 
 /* y = act(x); x, y: (rows, size). If gated y = act(gate) * up, where x: (rows, 2 * size) holds
@@ -76,9 +63,9 @@ static inline float gelu_tanh(float x) {
     void activate_##NAME(const float *x, float *y, int64_t rows, int64_t size, int64_t gated) {   \
         _Pragma("omp parallel for schedule(static) if (rows * size > 16384)")                     \
         for (int64_t r = 0; r < rows; r++) {                                                      \
-            const float *gate = x + r * (gated ? 2 : 1) * size, *up = gate + size;                \
+            const float *gate = x + r * (gated ? 2 : 1) * size;                                   \
             if (gated)                                                                            \
-                for (int64_t d = 0; d < size; d++) y[r * size + d] = NAME(gate[d]) * up[d];       \
+                gate_row(gate_##NAME, gate, gate + size, y + r * size, size);                     \
             else                                                                                  \
                 for (int64_t d = 0; d < size; d++) y[r * size + d] = NAME(gate[d]);               \
         }                                                                                         \

@@ -1,13 +1,23 @@
 /* y = x W^T + b (+ a residual), float32, with the weight laid out in panels.
  *
- * A panel holds WIDTH outputs: for each k, their WIDTH weights side by side. A tile of rows meets
- * a panel with its sums in registers, while the next panel is fetched. Every sum runs over k in
- * order, so a row's result has the same bits in any batch.
+ * A panel holds WIDTH outputs: for each k, their WIDTH weights side by side. A tile of rows, for
+ * each k their inputs side by side, meets a panel with its sums in registers, while the next
+ * panel is fetched. Every sum runs over k in order, so a row's result has the same bits in any
+ * batch.
+ *
+ * Weights that are bf16 numbers are narrow: 2 bytes each, widened in the registers, which changes
+ * no bit of a result. A narrow panel has outputs 0, LANES, 1, LANES + 1, ... side by side, so that
+ * one load holds the two vectors of weights in the lower and upper halves of its lanes.
+ *
+ * A gated panel holds LANES outputs: their gates, then the values that they gate, so that the
+ * activation is applied before anything is written.
  * Built by build.py; described in stoker/ops/linear.py.
  */
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "activation.h"
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -18,9 +28,11 @@
 #endif
 #define WIDTH (2 * LANES)
 #define BLOCK_BYTES (512 << 10) /* of inputs, which stay in the second-level cache */
+#define PACKED 64 /* inputs of a tile that a thread packs at a time */
 #define INLINE __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 
 static inline vec load(const float *from) {
     vec x;
@@ -30,22 +42,73 @@ static inline vec load(const float *from) {
 
 static inline void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 
-/* `rows` rows of y, `columns` wide, from one panel. The panel at `ahead` is asked for
- * meanwhile, if it is not NULL. */
-static inline INLINE void tile(const float *x, const float *panel, const float *bias,
-                               const float *add, float *y, const float *ahead, int64_t lines, int64_t size,
-                               int64_t stride, int64_t outputs, int64_t columns, const int rows) {
+/* The two vectors of weights for input k. */
+static inline INLINE void weights_at(const char *panel, int64_t k, vec *low, vec *high,
+                                     const int narrow) {
+    if (narrow) {
+        bits both;
+        memcpy(&both, panel + k * WIDTH * 2, sizeof both);
+        *low = (vec)(both << 16);
+        *high = (vec)(both & 0xffff0000u);
+    } else {
+        *low = load((const float *)panel + k * WIDTH);
+        *high = load((const float *)panel + k * WIDTH + LANES);
+    }
+}
+
+/* Asks for the next `fetch` bytes (at most two lines of a cache) at `ahead`. Where a tile of
+ * `rows` leaves the time they come to the first-level cache, or else to the second. */
+static inline INLINE void ask(const char *ahead, int64_t fetch, const int rows) {
+    if (fetch > 64) {
+        __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead + 64, 0, 2);
+    } else if (fetch > 0) {
+        if (rows > 8)
+            __builtin_prefetch(ahead, 0, 3);
+        else
+            __builtin_prefetch(ahead, 0, 2);
+    }
+}
+
+/* y = act(gate) * up for rows of sums that hold both, `columns` wide. */
+static void write_gated(const float *sums, const float *bias, Gate *gate, float *y, int64_t rows,
+                        int64_t outputs, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++) {
+        float row[WIDTH], last[LANES];
+        for (int at = 0; at < WIDTH; at++) row[at] = sums[i * WIDTH + at] + (bias ? bias[at] : 0);
+        float *to = columns < LANES ? last : y + i * outputs;
+        gate(row, row + LANES, to, LANES);
+        if (columns < LANES) memcpy(y + i * outputs, last, columns * sizeof(float));
+    }
+}
+
+/* `rows` rows of y, `columns` wide, from a tile and a panel. Meanwhile `fetch` bytes at `ahead`
+ * are asked for with each k. */
+static inline INLINE void tile(const float *x, const char *panel, const float *bias,
+                               const float *add, Gate *gate, float *y, const char *ahead,
+                               int64_t fetch, int64_t size, int64_t outputs, int64_t columns,
+                               const int rows, const int narrow) {
     vec sums[TILE][2];
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (vec){};
     for (int64_t k = 0; k < size; k++) {
-        const vec low = load(panel + k * WIDTH), high = load(panel + k * WIDTH + LANES);
-        if (lines > 0) __builtin_prefetch(ahead + k * lines * 16, 0, 2);
-        if (lines > 1) __builtin_prefetch(ahead + k * lines * 16 + 16, 0, 2);
+        vec low, high;
+        weights_at(panel, k, &low, &high, narrow);
+        ask(ahead + k * fetch, fetch, rows);
         for (int i = 0; i < rows; i++) {
-            const float input = x[i * stride + k];
+            const float input = x[k * rows + i];
             sums[i][0] += low * input;
             sums[i][1] += high * input;
         }
+    }
+    if (gate) {
+        float whole[TILE * WIDTH];
+        for (int i = 0; i < rows; i++) {
+            const vec low = sums[i][0], high = sums[i][1]; /* copies, to keep sums in registers */
+            store(whole + i * WIDTH, low);
+            store(whole + i * WIDTH + LANES, high);
+        }
+        write_gated(whole, bias, gate, y, rows, outputs, columns);
+        return;
     }
     for (int i = 0; i < rows; i++)
         if (columns >= WIDTH)
@@ -67,49 +130,92 @@ static inline INLINE void tile(const float *x, const float *panel, const float *
 
 int64_t panel_width(void) { return WIDTH; }
 
-/* Rows a multiple of 2 KiB apart would all want the same few places of the first-level cache. */
-int64_t padded_size(int64_t size) { return size % 512 ? size : size + LANES; }
-
-/* x: (rows, size); scratch: (rows, padded_size(size)) if that is more than size; panels: (ceil(outputs / WIDTH), size, WIDTH), zero beyond the outputs;
- * bias: (outputs) or NULL; add: (rows, outputs) or NULL; y: (rows, outputs). */
-void linear(const float *x, float *scratch, const float *panels, const float *bias, const float *add,
-            float *y, int64_t rows, int64_t size, int64_t outputs) {
-    const int64_t count = (outputs + WIDTH - 1) / WIDTH;
-    const int64_t fitting = BLOCK_BYTES / 4 / size / TILE * TILE;
-    const int64_t block = fitting > TILE ? fitting : TILE, blocks = (rows + block - 1) / block;
-    const int64_t stride = padded_size(size);
-    if (stride > size) {
-#pragma omp parallel for schedule(static) if (rows * size > 16384)
-        for (int64_t i = 0; i < rows; i++)
-            memcpy(scratch + i * stride, x + i * size, size * sizeof(float));
-        x = scratch;
+/* Sixteen values, rows `stride` apart, to where columns were, `width` apart. */
+static inline INLINE void transpose(const float *x, int64_t stride, float *to, int64_t width) {
+    typedef float four __attribute__((vector_size(16)));
+    four in[4], pairs[4];
+    for (int i = 0; i < 4; i++) memcpy(in + i, x + i * stride, sizeof *in);
+    for (int i = 0; i < 2; i++) {
+        pairs[i] = __builtin_shufflevector(in[2 * i], in[2 * i + 1], 0, 4, 1, 5);
+        pairs[2 + i] = __builtin_shufflevector(in[2 * i], in[2 * i + 1], 2, 6, 3, 7);
     }
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t job = 0; job < blocks * count; job++) {
-        const int64_t p = job % count, first = job / count * block;
-        const int64_t last = first + block < rows ? first + block : rows;
-        const int64_t tiles = (last - first + TILE - 1) / TILE;
-        const float *panel = panels + p * size * WIDTH;
-        const float *next = panel + omp_get_num_threads() * size * WIDTH;
-        const float *b = bias ? bias + p * WIDTH : 0;
-        for (int64_t t = 0; t < tiles; t++) {
-            const int64_t from = first + (last - first) * t / tiles;
-            const int64_t to = first + (last - first) * (t + 1) / tiles;
-            /* the lines of the next panel, shared out over the first tiles of this one */
-            const int64_t shares = tiles < WIDTH / 16 ? tiles : WIDTH / 16;
-            const int64_t lines = t < shares ? WIDTH / 16 / shares : 0;
-            const float *ahead = next + t * lines * size * 16;
-            const float *a = add ? add + from * outputs + p * WIDTH : 0;
-#define ROWS(N)                                                                               \
-    case N:                                                                                   \
-        tile(x + from * stride, panel, b, a, y + from * outputs + p * WIDTH, ahead, lines,    \
-             size, stride, outputs, outputs - p * WIDTH, N);                                  \
+    for (int i = 0; i < 2; i++) {
+        const four even = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], 0, 1, 4, 5);
+        const four odd = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], 2, 3, 6, 7);
+        memcpy(to + 2 * i * width, &even, sizeof even);
+        memcpy(to + (2 * i + 1) * width, &odd, sizeof odd);
+    }
+}
+
+/* Lays the values for k in [from, to) of `rows` rows out as a tile, side by side for each k. */
+static void pack(const float *x, float *tile, int64_t rows, int64_t size, int64_t from,
+                 int64_t to) {
+    int64_t k = from;
+    for (; rows >= 4 && k + 4 <= to; k += 4)
+        for (int64_t i = 0; i < rows; i += 4) { /* the last four may overlap those before */
+            const int64_t row = i < rows - 4 ? i : rows - 4;
+            transpose(x + row * size + k, size, tile + k * rows + row, rows);
+        }
+    for (; k < to; k++)
+        for (int64_t i = 0; i < rows; i++) tile[k * rows + i] = x[i * size + k];
+}
+
+/* x: (rows, size); scratch: as large, or NULL for a single row;
+ * panels: (ceil(outputs / width), size, WIDTH), zero beyond the outputs, bf16 if `narrow`; the
+ * width is LANES if `gate` is not NULL, or else WIDTH;
+ * bias: (outputs), or (panels, WIDTH) with a gate, or NULL; add: (rows, outputs) or NULL, not with
+ * a gate; y: (rows, outputs). */
+void linear(const float *x, float *scratch, const char *panels, const float *bias,
+            const float *add, Gate *gate, float *y, int64_t rows, int64_t size, int64_t outputs,
+            int64_t narrow) {
+    const int64_t width = gate ? LANES : WIDTH;
+    const int64_t count = (outputs + width - 1) / width, tiles = (rows + TILE - 1) / TILE;
+    const int64_t line = WIDTH * (narrow ? 2 : 4); /* bytes of weights for each k */
+    const int64_t fitting = BLOCK_BYTES / 4 / size / TILE;
+    const int64_t block = fitting > 1 ? fitting : 1, blocks = (tiles + block - 1) / block;
+    const int64_t parts = (size + PACKED - 1) / PACKED;
+#pragma omp parallel
+    {
+        if (rows > 1) {
+#pragma omp for schedule(static)
+            for (int64_t part = 0; part < tiles * parts; part++) {
+                const int64_t t = part / parts, k = part % parts * PACKED;
+                const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
+                pack(x + from * size, scratch + from * size, to - from, size, k,
+                     k + PACKED < size ? k + PACKED : size);
+            }
+        }
+        const float *inputs = rows > 1 ? scratch : x;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t job = 0; job < blocks * count; job++) {
+            const int64_t p = job % count, first = job / count * block;
+            const int64_t last = first + block < tiles ? first + block : tiles;
+            const char *panel = panels + p * size * line;
+            const char *next = panel + omp_get_num_threads() * size * line;
+            const float *b = bias ? bias + p * WIDTH : 0;
+            /* the next panel is shared out over the first tiles of this one */
+            const int64_t shares = line <= 64 || last - first < 2 ? 1 : 2;
+            for (int64_t t = first; t < last; t++) {
+                const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
+                const int64_t fetch = t - first < shares ? line / shares : 0;
+                const char *ahead = next + (t - first) * fetch * size;
+                const float *a = add ? add + from * outputs + p * width : 0;
+#define TILE_OF(N, NARROW)                                                                       \
+    tile(inputs + from * size, panel, b, a, gate, y + from * outputs + p * width, ahead, fetch,  \
+         size, outputs, outputs - p * width, N, NARROW)
+#define ROWS(N)                                                                                  \
+    case N:                                                                                      \
+        TILE_OF(N, 0);                                                                           \
+        break;                                                                                   \
+    case -N:                                                                                     \
+        TILE_OF(N, 1);                                                                           \
         break;
-            switch (to - from) {
-                ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+                switch (narrow ? from - to : to - from) {
+                    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if TILE > 6
-                ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+                    ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
 #endif
+                }
             }
         }
     }
