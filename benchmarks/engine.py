@@ -19,8 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from peers import Run, stoker, transformers
+from peer_stoker import make as stoker
+from peer_transformers import make as transformers
 from workloads import (
+    Run,
     Workload,
     about,
     make_model,

@@ -8,11 +8,13 @@ import random
 import re
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Workload = list[tuple[list[int], int]]  # prompt token ids, output tokens
+Run = Callable[[Workload], None]
 
 
 def _shape(
@@ -71,6 +73,22 @@ def _tokens(rng: random.Random, shape: str, count: int) -> list[int]:
     return [rng.randrange(SHAPES[shape]["vocab_size"]) for _ in range(count)]
 
 
+class Work(NamedTuple):
+    """A workload by name: its model's shape, its requests, the tokens all prompts share."""
+
+    shape: str
+    make: Callable[[], Workload]
+    shared: int = 0
+
+
+WORK = {
+    "17m": Work("17m", lambda: mixed("17m", 64)),
+    "107m": Work("107m", lambda: mixed("107m", 32)),
+    "600m": Work("600m", lambda: mixed("600m", 16)),
+    "prefix": Work("107m", lambda: shared_prefix("107m"), 512),
+}
+
+
 def outputs_of(work: Workload) -> int:
     return sum(count for _, count in work)
 
@@ -88,19 +106,21 @@ def work_flops(shape: str, work: Workload, shared: int = 0) -> int:
     return matmul_flops(spec, tokens, outputs_of(work)) + attention_flops(spec, pairs)
 
 
-def matmul_rate(shape: str, rows: int = 64) -> float:
-    """FLOP/s of float32 products at the shapes of a step of `rows` rows, with packed weights."""
+def matmul_rate(shape: str, rows: int = 64, make: Callable[..., Any] | None = None) -> float:
+    """FLOP/s of products at the shapes of a step of `rows` rows, with packed float32 weights or
+    what `make` makes of them."""
     import torch
 
     from stoker.ops.linear import prepare_linear
 
+    make = make or prepare_linear
     sizes = SHAPES[shape]
     hidden, ffn = sizes["hidden_size"], sizes["intermediate_size"]
     heads = sizes["num_attention_heads"] * sizes["head_dim"]
     qkv = heads + 2 * sizes["num_key_value_heads"] * sizes["head_dim"]
     flops = seconds = 0.0
     for k, n in ((hidden, qkv), (heads, hidden), (hidden, 2 * ffn), (ffn, hidden)):
-        linear, x = prepare_linear(torch.randn(n, k)), torch.randn(rows, k)
+        linear, x = make(torch.randn(n, k)), torch.randn(rows, k)
         repeats = max(10, int(4e9 / (2 * rows * k * n)))
         for _ in range(repeats // 4):
             linear(x)

@@ -72,3 +72,9 @@ def test_files_are_small(path):
 def test_torch_free(module):
     code = f"import {module}, sys; assert not {{'torch', 'transformers'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_start_imports_no_more_than_it_needs():
+    """Loading a model takes a second and a half, which half a second of sympy would add to."""
+    code = "import sys; from stoker import LLM; LLM(); assert 'sympy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,9 +12,10 @@ from collections.abc import Sequence as Seq
 
 from stoker import __version__
 from stoker.cli.sampling import add_sampling
-from stoker.config import DTYPES
+from stoker.config import DTYPES, EngineConfig
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
+from stoker.ops.native.build import start
 
 INTERRUPTED = 130
 
@@ -114,6 +115,7 @@ def main(argv: Seq[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
     usage, 3 some rows failed, 130 interrupted."""
     args = build_parser().parse_args(argv)
+    start(EngineConfig.device, args.dtype)  # the compiler works while torch is imported
     try:
         if args.command == "run":
             from stoker.cli.run import run

@@ -17,7 +17,7 @@ from stoker.config import EngineConfig
 from stoker.engine.engine import Engine
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
-from stoker.engine.text import TextCodec
+from stoker.engine.text import TextCodec, import_tokenizers
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
@@ -29,6 +29,7 @@ from stoker.model.spec import ModelSpec
 from stoker.model.work import kv_bytes_per_token
 from stoker.ops.int8 import prepare_int8
 from stoker.ops.linear import prepare_gated, prepare_linear
+from stoker.ops.native.build import building, start
 
 
 @dataclass
@@ -60,6 +61,7 @@ def build_engine(
     """
     folder = resolve_folder(model, revision, token)
     device = _device(config.device)
+    start(config.device, config.dtype)
     quantised = config.dtype == "int8"
     if quantised and device.type != "cpu":
         raise ConfigError(f"dtype int8 serves a CPU, not {device}; use bfloat16 or float16")
@@ -73,6 +75,9 @@ def build_engine(
     assert config.max_context is not None
     assert config.num_blocks is not None
     assert config.max_batch_tokens is not None
+    text = TextCodec(folder)
+    if text.available and building():
+        import_tokenizers()  # rather than wait for the compiler, and import them later
     if quantised:
         loaded.model.prepare(config.max_context, prepare_int8)
     else:
@@ -88,7 +93,6 @@ def build_engine(
         prefix_cache=config.prefix_cache,
         policy=config.policy,
     )
-    text = TextCodec(folder)
     runner = ModelRunner(loaded.model, cache, device)
     tokenizer = text if text.available else None
     engine = Engine(scheduler, runner, tokenizer, spec.vocab, record, loaded.head.tasks)

@@ -20,6 +20,11 @@ Prompt = str | Seq[int] | Mapping[str, Any]
 Encoded = tuple[str | None, list[int]]  # the text, where there is one, and its tokens
 
 
+def import_tokenizers() -> None:
+    """Import now what the first use of a tokenizer imports, which takes most of a second."""
+    from transformers import AutoTokenizer  # noqa: F401
+
+
 class TextCodec:
     """Encodes prompts and chats, decodes tokens; makes the tokenizer on first use."""
 

@@ -353,8 +353,8 @@ typedef struct {
 } Task;
 
 /* Takes the keys begin..end-1 of a table into the queries low..high-1. */
-static inline INLINE void sweep_heads(const Task *task, const int64_t *table, int64_t low,
-                                int64_t high, int64_t begin, int64_t end, int64_t dim) {
+static void sweep(const Task *task, const int64_t *table, int64_t low, int64_t high,
+                  int64_t begin, int64_t end, int64_t dim) {
     const int64_t token = task->kv_heads * dim, group = task->group;
     int64_t rows[2][TILE];
     if (begin < end) find_rows(rows[0], table, begin, end, task->block_size, token);
@@ -386,17 +386,6 @@ static inline INLINE void sweep_heads(const Task *task, const int64_t *table, in
                 }
             }
         }
-    }
-}
-
-/* The same, compiled for common sizes of a head. */
-static __attribute__((noinline)) void sweep(const Task *task, const int64_t *table, int64_t low,
-                                            int64_t high, int64_t begin, int64_t end,
-                                            int64_t dim) {
-    switch (dim) {
-        case 64: sweep_heads(task, table, low, high, begin, end, 64); break;
-        case 128: sweep_heads(task, table, low, high, begin, end, 128); break;
-        default: sweep_heads(task, table, low, high, begin, end, dim);
     }
 }
 

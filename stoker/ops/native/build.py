@@ -2,7 +2,8 @@
 
 Needs a C compiler with OpenMP; where there is none, `load` says so once and returns None, and
 the caller takes its plain path. The library is cached under the user's cache folder by the
-hash of everything that it depends on.
+hash of everything that it depends on. `start` lets the compiler work while others do: the
+command line calls it before it imports torch, the engine's maker before it reads weights.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,21 +37,46 @@ FLAGS = (
     "-fPIC",
 )
 
-# Attention's sums keep the order written, whatever number of rows they are compiled for; its
-# vectors are explicit, so that -O2 is as fast as -O3, and compiles in a quarter of the time.
+# Attention's sums keep the order written, whatever number of rows they are compiled for.
 MORE_FLAGS = {"attention": ("-fno-associative-math",)}
+
+# The imports that run beside the compilers are one thread, and all wait for it in the end.
+_NICE = ("nice", "-n", "10") if shutil.which("nice") else ()
+
+_started: dict[str, Future[Path]] = {}
+
+
+def start(device: str, dtype: str) -> None:
+    """Begin to build, in the background, what a model of `dtype` on `device` will `load`.
+
+    Takes the names as they are in `EngineConfig`. Twice is fine; problems are left to `load`.
+    """
+    linear = {"int8": "linear_int8", "float32": "linear", "auto": "linear"}.get(dtype)
+    compiler = _compiler()
+    if device != "cpu" or linear is None or compiler is None:
+        return
+    names = [name for name in (linear, "attention", "elementwise") if name not in _started]
+    if names:
+        pool = ThreadPoolExecutor(len(names), thread_name_prefix="stoker-build")
+        _started.update({name: pool.submit(_built, _source(name), compiler) for name in names})
+        pool.shutdown(wait=False)
+
+
+def building() -> bool:
+    """Whether a compiler that `start` called is still at work."""
+    return not all(future.done() for future in _started.values())
 
 
 @functools.cache
 def load(name: str) -> ctypes.CDLL | None:
     """The library made from `name`.c, or None if it can't be built here."""
-    source = Path(__file__).with_name(f"{name}.c")
-    compiler = next(filter(None, map(shutil.which, _compilers())), None)
+    source, compiler = _source(name), _compiler()
     if compiler is None:
         log.warning("no C compiler found: the CPU takes the slower default path")
         return None
     try:
-        return ctypes.CDLL(str(_built(source, compiler)))
+        started = _started.get(name)
+        return ctypes.CDLL(str(started.result() if started else _built(source, compiler)))
     except (OSError, subprocess.CalledProcessError) as problem:
         detail = getattr(problem, "stderr", None) or problem
         log.warning(
@@ -69,8 +96,13 @@ def signature(function: Any, types: str) -> Callable[..., None]:
     return cast(Callable[..., None], function)
 
 
-def _compilers() -> list[str]:
-    return [os.environ.get("CC", "cc"), "gcc", "clang"]
+def _source(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.c")
+
+
+def _compiler() -> str | None:
+    names = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 def _built(source: Path, compiler: str) -> Path:
@@ -87,7 +119,7 @@ def _built(source: Path, compiler: str) -> Path:
         handle, scratch = tempfile.mkstemp(dir=folder, suffix=".so")
         os.close(handle)
         try:
-            command = [compiler, *flags, str(source), "-o", scratch]
+            command = [*_NICE, compiler, *flags, str(source), "-o", scratch]
             subprocess.run(command, capture_output=True, check=True, text=True)
             os.replace(scratch, library)  # another process may have done the same
         finally:

@@ -1,0 +1,65 @@
+"""OpenVINO GenAI's continuous batching, with the best of the token budgets that were tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from workloads import Run, Workload
+
+
+def make(folder: Path, threads: int, work: str) -> Run:
+    import numpy as np
+    import openvino as ov
+    import openvino_genai as genai
+
+    pipe = _pipeline(_converted(folder), threads, work)
+
+    def one(count: int) -> Any:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = config.min_new_tokens = count
+        config.ignore_eos = True
+        config.eos_token_id, config.stop_token_ids = 0, {0}
+        config.do_sample = False
+        return config
+
+    def generate(load: Workload) -> None:
+        ids = [ov.Tensor(np.array([prompt], dtype=np.int64)) for prompt, _ in load]
+        results = pipe.generate(ids, [one(count) for _, count in load])
+        assert [len(r.m_generation_ids[0]) for r in results] == [n for _, n in load]
+
+    def run(load: Workload) -> None:
+        if work == "prefix" and len(load) > 8:
+            generate([(load[0][0][:513], 1)])  # primes its cache, which it fills only afterwards
+        generate(load)
+
+    return run
+
+
+def _converted(folder: Path) -> Path:
+    """The model in OpenVINO's format, made if it is not there yet."""
+    converted = folder / "openvino"
+    if not converted.exists():
+        from optimum.intel import OVModelForCausalLM
+
+        model = OVModelForCausalLM.from_pretrained(
+            folder, export=True, compile=False, load_in_8bit=False
+        )
+        model.save_pretrained(converted)
+    return converted
+
+
+def _pipeline(converted: Path, threads: int, work: str) -> Any:
+    import openvino_genai as genai
+
+    settings = genai.SchedulerConfig()
+    settings.cache_size = 6
+    settings.max_num_seqs = 256
+    settings.max_num_batched_tokens = 2048
+    settings.enable_prefix_caching = work == "prefix"
+    properties = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "KV_CACHE_PRECISION": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    return genai.ContinuousBatchingPipeline(str(converted), settings, "CPU", properties)

@@ -1,0 +1,37 @@
+"""vLLM's CPU build."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from workloads import Run, Workload
+
+
+def make(folder: Path, threads: int, work: str) -> Run:
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(threads))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        str(folder),
+        dtype="float32",
+        skip_tokenizer_init=True,
+        enable_prefix_caching=work == "prefix",
+        max_num_batched_tokens=2048,
+    )
+
+    def run(load: Workload) -> None:
+        llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": prompt} for prompt, _ in load]
+        params = [
+            SamplingParams(
+                temperature=0, max_tokens=n, min_tokens=n, ignore_eos=True, detokenize=False
+            )
+            for _, n in load
+        ]
+        llm.generate(prompts, params, use_tqdm=False)
+
+    return run
