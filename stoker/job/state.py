@@ -82,7 +82,8 @@ class State:
             raise JobError(f"{begun}another model: {names}{AGAIN}")
         before, now = _flat(known["settings"]), _flat(identity["settings"])
         told = [
-            f"{name.removeprefix('params.')} was {_shown(before.get(name))} and is {_shown(now.get(name))}"
+            f"{name.removeprefix('params.')} was {_shown(before.get(name))}"
+            f" and is {_shown(now.get(name))}"
             for name in [*before, *(name for name in now if name not in before)]
             if before.get(name) != now.get(name) and not self._may_differ(name, before, now)
         ]
