@@ -21,7 +21,7 @@ from stoker.job.finish import need_parquet
 from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
-from stoker.job.output import clash, open_rows, output_file, remaining
+from stoker.job.output import clash, earlier, open_rows, output_file, remaining
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
@@ -99,12 +99,12 @@ def _look_at_earlier(settings: JobSettings, report: Report) -> None:
     if report.total_rows is None or report.resumed_rows < report.total_rows:
         return
     counted = dataclasses.replace(report, resumed_rows=0)
-    state.tell(lambda entry: counted.resume(entry.fields, entry.result))
+    state.tell(earlier(settings, counted))
     retried = any(counted.statuses[status] for status in settings.retry)
-    finished = known.get("finished") or not settings.staged
+    finished = not settings.staged or (known.get("finished") and settings.output.exists())
     if counted.rows < report.total_rows or retried or not finished:
         return
-    counted.complete = True
+    counted.complete, counted.total_rows = True, counted.rows
     report.__dict__.update(counted.__dict__)
 
 

@@ -6,7 +6,7 @@ replicas; knows no model but by its fingerprint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from stoker.errors import JobError
 from stoker.job.fingerprint import model_fingerprint
 from stoker.job.finish import make_output
-from stoker.job.journal import Journal, RowSet, encoded
+from stoker.job.journal import Entry, Journal, RowSet, encoded
 from stoker.job.lock import locked
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
@@ -90,7 +90,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
             state.clear()
         if known is not None and state.has_rows():
             state.check(known, now)
-        there, size = state.recover(lambda entry: report.resume(entry.fields, entry.result))
+        there, size = state.recover(earlier(settings, report))
         state.save(now, finished=False)
         report.begin()
         journal = Journal(state.journal, size)
@@ -101,6 +101,21 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
         if settings.staged:
             make_output(state.journal, settings)
         state.save(now, finished=True)
+
+
+def earlier(settings: JobSettings, report: Report) -> Callable[[Entry], None]:
+    """Gives a function that counts a result of an earlier run, or refuses it to a strict job."""
+
+    def count(entry: Entry) -> None:
+        status = entry.result["status"]
+        if settings.strict and status not in GOOD and status not in settings.retry:
+            raise JobError(
+                f"row {entry.number} is {status} since an earlier run: {entry.result.get('error')} "
+                f"(--strict stops here; --retry {status} runs it again)"
+            )
+        report.resume(entry.fields, entry.result)
+
+    return count
 
 
 def remaining(settings: JobSettings, there: RowSet) -> Iterator[Row | BadRow]:

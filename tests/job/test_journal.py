@@ -90,12 +90,17 @@ def test_what_does_not_fit_leaves_nothing_torn(tmp_path, small_files):
     path = tmp_path / "rows.jsonl"
     journal = Journal(path, 0)
     number = 0
-    with pytest.raises(JobError, match=r"cannot write .*rows.jsonl: File too large; .* same comm"):
+
+    def fill():
+        nonlocal number
         while True:
             for _ in range(7):
                 number += 1
                 journal.append(line(number, text="x" * 100))
             journal.flush()
+
+    with pytest.raises(JobError, match=r"cannot write .*rows.jsonl: File too large; .* same comm"):
+        fill()
     with pytest.raises(JobError, match="File too large"):
         journal.close()
     assert path.read_bytes().endswith(b"}}\n")
