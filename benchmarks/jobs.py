@@ -30,7 +30,7 @@ from stoker.job.journal import Journal, encoded
 from stoker.job.rows import read_rows
 
 MODEL = Path(__file__).parent.parent / "stoker" / "shipped" / "stoker-tiny"
-WORDS = [
+WORDS = ["stage", "mother", "show", "river", "paper", "light", "green", "seven", "house"]
     "stage",
     "mother",
     "show",
