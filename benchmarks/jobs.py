@@ -31,19 +31,6 @@ from stoker.job.rows import read_rows
 
 MODEL = Path(__file__).parent.parent / "stoker" / "shipped" / "stoker-tiny"
 WORDS = ["stage", "mother", "show", "river", "paper", "light", "green", "seven", "house"]
-    "stage",
-    "mother",
-    "show",
-    "river",
-    "paper",
-    "light",
-    "green",
-    "seven",
-    "house",
-    "window",
-    "apple",
-    "stone",
-]
 
 
 @dataclass
