@@ -11,10 +11,12 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.cli.keeping import add_keeping
 from stoker.cli.sampling import add_sampling
 from stoker.config import DTYPES, EngineConfig
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
+from stoker.job.interrupt import sigterm_interrupts
 from stoker.ops.native.build import start
 
 INTERRUPTED = 130
@@ -74,9 +76,14 @@ def _add_files(command: argparse.ArgumentParser) -> None:
         help="JSON Lines; each row has prompt, messages or prompt_token_ids",
     )
     command.add_argument(
-        "-o", "--output", required=True, metavar="OUTPUT", help="JSON Lines to write"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUTPUT",
+        help="JSON Lines to write, or Parquet if the name ends in .parquet; the same command "
+        "again continues what was interrupted",
     )
-    command.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
+    add_keeping(command)
 
 
 def _add_seed_and_raw(command: argparse.ArgumentParser) -> None:
@@ -111,23 +118,28 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
 
 
+def _carry_out(args: argparse.Namespace) -> int:
+    if args.command == "run":
+        from stoker.cli.run import run
+
+        return run(args)
+    if args.command == "embed":
+        from stoker.cli.embed import embed
+
+        return embed(args)
+    from stoker.cli.generate import generate
+
+    return generate(args)
+
+
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
     usage, 3 some rows failed, 130 interrupted."""
     args = build_parser().parse_args(argv)
     start(EngineConfig.device, args.dtype)  # the compiler works while torch is imported
     try:
-        if args.command == "run":
-            from stoker.cli.run import run
-
-            return run(args)
-        if args.command == "embed":
-            from stoker.cli.embed import embed
-
-            return embed(args)
-        from stoker.cli.generate import generate
-
-        return generate(args)
+        with sigterm_interrupts():
+            return _carry_out(args)
     except StokerError as problem:
         if args.debug:
             raise

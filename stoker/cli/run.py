@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stoker.cli.keeping import keeping
 from stoker.cli.sampling import sampling_params
 from stoker.engine.threads import default_threads
 from stoker.job.report import Report
@@ -27,7 +28,14 @@ def run(args: argparse.Namespace) -> int:
     from stoker.job.job import JobSettings, prepare_job
 
     settings = JobSettings(
-        Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
+        Path(args.input),
+        Path(args.output),
+        params,
+        args.seed,
+        args.raw,
+        model=args.model,
+        dtype=args.dtype,
+        **keeping(args),
     )
     from stoker.job.replicas import (
         core_groups,
@@ -38,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     groups = core_groups(args.replicas)
     report = prepare_job(settings)
+    if say_earlier(report, settings):
+        return summed_up(report, settings)
     if len(groups) > 1:
         counts = replica_threads(groups, args.threads)
         say_loading(args, f"{len(groups)} replicas, {' + '.join(map(str, counts))} threads")
@@ -51,6 +61,23 @@ def run(args: argparse.Namespace) -> int:
     say_loading(args)
     with LLM(args.model, seed=args.seed, dtype=args.dtype, threads=args.threads) as llm:
         return carry_out(llm, settings, report)
+
+
+def say_earlier(report: Report, settings: JobSettings) -> bool:
+    """Say what an earlier run of the job has left; True if that is all of it."""
+    if report.complete:
+        print(
+            f"stoker: the job of {settings.output} is complete; --restart runs it again",
+            file=sys.stderr,
+        )
+    elif report.resumed_rows:
+        of = "" if report.total_rows is None else f" of {report.total_rows}"
+        print(
+            f"stoker: continuing {settings.output}, where {report.resumed_rows}{of} rows are",
+            file=sys.stderr,
+        )
+
+    return report.complete
 
 
 def say_loading(args: argparse.Namespace, how: str = "") -> None:
@@ -76,7 +103,13 @@ def shown(
         with _progress(report) as show:
             job(show)
     finally:
-        print("\n".join([*report.lines(), f"results   {settings.output}"]))
+        code = summed_up(report, settings)
+    return code
+
+
+def summed_up(report: Report, settings: JobSettings) -> int:
+    """Print the summary. Returns the exit code that the statuses make."""
+    print("\n".join([*report.lines(), f"results   {settings.output}"]))
     return SOME_FAILED if report.failed_rows else 0
 
 
@@ -94,7 +127,8 @@ class _Lines:
 
 
 def _status(report: Report) -> str:
-    return f"{report.rows}/{report.total_rows} rows, {report.rate_text}"
+    of = "" if report.total_rows is None else f"/{report.total_rows}"
+    return f"{report.rows}{of} rows, {report.rate_text}"
 
 
 @contextmanager

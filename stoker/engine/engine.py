@@ -154,12 +154,14 @@ class Engine:
         batch = SamplingBatch([], [], [], [], [])
         for item in step.items:
             request = self.scheduler[item.sequence].request
+            live = self._live[request.id]
+            if not live.begun:
+                live.begin()
             if item.scored[1]:
-                batch.scores.append(self._live[request.id].score_range(item.start, item.scored))
+                batch.scores.append(live.score_range(item.start, item.scored))
             if not item.draws:
                 continue
             params = request.params
-            live = self._live[request.id]
             for index in item.draws:
                 if live.rules is not None:
                     batch.controls[len(batch)] = live.control(live.rules, index)

@@ -5,6 +5,7 @@ Knows one request; the engine holds one of these for each and the scheduler has 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ class Live:
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
         pool: what has been gathered of its states, where it is pooled.
+        made: when it was added.
+        begun: it has been part of a step.
     """
 
     request: Request
@@ -48,6 +51,8 @@ class Live:
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
     pool: PoolState | None = None
+    made: float = field(default_factory=time.monotonic)
+    begun: bool = False
 
     @classmethod
     def make(cls, request: Request, rules: Rules | None, seq: Sequence) -> Live:
@@ -66,6 +71,11 @@ class Live:
         shows = request.stream and not params.ranked
         needs_text = shows or bool(params.stop_strings)
         return cls(request, output, {0: seq}, rules, scores, shows, needs_text)
+
+    def begin(self) -> None:
+        """Note that the request is part of a step for the first time."""
+        self.begun = True
+        self.output.queued_seconds = time.monotonic() - self.made
 
     def control(self, rules: Rules, index: int) -> RowControls:
         """The controls of completion `index`, made when first asked for."""

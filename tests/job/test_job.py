@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -139,12 +140,9 @@ def test_jobs_that_can_not_start(tmp_path):
         prepare_job(JobSettings(source, tmp_path / "no" / "out", PARAMS))
 
 
-def test_a_full_disk_is_an_error_with_a_name(llm, tmp_path):
+def test_an_output_that_could_not_be_continued_is_refused(tmp_path):
     source = tmp_path / "in.jsonl"
-    source.write_text('{"prompt": "x"}\n' * 3)
-    settings = JobSettings(source, "/dev/full", PARAMS)
-    settings = JobSettings(source, type(source)("/dev/full"), PARAMS, restart=True)
-    report = prepare_job(settings)
-    with pytest.raises(JobError, match="cannot write /dev/full: No space left"):
-        run_job(llm, settings, report, lambda report: None)
-    llm.engine.abort_all()
+    source.write_text('{"prompt": "x"}\n')
+    for target, message in (("/dev/null", "is not a file"), (tmp_path, "is a folder")):
+        with pytest.raises(JobError, match=message):
+            prepare_job(JobSettings(source, Path(target), PARAMS, restart=True))
