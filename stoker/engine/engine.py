@@ -14,11 +14,14 @@ from typing import Protocol
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
 from stoker.engine.live import Live
+from stoker.engine.params import SamplingParams
 from stoker.engine.pooler import PoolState
 from stoker.engine.pooling import require
 from stoker.engine.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.sampler import SamplingBatch
-from stoker.engine.sampling.rules import make_rules
+from stoker.engine.sampling.constraint import Constraint
+from stoker.engine.sampling.grammar import Grammar, GrammarCompiler, make_compiler
+from stoker.engine.sampling.rules import Rules, make_rules
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import Step
@@ -73,6 +76,7 @@ class Engine:
         self.trace: list[Step] | None = [] if record else None
         self._live: dict[str, Live] = {}
         self._token_texts: dict[int, str] = {}
+        self._compiler: GrammarCompiler | None = None
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -92,14 +96,31 @@ class Engine:
             raise InvalidRequestError(
                 f"token id {bad} is out of range; the model has ids 0 to {self.vocab - 1}"
             )
-        if params.stop_strings and self.tokenizer is None:
-            raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
-        rules = make_rules(params, self.vocab, self.scheduler.eos_ids, self.tokenizer)
+        rules = self.check(params)
         seq = self.scheduler.add(request)
         live = Live.make(request, rules, seq)
         live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
         self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def check(self, params: SamplingParams) -> Rules | None:
+        """The rules of requests with these parameters, which are checked against the model.
+
+        A job calls this before its first row.
+
+        Raises:
+            InvalidRequestError: the model can't serve them, or a constraint does not compile.
+        """
+        if params.stop_strings and self.tokenizer is None:
+            raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
+        eos_ids = self.scheduler.eos_ids
+        return make_rules(params, self.vocab, eos_ids, self.tokenizer, self._compile)
+
+    def _compile(self, constraint: Constraint) -> Grammar:
+        """A constraint, compiled when first met."""
+        if self._compiler is None:
+            self._compiler = make_compiler(self.tokenizer, self.vocab, self.scheduler.eos_ids)
+        return self._compiler.compile(constraint)
 
     def require(self, task: str) -> None:
         """Raise InvalidRequestError if the model can't "generate", "embed" or "classify"."""
@@ -116,6 +137,7 @@ class Engine:
             if one.finish_reason is None:
                 one.text = self._decode(live, one)
                 one.finish_reason = "cancelled"
+                live.judge(one)
         live.finish()
         return live.output
 
@@ -199,12 +221,15 @@ class Engine:
             elif not live.take_draw(out, seq.tokens[-1], self._token_text):
                 self.scheduler.finish(seq, "error")
                 self.stats.output_tokens -= 1
+            elif not live.may_go_on(out):
+                self.scheduler.finish(seq, "error" if out.error else "stop")
             if live.needs_text and out.error is None:
                 self._advance_text(live, seq, out)
             if seq.status is Status.FINISHED:
                 out.text = self._decode(live, out)
                 stopped = out.index in live.detokenizers and live.detokenizers[out.index].stopped
                 out.finish_reason = "stop" if stopped else seq.finish_reason
+                live.judge(out)
                 if seq.index == 0:
                     live.output.num_cached_tokens = seq.hit_tokens
                 touched[live.request.id] = live

@@ -89,6 +89,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
         InvalidRequestError: the model can't do what is asked.
     """
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
+    llm.engine.check(settings.params)
     rows = read_rows(settings.input)
     with output_file(settings, report) as sink:
 
@@ -212,6 +213,8 @@ class RowRunner:
             details["logprobs"] = [_listed(entry) for entry in one.logprobs]
         if one.error is not None:
             details["error"] = one.error
+        if one.complete is not None:
+            details["complete"] = one.complete
         self._write(row, STATUSES.get(str(one.finish_reason), "done"), **details)
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
