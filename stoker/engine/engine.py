@@ -14,6 +14,7 @@ from typing import Protocol
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
 from stoker.engine.live import Live
+from stoker.engine.oom import free_unused, is_out_of_memory, retreat
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooler import PoolState
 from stoker.engine.pooling import require
@@ -44,6 +45,7 @@ class EngineStats:
     computed_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    out_of_memory: int = 0  # steps that did not fit and were done again in smaller ones
 
 
 class Engine:
@@ -148,16 +150,18 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Compute one step. Returns finished requests, and streaming ones that advanced.
 
-        If the step fails or is interrupted, all requests are dropped, so that the engine can
-        go on with new ones, and the exception is passed on.
+        If memory runs out, the step is undone and the next ones are smaller. If it fails
+        otherwise or is interrupted, all requests are dropped, so that the engine can go on
+        with new ones, and the exception is passed on.
         """
         try:
             step = self.scheduler.plan()
             if self.trace is not None:
                 self.trace.append(step)
-            pools = self._pools(step)
-            draws = self._draws(step)
-            tokens = self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
+            tokens = self._compute(step)
+            if tokens is None:
+                free_unused()  # here, where the failed step's tensors have gone
+                return []
             advanced = self.scheduler.commit(step, tokens)
         except BaseException:
             self.abort_all()
@@ -166,6 +170,25 @@ class Engine:
         self.stats.computed_tokens += step.num_tokens
         self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
         return self._collect(advanced)
+
+    def _compute(self, step: Step) -> list[list[int]] | None:
+        """The step's tokens; None if memory ran out and it has been undone."""
+        pools, draws = self._pools(step), self._draws(step)
+        try:
+            return self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            scored = [item.sequence for item in step.items if item.scored[1]]
+            retreat(self.scheduler, step, first=self.stats.out_of_memory == 0)
+            for seq in map(self.scheduler.__getitem__, scored):
+                scores = self._live[seq.request.id].scores
+                assert scores is not None
+                del scores.found[seq.scored :]
+            if self.trace is not None:
+                self.trace.pop()
+            self.stats.out_of_memory += 1
+            return None
 
     def abort_all(self) -> None:
         """Drop every request and all cached content."""

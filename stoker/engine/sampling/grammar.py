@@ -106,9 +106,10 @@ class GrammarCompiler:
         self.ends = frozenset(token for token in eos_ids if token < min(vocab, known))
         self.vocab = vocab
         own: list[int] = sorted(self.ends)
-        if not own:  # the library wants one; this one is beyond the vocabulary
-            known = max(vocab, known) + 1
-            own = [known - 1]
+        self.phantom: int | None = None  # an id that stands for no token, which masks never allow
+        if not own:  # the library wants an end of sequence
+            self.phantom = known
+            own, known = [known], known + 1
             fields["added_tokens"] = [*(fields.get("added_tokens") or []), _added(own[0])]
             serialised = json.dumps(fields)
         self.width = max(vocab, known)
@@ -159,8 +160,9 @@ def make_compiler(tokenizer: Any, vocab: int, eos_ids: Iterable[int]) -> Grammar
 def _size(fields: dict[str, Any]) -> int:
     """One more than the highest id of a tokenizer.json."""
     vocab = fields["model"]["vocab"]
-    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-    return 1 + max([*ids, *(one["id"] for one in fields.get("added_tokens") or [])])
+    ids: list[int] = list(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))
+    ids += [one["id"] for one in fields.get("added_tokens") or []]
+    return 1 + max(ids)
 
 
 def _added(token: int) -> dict[str, Any]:

@@ -53,6 +53,9 @@ def fill_bits(states: list[GrammarState]) -> NDArray[np.uint8]:
     _executor(torch.get_num_threads()).unsafe_compute_mask_ptr(
         matchers, bits.ctypes.data, bits.shape[1], len(states)
     )
+    phantom = compiler.phantom
+    if phantom is not None:
+        bits[:, phantom // 8] &= 0xFF ^ (1 << phantom % 8)
     for row, state in enumerate(states):
         if state.stops and state.complete:
             for token in state.stops:
