@@ -14,6 +14,7 @@ from typing import Any
 from stoker.config import EngineConfig
 from stoker.engine.beam import BeamSearchOutput, BeamSearchParams, beam_search
 from stoker.engine.build import build_engine
+from stoker.engine.lazy_calls import LazyCalls
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooled_calls import PooledCalls
 from stoker.engine.pooling import PoolingParams
@@ -26,7 +27,7 @@ Params = SamplingParams | Seq[SamplingParams] | None
 DEFAULT_MODEL = "stoker-tiny"
 
 
-class LLM(PooledCalls):
+class LLM(PooledCalls, LazyCalls):
     """A model ready to answer prompts.
 
     Args:
@@ -213,7 +214,10 @@ class LLM(PooledCalls):
             for request in requests:
                 while request.id not in self._arrived:
                     self._step()
-            return [self._arrived.pop(request.id) for request in requests]
+            outputs = [self._arrived.pop(request.id) for request in requests]
+            for index, output in enumerate(outputs):
+                output.index = index
+            return outputs
         except BaseException:
             for request in requests:
                 self._drop(request)

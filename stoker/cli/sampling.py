@@ -6,6 +6,8 @@ Knows argparse and `SamplingParams`. Called by the commands.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from stoker.engine.params import SamplingParams
 from stoker.errors import InvalidRequestError
@@ -50,6 +52,41 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
         metavar="R",
         help="more than 1 makes tokens of prompt and answer less likely (default: %(default)s)",
     )
+    form = command.add_argument_group("the form of answers (one of these)")
+    form = form.add_mutually_exclusive_group()
+    form.add_argument(
+        "--schema", metavar="FILE", help="answers are JSON that follows this JSON schema"
+    )
+    form.add_argument(
+        "--regex", metavar="R", help="answers match this regular expression as a whole"
+    )
+    form.add_argument(
+        "--grammar", metavar="FILE", help="answers follow this grammar (Lark or GBNF)"
+    )
+    form.add_argument("--choice", metavar="A,B,...", help="answers are one of these texts")
+
+
+def _form(args: argparse.Namespace) -> dict[str, Any]:
+    """The options about the form of answers, as keywords of `SamplingParams`."""
+    found: dict[str, Any] = {}
+    if args.schema is not None:
+        found["json_schema"] = _read("--schema", args.schema)
+    if args.regex is not None:
+        found["regex"] = args.regex
+    if args.grammar is not None:
+        found["grammar"] = _read("--grammar", args.grammar)
+    if args.choice is not None:
+        found["choice"] = [text.strip() for text in args.choice.split(",")]
+    return found
+
+
+def _read(option: str, name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as problem:
+        raise InvalidRequestError(f"{option} {name}: {problem.strerror}") from None
+    except UnicodeDecodeError as problem:
+        raise InvalidRequestError(f"{option} {name} is not UTF-8: {problem}") from None
 
 
 def sampling_params(
@@ -61,6 +98,7 @@ def sampling_params(
         InvalidRequestError: a value is out of range, or has no effect beside the others.
     """
     given = {name: value for name in FILTERS if (value := getattr(args, name)) is not None}
+    form = _form(args)
     if given and args.temperature == 0:
         name = next(iter(given)).replace("_", "-")
         raise InvalidRequestError(
@@ -74,4 +112,5 @@ def sampling_params(
         seed=seed,
         logprobs=logprobs,
         **given,
+        **form,
     )

@@ -15,6 +15,7 @@ from typing import Any
 from stoker.engine.checks import known_names, number, whole
 from stoker.engine.params import SamplingParams
 from stoker.engine.request import Logprobs, RequestOutput
+from stoker.engine.sampling.constraint import KINDS
 from stoker.errors import InvalidRequestError
 
 Extend = Callable[[list[list[int]], SamplingParams], list[RequestOutput]]
@@ -43,6 +44,11 @@ class BeamSearchParams:
     length_penalty: float = 1.0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> BeamSearchParams:
+        for kind in KINDS:
+            if kind in kwargs:
+                raise InvalidRequestError(
+                    f"beam search can't follow a {kind}; use generate with SamplingParams instead"
+                )
         known_names(cls, kwargs, "beam search parameter")
         return super().__new__(cls)
 

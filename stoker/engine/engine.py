@@ -14,11 +14,15 @@ from typing import Protocol
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
 from stoker.engine.live import Live
+from stoker.engine.oom import free_unused, is_out_of_memory, retreat
+from stoker.engine.params import SamplingParams
 from stoker.engine.pooler import PoolState
 from stoker.engine.pooling import require
 from stoker.engine.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.sampler import SamplingBatch
-from stoker.engine.sampling.rules import make_rules
+from stoker.engine.sampling.constraint import Constraint
+from stoker.engine.sampling.grammar import Grammar, GrammarCompiler, make_compiler
+from stoker.engine.sampling.rules import Rules, make_rules
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import Step
@@ -41,6 +45,7 @@ class EngineStats:
     computed_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    out_of_memory: int = 0  # steps that did not fit and were done again in smaller ones
 
 
 class Engine:
@@ -73,6 +78,7 @@ class Engine:
         self.trace: list[Step] | None = [] if record else None
         self._live: dict[str, Live] = {}
         self._token_texts: dict[int, str] = {}
+        self._compiler: GrammarCompiler | None = None
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -92,14 +98,31 @@ class Engine:
             raise InvalidRequestError(
                 f"token id {bad} is out of range; the model has ids 0 to {self.vocab - 1}"
             )
-        if params.stop_strings and self.tokenizer is None:
-            raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
-        rules = make_rules(params, self.vocab, self.scheduler.eos_ids, self.tokenizer)
+        rules = self.check(params)
         seq = self.scheduler.add(request)
         live = Live.make(request, rules, seq)
         live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
         self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def check(self, params: SamplingParams) -> Rules | None:
+        """The rules of requests with these parameters, which are checked against the model.
+
+        A job calls this before its first row.
+
+        Raises:
+            InvalidRequestError: the model can't serve them, or a constraint does not compile.
+        """
+        if params.stop_strings and self.tokenizer is None:
+            raise InvalidRequestError("stop strings need a tokenizer, and the engine has none")
+        eos_ids = self.scheduler.eos_ids
+        return make_rules(params, self.vocab, eos_ids, self.tokenizer, self._compile)
+
+    def _compile(self, constraint: Constraint) -> Grammar:
+        """A constraint, compiled when first met."""
+        if self._compiler is None:
+            self._compiler = make_compiler(self.tokenizer, self.vocab, self.scheduler.eos_ids)
+        return self._compiler.compile(constraint)
 
     def require(self, task: str) -> None:
         """Raise InvalidRequestError if the model can't "generate", "embed" or "classify"."""
@@ -116,6 +139,7 @@ class Engine:
             if one.finish_reason is None:
                 one.text = self._decode(live, one)
                 one.finish_reason = "cancelled"
+                live.judge(one)
         live.finish()
         return live.output
 
@@ -126,16 +150,18 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Compute one step. Returns finished requests, and streaming ones that advanced.
 
-        If the step fails or is interrupted, all requests are dropped, so that the engine can
-        go on with new ones, and the exception is passed on.
+        If memory runs out, the step is undone and the next ones are smaller. If it fails
+        otherwise or is interrupted, all requests are dropped, so that the engine can go on
+        with new ones, and the exception is passed on.
         """
         try:
             step = self.scheduler.plan()
             if self.trace is not None:
                 self.trace.append(step)
-            pools = self._pools(step)
-            draws = self._draws(step)
-            tokens = self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
+            tokens = self._compute(step)
+            if tokens is None:
+                free_unused()  # here, where the failed step's tensors have gone
+                return []
             advanced = self.scheduler.commit(step, tokens)
         except BaseException:
             self.abort_all()
@@ -144,6 +170,25 @@ class Engine:
         self.stats.computed_tokens += step.num_tokens
         self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
         return self._collect(advanced)
+
+    def _compute(self, step: Step) -> list[list[int]] | None:
+        """The step's tokens; None if memory ran out and it has been undone."""
+        pools, draws = self._pools(step), self._draws(step)
+        try:
+            return self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            scored = [item.sequence for item in step.items if item.scored[1]]
+            retreat(self.scheduler, step, first=self.stats.out_of_memory == 0)
+            for seq in map(self.scheduler.__getitem__, scored):
+                scores = self._live[seq.request.id].scores
+                assert scores is not None
+                del scores.found[seq.scored :]
+            if self.trace is not None:
+                self.trace.pop()
+            self.stats.out_of_memory += 1
+            return None
 
     def abort_all(self) -> None:
         """Drop every request and all cached content."""
@@ -201,12 +246,15 @@ class Engine:
             elif not live.take_draw(out, seq.tokens[-1], self._token_text):
                 self.scheduler.finish(seq, "error")
                 self.stats.output_tokens -= 1
+            elif not live.may_go_on(out):
+                self.scheduler.finish(seq, "error" if out.error else "stop")
             if live.needs_text and out.error is None:
                 self._advance_text(live, seq, out)
             if seq.status is Status.FINISHED:
                 out.text = self._decode(live, out)
                 stopped = out.index in live.detokenizers and live.detokenizers[out.index].stopped
                 out.finish_reason = "stop" if stopped else seq.finish_reason
+                live.judge(out)
                 if seq.index == 0:
                     live.output.num_cached_tokens = seq.hit_tokens
                 touched[live.request.id] = live

@@ -106,6 +106,29 @@ class Live:
                 out.logprobs.append(_named(own.found, text))
         return True
 
+    def may_go_on(self, out: CompletionOutput) -> bool:
+        """Whether more can follow the completion's last token, by what it must follow."""
+        state = self.controls[out.index].grammar
+        if state is None:
+            return True
+        state.follow(out.token_ids)
+        out.error = state.error
+        return not state.exhausted
+
+    def judge(self, out: CompletionOutput) -> None:
+        """Say whether a completion that has ended is whole, where it had to follow something."""
+        own = self.controls.get(out.index)
+        if self.rules is None or self.rules.grammar is None:
+            return
+        if own is None or own.grammar is None or out.error is not None:
+            out.complete = False
+            return
+        cut = out.index in self.detokenizers and self.detokenizers[out.index].stopped
+        if cut or (out.token_ids[-1:] and out.token_ids[-1] in own.grammar.stops):
+            out.complete = self.rules.grammar.accepts(out.text)  # the text is not its tokens'
+        else:
+            out.complete = own.grammar.complete
+
     def show_prompt_scores(self, text: TokenText) -> None:
         """Give the scores of the prompt, once it has been computed."""
         if self.scores is not None and self.output.prompt_logprobs is None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from stoker.engine.checks import between, items, known_names, number, share, whole
+from stoker.engine.sampling.constraint import Constraint, make_constraint
 from stoker.errors import InvalidRequestError
 
 # (output token ids of each row, logits (R, V) float32) -> logits (R, V) float32
@@ -86,6 +88,13 @@ class SamplingParams:
             same place of their lists. It may change the tensor it gets. A row's result must
             not depend on the other rows. If a call fails it is repeated row by row, and the
             rows at fault end with the finish reason "error".
+        json_schema: the answer is JSON that follows this schema (a dict, its text, or a pydantic
+            model). At most one of this and the next three may be given. The end of sequence and
+            stop ids may come only where the answer is complete; where nothing may follow, it
+            ends with the reason "stop". `CompletionOutput.complete` tells whether it is whole.
+        regex: the whole answer matches this regular expression (Rust's syntax, no look-around).
+        grammar: the answer follows this grammar, in llguidance's Lark form or llama.cpp's GBNF.
+        choice: the answer is one of these texts.
 
     Raises:
         InvalidRequestError: a value is out of range, two contradict each other, or a keyword is
@@ -115,6 +124,10 @@ class SamplingParams:
     best_of: int | None = None
     repetition_detection: RepetitionDetectionParams | None = None
     logits_processors: Iterable[LogitsProcessor] | None = ()
+    json_schema: Any = None
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Iterable[str] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         known_names(cls, kwargs, "sampling parameter")
@@ -125,6 +138,17 @@ class SamplingParams:
             object.__setattr__(self, name, items(name, getattr(self, name)))
         stop = (self.stop,) if isinstance(self.stop, str) else items("stop", self.stop)
         object.__setattr__(self, "stop", stop)
+        if self.choice is not None:
+            object.__setattr__(self, "choice", items("choice", self.choice))
+        constraint = self.constraint
+        if constraint is not None:
+            if constraint.kind == "json_schema":
+                object.__setattr__(self, "json_schema", constraint.text)
+            if self.ignore_eos:
+                raise InvalidRequestError(
+                    f"ignore_eos goes on where {constraint.kind} says that the answer has ended; "
+                    "leave one of them out"
+                )
         self._check_lengths()
         self._check_filters()
         self._check_tokens()
@@ -235,6 +259,11 @@ class SamplingParams:
     @property
     def processors(self) -> tuple[LogitsProcessor, ...]:
         return self.logits_processors  # type: ignore[return-value]  # a tuple since __post_init__
+
+    @cached_property
+    def constraint(self) -> Constraint | None:
+        """The form that the answer must have, as plain text; None for any."""
+        return make_constraint(self.json_schema, self.regex, self.grammar, self.choice)
 
     @property
     def greedy(self) -> bool:

@@ -68,6 +68,8 @@ class CompletionOutput:
         cumulative_logprob: sum over the tokens, where log-probabilities are computed.
         logprobs: one entry per token, where asked for.
         error: what went wrong, where the finish reason is "error".
+        complete: whether the text is a whole answer by json_schema, regex, grammar or choice; None
+            where there is none of these, or while running.
     """
 
     index: int
@@ -77,6 +79,7 @@ class CompletionOutput:
     cumulative_logprob: float | None = None
     logprobs: list[Logprobs] | None = None
     error: str | None = None
+    complete: bool | None = None
 
 
 @dataclass
@@ -87,6 +90,7 @@ class RequestOutput:
     is complete with the first generated token.
     `queued_seconds` went by before its first step.
     A pooled request has no completions but a `vector`: its embedding, or a value per label.
+    `index` is the prompt's place among those of the call on `LLM`, from 0.
     """
 
     request_id: str
@@ -98,6 +102,7 @@ class RequestOutput:
     prompt_logprobs: list[Logprobs | None] | None = None
     vector: list[float] | None = None
     queued_seconds: float = field(default=0.0, compare=False)
+    index: int | None = None
 
     @property
     def error(self) -> str | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stoker.engine.sampling.controls import RowControls, ScoreRange
 from stoker.engine.sampling.filters import column, filter_min_p, filter_typical
+from stoker.engine.sampling.grammar_masks import bar_ungrammatical
 from stoker.engine.sampling.logprobs import look_up, raw_logprobs
 from stoker.engine.sampling.masks import add_bias, bar_tokens
 from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
@@ -25,8 +26,8 @@ from stoker.engine.sampling.penalties import apply_penalties
 from stoker.engine.sampling.processors import run_processors
 
 NOTHING_LEFT = (
-    "no token may be drawn: allowed_token_ids, bad_words, min_tokens and logits processors "
-    "together bar them all"
+    "no token may be drawn: allowed_token_ids, bad_words, min_tokens, logits processors and "
+    "constraints (json_schema, regex, grammar, choice) together bar them all"
 )
 
 
@@ -119,6 +120,7 @@ def _alter(logits: Tensor, rows: dict[int, RowControls]) -> None:
     run_processors(logits, rows)
     add_bias(logits, rows)
     bar_tokens(logits, rows)
+    bar_ungrammatical(logits, rows)
     apply_penalties(logits, rows)
 
 

@@ -275,10 +275,11 @@ class Scheduler:
         """Take the blocks of `seq` back. Its tokens stay and are computed again later."""
         self.running.remove(seq)
         plan.preempted.append(seq.serial)
-        self._put_back(seq)
+        self.put_back(seq)
         self.num_preemptions += 1
 
-    def _put_back(self, seq: Sequence) -> None:
+    def put_back(self, seq: Sequence) -> None:
+        """Let `seq`, which is no longer in `running`, wait before all others without its blocks."""
         self.pool.release(seq.blocks)
         seq.drop_cache()
         seq.status = Status.WAITING
@@ -364,7 +365,7 @@ class Scheduler:
                 self._finish(seq, reason)
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
-            self._put_back(self.running.pop())
+            self.put_back(self.running.pop())
         return advanced
 
     def _fork(self, seq: Sequence, index: int) -> Sequence:

@@ -5,6 +5,7 @@ Knows no engine. Called by the faces, which turn prompts into token ids.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
@@ -127,6 +128,22 @@ class TextCodec:
         except Exception as problem:  # templates raise whatever they like
             raise InvalidRequestError(f"the chat template refused the chat: {problem}") from problem
         return text
+
+    def serialised(self) -> str:
+        """The tokenizer as the text of a tokenizer.json, without padding and truncation.
+
+        Raises:
+            InvalidRequestError: it is not one of the tokenizers library.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise InvalidRequestError(
+                "answers can be constrained with tokenizers that have a tokenizer.json, and this "
+                f"model's {type(self.tokenizer).__name__} has none"
+            )
+        fields = json.loads(backend.to_str())
+        fields["padding"] = fields["truncation"] = None
+        return json.dumps(fields)
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)

@@ -126,6 +126,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
         KeyboardInterrupt: a signal asked to stop.
     """
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
+    llm.engine.check(settings.params)
     with stop_requests() as stopping, output_file(settings, report) as sink:
 
         def after_step() -> bool:
@@ -272,6 +273,8 @@ class RowRunner:
             answer["logprobs"] = [_listed(entry) for entry in one.logprobs]
         if one.error is not None:
             answer["error"] = one.error
+        if one.complete is not None:
+            answer["complete"] = one.complete
         return answer
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:

@@ -259,6 +259,7 @@ def _replica(
         try:
             with LLM(model, **options) as llm:
                 llm.engine.require(settings.pooling.task if settings.pooling else "generate")
+                llm.engine.check(settings.params)
                 runner = RowRunner(
                     llm, settings, lambda row, out: results.append((row.number, out))
                 )

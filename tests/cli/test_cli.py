@@ -23,14 +23,18 @@ def test_flags_are_these():
         for name, one in commands.items()
     }
     common = [
+        "--choice",
         "--debug",
         "--dtype",
+        "--grammar",
         "--help",
         "--max-tokens",
         "--min-p",
         "--model",
         "--raw",
+        "--regex",
         "--repetition-penalty",
+        "--schema",
         "--seed",
         "--temperature",
         "--threads",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stoker.engine.sampling.grammar import GrammarState
 from stoker.engine.sampling.rules import Ints, Rules
 
 
@@ -74,6 +75,7 @@ class RowControls:
         counts: None where no penalty needs them.
         found: the last draw's log-probabilities, where asked for.
         error: why the last draw failed; its token means nothing.
+        grammar: where it stands in what it must follow.
     """
 
     rules: Rules
@@ -81,12 +83,15 @@ class RowControls:
     counts: TokenCounts | None = None
     found: TokenLogprobs | None = None
     error: str | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def make(cls, rules: Rules, prompt: Seq[int], output: list[int]) -> RowControls:
         params = rules.params
         counted = prompt if params.repetition_penalty != 1 else ()
-        return cls(rules, output, TokenCounts(counted) if params.penalised else None)
+        counts = TokenCounts(counted) if params.penalised else None
+        state = rules.grammar.start(params.stop_ids) if rules.grammar else None
+        return cls(rules, output, counts, grammar=state)
 
 
 @dataclass

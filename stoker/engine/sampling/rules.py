@@ -5,7 +5,7 @@ Made once per request, when it is added. Knows ids and the tokenizer, neither te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stoker.engine.params import SamplingParams
+from stoker.engine.sampling.constraint import Constraint
+from stoker.engine.sampling.grammar import Grammar
 from stoker.errors import InvalidRequestError
 
 Ints = NDArray[np.int64]
@@ -37,6 +39,7 @@ class Rules:
         banned: single tokens that are bad words.
         endings: longer bad words, as (tokens before the last, last), by the token before the last.
         stops: ids that would end the completion, barred before `min_tokens`.
+        grammar: what the answer must follow.
     """
 
     params: SamplingParams
@@ -46,6 +49,7 @@ class Rules:
     banned: Ints = field(default_factory=NONE.copy)
     endings: dict[int, list[tuple[list[int], int]]] = field(default_factory=dict)
     stops: Ints = field(default_factory=NONE.copy)
+    grammar: Grammar | None = None
 
     @property
     def wants_logprobs(self) -> bool:
@@ -62,6 +66,7 @@ class Rules:
             or self.endings
             or len(self.stops)
             or self.params.penalised
+            or self.grammar is not None
         )
 
     def barred(self, output: Seq[int]) -> Ints:
@@ -80,12 +85,17 @@ class Rules:
 
 
 def make_rules(
-    params: SamplingParams, vocab: int, eos_ids: Iterable[int], tokenizer: PlainEncoder | None
+    params: SamplingParams,
+    vocab: int,
+    eos_ids: Iterable[int],
+    tokenizer: PlainEncoder | None,
+    compile_constraint: Callable[[Constraint], Grammar] | None = None,
 ) -> Rules | None:
     """The rules of a request; None if temperature, top-k and top-p are all there is to it.
 
     Raises:
-        InvalidRequestError: a token id is beyond the vocabulary, or a bad word has no tokens.
+        InvalidRequestError: a token id is beyond the vocabulary, a bad word has no tokens, or a
+            constraint does not compile.
     """
     for name, ids in (
         ("stop_token_ids", params.stop_ids if params.min_tokens else ()),
@@ -116,7 +126,18 @@ def make_rules(
         banned=np.array([word[0] for word in words if len(word) == 1], np.int64),
         endings=endings,
         stops=np.array(sorted(ends) if params.min_tokens else [], np.int64),
+        grammar=_grammar(params, compile_constraint),
     )
+
+
+def _grammar(
+    params: SamplingParams, compile_constraint: Callable[[Constraint], Grammar] | None
+) -> Grammar | None:
+    if params.constraint is None:
+        return None
+    if compile_constraint is None:
+        raise InvalidRequestError(f"{params.constraint.kind} needs an engine with a tokenizer")
+    return compile_constraint(params.constraint)
 
 
 def _special(params: SamplingParams, words: bool) -> bool:
@@ -129,6 +150,7 @@ def _special(params: SamplingParams, words: bool) -> bool:
         or params.logprobs is not None
         or params.ranked
         or params.processors
+        or params.constraint
         or (not params.greedy and (params.min_p > 0 or params.typical_p < 1))
     )
 

@@ -1,0 +1,71 @@
+"""Running out of memory in a step: smaller steps from now on, and the same work again.
+
+Knows the scheduler and steps; what of a request's results a failed step left half done is put
+back by the engine, which calls this.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from stoker.engine.scheduler import Scheduler
+from stoker.engine.step import Step
+from stoker.errors import StokerError
+
+log = logging.getLogger(__name__)
+
+HOST = "can't allocate memory"  # in the RuntimeError of torch's allocator for the CPU
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether a device's memory, or the machine's, was not enough."""
+    return isinstance(problem, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(problem, RuntimeError) and HOST in str(problem)
+    )
+
+
+def retreat(scheduler: Scheduler, step: Step, first: bool) -> None:
+    """Undo `step`, which did not fit, and lower the limits to half of what it had.
+
+    Everything that ran waits again, in the same order and before all else, and is computed anew
+    from its tokens; the prefix cache is emptied, since blocks of the step were never filled.
+
+    Args:
+        scheduler: planned `step` and has not committed it.
+        step: what failed.
+        first: note it in the log.
+
+    Raises:
+        StokerError: the step has one token, so none can be smaller.
+    """
+    if step.num_tokens <= 1:
+        raise StokerError(
+            "out of memory in a step of one token, the smallest there is; give the cache less "
+            "memory (cache_memory), use a narrower dtype or a smaller model, or free memory"
+        )
+    for item in step.items:
+        if item.scored[1]:
+            scheduler[item.sequence].scored = item.start + item.scored[0]
+    while scheduler.running:
+        scheduler.put_back(scheduler.running.pop())
+    scheduler.pool.clear_cache()
+    scheduler.max_batch_tokens = min(scheduler.max_batch_tokens, step.num_tokens) // 2
+    halved = max(1, scheduler.max_running // 2)
+    scheduler.max_running = min(halved, scheduler.max_batch_tokens)
+    if first:
+        log.warning(
+            "out of memory in a step of %d tokens of %d sequences; going on with at most %d tokens "
+            "and %d sequences at a time, and less if that is too much (results stay the same)",
+            step.num_tokens,
+            len(step.items),
+            scheduler.max_batch_tokens,
+            scheduler.max_running,
+        )
+
+
+def free_unused() -> None:
+    """Give back what torch keeps of the device's memory for later."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()

@@ -1,0 +1,171 @@
+"""Compiles constraints against a tokenizer and follows an answer through them, token by token.
+
+Each distinct constraint is compiled once; an answer gets a copy, which costs a microsecond.
+Knows ids and the library llguidance, no tensors: the masks are applied in `grammar_masks.py`.
+Made by the engine, called by the rules of a request and by the sampler.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from typing import Any
+
+from stoker.engine.sampling.constraint import Constraint, library, refusal, source
+from stoker.errors import InvalidRequestError, StokerError
+
+REMEMBERED = 256  # compiled constraints; rows of a job may each bring their own
+END = "<|stoker: end of a grammar|>"
+
+
+class Grammar:
+    """A compiled constraint.
+
+    Args:
+        compiler: what compiled it, with the tokenizer.
+        matcher: llguidance's, at the start; never advanced itself.
+    """
+
+    def __init__(self, compiler: GrammarCompiler, matcher: Any) -> None:
+        self.compiler = compiler
+        self._matcher = matcher
+
+    def start(self, stops: Iterable[int] = ()) -> GrammarState:
+        """A new answer; `stops` end it beside the end of sequence."""
+        return GrammarState(self, self._matcher.deep_copy(), stops)
+
+    def accepts(self, text: str) -> bool:
+        """Whether the whole of `text` is an answer."""
+        tokens = self.compiler.tokenizer.tokenize_str(text)
+        matcher = self._matcher.deep_copy()
+        done: bool = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+        return done
+
+
+class GrammarState:
+    """Where an answer stands. It follows from the answer's tokens alone.
+
+    Attributes:
+        grammar: what it follows.
+        matcher: llguidance's, after the tokens so far.
+        stops: ids beside the end of sequence that may come where the answer is complete.
+    """
+
+    def __init__(self, grammar: Grammar, matcher: Any, stops: Iterable[int]) -> None:
+        self.grammar = grammar
+        self.matcher = matcher
+        self.stops = sorted({*stops} - grammar.compiler.ends)
+        self._ends = grammar.compiler.ends.union(self.stops)
+        self._seen = 0
+
+    def follow(self, output: Seq[int]) -> None:
+        """Take in what `output` has beyond the last call."""
+        for token in output[self._seen :]:
+            if token not in self._ends or not self.matcher.is_accepting():
+                self.matcher.consume_token(token)
+        self._seen = len(output)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tokens so far are a whole answer."""
+        accepting: bool = self.matcher.is_accepting() and not self.matcher.is_error()
+        return accepting
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing may follow but the end."""
+        stopped: bool = self.matcher.is_stopped()
+        return stopped
+
+    @property
+    def error(self) -> str | None:
+        """Why the matcher can't go on, such as a limit of the library; None if it can."""
+        if not self.matcher.is_error():
+            return None
+        return f"the constraint can't be followed: {self.matcher.get_error().splitlines()[0]}"
+
+
+class GrammarCompiler:
+    """Compiles constraints for one tokenizer and remembers them.
+
+    Args:
+        serialised: the tokenizer as the text of a tokenizer.json.
+        vocab: size of the model's vocabulary, which may be more than the tokenizer's.
+        eos_ids: the model's end-of-sequence ids.
+
+    Raises:
+        InvalidRequestError: the library does not know the kind of tokenizer.
+        StokerError: llguidance is not installed.
+    """
+
+    def __init__(self, serialised: str, vocab: int, eos_ids: Iterable[int]) -> None:
+        fields = json.loads(serialised)
+        known = _size(fields)
+        self.ends = frozenset(token for token in eos_ids if token < min(vocab, known))
+        self.vocab = vocab
+        own: list[int] = sorted(self.ends)
+        self.phantom: int | None = None  # an id that stands for no token, which masks never allow
+        if not own:  # the library wants an end of sequence
+            self.phantom = known
+            own, known = [known], known + 1
+            fields["added_tokens"] = [*(fields.get("added_tokens") or []), _added(own[0])]
+            serialised = json.dumps(fields)
+        self.width = max(vocab, known)
+        try:
+            self.tokenizer = library().LLTokenizer(serialised, n_vocab=self.width, eos_token=own)
+        except ValueError as problem:
+            raise InvalidRequestError(
+                f"answers can't be constrained with this model's tokenizer: {problem}"
+            ) from problem
+        self._made: OrderedDict[Constraint, Grammar] = OrderedDict()
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """The compiled constraint, made when first asked for.
+
+        Raises:
+            InvalidRequestError: it does not compile; the message says where.
+        """
+        found = self._made.get(constraint)
+        if found is None:
+            text = source(constraint)
+            matcher = library().LLMatcher(self.tokenizer, text, log_level=0)
+            if matcher.is_error():
+                raise InvalidRequestError(refusal(constraint.kind, matcher.get_error()))
+            found = self._made[constraint] = Grammar(self, matcher)
+            while len(self._made) > REMEMBERED:
+                self._made.popitem(last=False)
+        self._made.move_to_end(constraint)
+        return found
+
+
+def make_compiler(tokenizer: Any, vocab: int, eos_ids: Iterable[int]) -> GrammarCompiler:
+    """The compiler for an engine's tokenizer, which may be None.
+
+    Raises:
+        InvalidRequestError: the engine has no tokenizer, or one that can't be used.
+        StokerError: llguidance is not installed.
+    """
+    if tokenizer is None:
+        raise InvalidRequestError(
+            "json_schema, regex, grammar and choice need a tokenizer, and the engine has none"
+        )
+    serialise = getattr(tokenizer, "serialised", None)
+    if serialise is None:
+        raise StokerError("this tokenizer can't be written as a tokenizer.json")
+    return GrammarCompiler(serialise(), vocab, eos_ids)
+
+
+def _size(fields: dict[str, Any]) -> int:
+    """One more than the highest id of a tokenizer.json."""
+    vocab = fields["model"]["vocab"]
+    ids: list[int] = list(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))
+    ids += [one["id"] for one in fields.get("added_tokens") or []]
+    return 1 + max(ids)
+
+
+def _added(token: int) -> dict[str, Any]:
+    """An entry of a tokenizer.json for a special token."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token, "content": END, **flags, "special": True}
