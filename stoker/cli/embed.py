@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from stoker.cli.inputs import input_settings
 from stoker.cli.run import carry_out, say_loading
 from stoker.engine.params import SamplingParams
 
@@ -15,7 +16,9 @@ def embed(args: argparse.Namespace) -> int:
 
     plain = SamplingParams()
     source, target = Path(args.input), Path(args.output)
-    settings = JobSettings(source, target, plain, raw=True, restart=args.restart)
+    settings = JobSettings(
+        source, target, plain, raw=True, restart=args.restart, **input_settings(args)
+    )
     report = prepare_job(settings)
     from stoker.engine.scoring import embedding_params
     from stoker.llm import LLM

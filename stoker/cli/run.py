@@ -23,11 +23,19 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 def run(args: argparse.Namespace) -> int:
-    params = sampling_params(args, logprobs=args.logprobs)
+    from stoker.cli.inputs import input_settings, with_samples
+
+    params = with_samples(args, sampling_params(args, logprobs=args.logprobs))
     from stoker.job.job import JobSettings, prepare_job
 
     settings = JobSettings(
-        Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
+        Path(args.input),
+        Path(args.output),
+        params,
+        args.seed,
+        args.raw,
+        args.restart,
+        **input_settings(args),
     )
     from stoker.job.replicas import (
         core_groups,

@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooling import PoolingParams
-from stoker.engine.request import Logprobs, Request, RequestOutput, mix
+from stoker.engine.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError, StokerError
+from stoker.job.batch_format import output_row
+from stoker.job.prompts import Ask, PromptBuilder, PromptSettings, check_prompts
 from stoker.job.report import Report
-from stoker.job.rows import BadRow, Row, count_rows, read_rows
+from stoker.job.rows import BadRow, Row
+from stoker.job.sources import Part, Shard, Source, open_source, require_rows
 from stoker.llm import LLM
 
 Progress = Callable[[Report], None]
@@ -36,13 +39,17 @@ class JobSettings:
     """What to run over which file.
 
     Attributes:
-        input: JSON Lines; each row has a prompt, messages, or prompt_token_ids.
+        input: a file, a folder or "-", as `open_source` takes it.
         output: JSON Lines, written row by row.
-        params: sampling parameters of every row; results show one completion each, so n is 1.
+        params: sampling parameters of the rows that have none of their own.
         seed: row r's random stream derives from (seed, r).
         raw: complete the prompt as it is, without the chat template.
         restart: replace an existing output.
         pooling: embed the rows this way instead of completing them.
+        format: of the input, a key of `FORMATS`; "auto" tells it by content and extension.
+        prompts: how a prompt is made of a row's columns.
+        sample: run that many rows, drawn by the seed; None runs all.
+        shard: run one block of them; None runs all.
     """
 
     input: Path
@@ -52,6 +59,21 @@ class JobSettings:
     raw: bool = False
     restart: bool = False
     pooling: PoolingParams | None = None
+    format: str = "auto"
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    sample: int | None = None
+    shard: Shard | None = None
+
+    def source(self) -> Source:
+        """The rows to run.
+
+        Raises:
+            JobError: the input can't be read.
+        """
+        source = open_source(self.input, self.format)
+        if self.sample is None and self.shard is None:
+            return source
+        return Part(source, self.sample, self.shard, self.seed)
 
 
 def prepare_job(settings: JobSettings) -> Report:
@@ -59,13 +81,15 @@ def prepare_job(settings: JobSettings) -> Report:
 
     Raises:
         JobError: the input can't be read or has no rows; the output exists or has no folder.
-        InvalidRequestError: the parameters ask for what a row's result has no place for.
+        InvalidRequestError: the parameters ask for what a row's result has no place for, or a
+            template is wrong.
     """
-    if settings.params.n > 1 or settings.params.prompt_logprobs is not None:
-        raise InvalidRequestError(
-            "a job writes one completion per row; leave n and prompt_logprobs out"
-        )
-    report = Report(count_rows(settings.input))
+    if settings.params.prompt_logprobs is not None:
+        raise InvalidRequestError("a row's result has no place for prompt_logprobs; leave them out")
+    builder = PromptBuilder(settings.prompts, settings.params, not settings.raw)
+    source = settings.source()
+    report = Report(require_rows(source) or 0)
+    check_prompts(source, builder)
     if settings.output.exists() and not settings.restart:
         raise JobError(f"{settings.output} exists; give another name, or --restart to replace it")
     if settings.output.exists() and settings.output.samefile(settings.input):
@@ -89,7 +113,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
         InvalidRequestError: the model can't do what is asked.
     """
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
-    rows = read_rows(settings.input)
+    rows = settings.source().rows()
     with output_file(settings, report) as sink:
 
         def after_step() -> None:
@@ -103,11 +127,12 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
 class OutputFile:
     """Writes results as rows end, and counts them."""
 
-    def __init__(self, file: IO[str], report: Report) -> None:
+    def __init__(self, file: IO[str], report: Report, settings: JobSettings) -> None:
         self._file, self._report = file, report
+        self._plain = settings.prompts.template is not None or settings.pooling is not None
 
     def write(self, row: Row | BadRow, result: dict[str, Any]) -> None:
-        line = json.dumps({**row.fields, RESULT: result}, ensure_ascii=False)
+        line = json.dumps(output_row(row, result, RESULT, self._plain), ensure_ascii=False)
         self._file.write(line + "\n")
         self._report.add(row.fields, result)
 
@@ -124,8 +149,8 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
     """
     report.pooled = settings.pooling is not None
     try:
-        with settings.output.open("w") as file:
-            yield OutputFile(file, report)
+        with settings.output.open("w", encoding="utf-8") as file:
+            yield OutputFile(file, report, settings)
     except OSError as problem:
         raise JobError(f"cannot write {settings.output}: {problem.strerror}") from problem
 
@@ -143,7 +168,8 @@ class RowRunner:
         self.llm, self.settings, self.write = llm, settings, write
         self._pending: dict[str, Row] = {}
         self._window = 4 * llm.config.max_running
-        self._chat = not settings.raw and llm.text.has_chat_template
+        chat = not settings.raw and llm.text.has_chat_template
+        self._prompts = PromptBuilder(settings.prompts, settings.params, chat)
 
     def run(self, rows: RowSource, after_step: Callable[[], None]) -> None:
         """Until the source is at its end and nothing is in flight."""
@@ -167,13 +193,14 @@ class RowRunner:
 
     def _submit(self, row: Row) -> None:
         try:
-            text, ids = self._encode(row)
+            ask = self._prompts.ask(row)
+            text, ids = self._encode(ask)
         except StokerError as problem:
             bad = isinstance(problem, InvalidRequestError)
             self._write(row, "bad_row" if bad else "failed", error=str(problem))
             return
-        seed = mix(self.settings.seed, row.number)
-        params, pooling = self.settings.params, self.settings.pooling
+        params, pooling = ask.params, self.settings.pooling
+        seed = mix(self.settings.seed, row.number) if params.seed is None else params.seed
         request = Request(f"row-{row.number}", tuple(ids), params, seed, text, pooling=pooling)
         try:
             self.llm.engine.add(request)
@@ -184,13 +211,10 @@ class RowRunner:
         else:
             self._pending[request.id] = row
 
-    def _encode(self, row: Row) -> tuple[str | None, list[int]]:
-        value = row.fields[row.kind]
-        if row.kind == "messages":
-            return self.llm.text.encode_chat(value)
-        if row.kind == "prompt" and self._chat and value:
-            return self.llm.text.encode_chat([{"role": "user", "content": value}])
-        return self.llm.encode_prompt(value if row.kind == "prompt" else {row.kind: value})
+    def _encode(self, ask: Ask) -> tuple[str | None, list[int]]:
+        if ask.kind == "messages":
+            return self.llm.text.encode_chat(ask.value)
+        return self.llm.encode_prompt({ask.kind: ask.value})
 
     def _write_output(self, row: Row, output: RequestOutput) -> None:
         counts = {
@@ -200,22 +224,33 @@ class RowRunner:
         if output.vector is not None:
             self._write(row, "done", embedding=output.vector, **counts)
             return
-        one = output.outputs[0]
-        details: dict[str, Any] = {
-            "text": one.text,
-            "finish_reason": one.finish_reason,
-            **counts,
-            "output_tokens": len(one.token_ids),
-        }
-        if one.logprobs is not None:
-            details["cumulative_logprob"] = one.cumulative_logprob
-            details["logprobs"] = [_listed(entry) for entry in one.logprobs]
-        if one.error is not None:
-            details["error"] = one.error
-        self._write(row, STATUSES.get(str(one.finish_reason), "done"), **details)
+        samples = [_sample(one) for one in output.outputs]
+        found = {STATUSES.get(str(one.finish_reason), "done") for one in output.outputs}
+        status = next(one for one in ("failed", "length", "done") if one in found)
+        if len(samples) == 1:
+            self._write(row, status, **samples[0], **counts)
+            return
+        counts["output_tokens"] = sum(one["output_tokens"] for one in samples)
+        error = {} if output.error is None else {"error": output.error}
+        self._write(row, status, samples=samples, **counts, **error)
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
         self.write(row, {"row": row.number, "status": status, **details})
+
+
+def _sample(one: CompletionOutput) -> dict[str, Any]:
+    """One completion as it stands in a result."""
+    found: dict[str, Any] = {
+        "text": one.text,
+        "finish_reason": one.finish_reason,
+        "output_tokens": len(one.token_ids),
+    }
+    if one.logprobs is not None:
+        found["cumulative_logprob"] = one.cumulative_logprob
+        found["logprobs"] = [_listed(entry) for entry in one.logprobs]
+    if one.error is not None:
+        found["error"] = one.error
+    return found
 
 
 def _listed(entry: Logprobs) -> list[dict[str, Any]]:

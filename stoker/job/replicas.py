@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.engine.threads import core_list, default_threads, physical_cores
 from stoker.errors import ConfigError, JobError, StokerError
 from stoker.job.report import Report
-from stoker.job.rows import BadRow, Row, read_rows
+from stoker.job.rows import BadRow, Row
 
 if TYPE_CHECKING:
     from stoker.job.job import JobSettings, Progress
@@ -161,7 +161,7 @@ class _Pool:
 
     def __init__(self, replicas: list[Replica], settings: JobSettings, report: Report) -> None:
         self._replicas, self._report = replicas, report
-        self._rows = read_rows(settings.input)
+        self._rows = settings.source().rows()
         self._returned: deque[Row | BadRow] = deque()
         self._share = 2 * len(replicas)
 
