@@ -19,6 +19,7 @@ from stoker.job.sources.streams import PACKED, kept_pipe, opened, standard_input
 from stoker.job.sources.table import Table
 
 HEAD = 1 << 16  # bytes that are looked at
+FEW = 16  # bytes that say nothing about an encoding
 Maker = Callable[[Sequence[Path], str], FileSource]
 
 FORMATS: dict[str, Maker] = {
@@ -33,6 +34,7 @@ FORMATS: dict[str, Maker] = {
 EXTENSIONS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -105,24 +107,24 @@ def _form(path: Path, name: str) -> str:
     _require_text(bare, str(shown))
     ending = (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
     known = "" if name else EXTENSIONS.get(ending, "")
-    return known if known and known != "jsonl" else _json_form(bare.strip(), known, str(shown))
+    if known in ("", "json", "jsonl"):
+        return _json_form(bare.strip(), known, str(shown))
+    return known
 
 
 def _json_form(text: bytes, known: str, shown: str) -> str:
-    """JSON Lines, an array or, if that is not `known` to be wrong, plain text."""
+    """JSON Lines, an array or, where the extension says nothing (`known`), plain text."""
     first = text.split(b"\n", 1)[0]
-    if text.startswith(b"[") and (text[1:].lstrip()[:1] in (b"{", b"") or not _json(first)):
+    if text.startswith(b"[") and (
+        known == "json" or text[1:].lstrip()[:1] in (b"{", b"") or not _json(first)
+    ):
         return "json"
-    if known:
-        return known
-    if text.startswith(b"{"):
-        if not _json(first) and b"\n" in text and first.strip() == b"{":
-            raise JobError(
-                f"{shown} holds a JSON object that goes over several lines; put each on a line of "
-                "its own: jq -c . FILE > rows.jsonl"
-            )
-        return "jsonl"
-    return "text"
+    if text.startswith(b"{") and first.strip() == b"{" and b"\n" in text:
+        raise JobError(
+            f"{shown} holds a JSON object that goes over several lines; put each on a line of its "
+            "own: jq -c . FILE > rows.jsonl"
+        )
+    return "jsonl" if known or text.startswith(b"{") else "text"
 
 
 def _json(line: bytes) -> bool:
@@ -144,8 +146,13 @@ def _require_text(head: bytes, shown: str) -> None:
             raise JobError(f"{shown} is {what}")
     odd = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)
     lost = head.decode("utf-8", "replace").count("\ufffd")
-    if b"\0" in head or odd + lost > len(head) // 4:
+    if b"\0" in head or odd > len(head) // 8:
         raise JobError(
             f"{shown} is neither text nor Parquet nor Arrow; give {', '.join(FORMATS)}, packed by "
             "gzip or zstd or not"
+        )
+    if lost > len(head) // 4 > FEW:
+        raise JobError(
+            f"{shown} is no text in UTF-8; if it is text in another encoding, convert it "
+            "(iconv -f ENCODING -t UTF-8)"
         )
