@@ -67,8 +67,15 @@ def test_files_are_small(path):
         "stoker.engine.live",
         "stoker.engine.beam",
         "stoker.cli.main",
+        "stoker.job.prompts",
     ],
 )
 def test_torch_free(module):
     code = f"import {module}, sys; assert not {{'torch', 'transformers'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_loads_no_formats():
+    code = "import stoker.cli.main as m, sys; m.build_parser().format_help()"
+    code += "; assert not {'pyarrow', 'jinja2', 'csv'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
