@@ -27,7 +27,7 @@ from stoker.engine.text import TextCodec
 from stoker.job.feed import BATCH, Encoder
 from stoker.job.job import JobSettings, prepare_job, run_job
 from stoker.job.journal import Journal, encoded
-from stoker.job.rows import read_rows
+from stoker.job.sources import open_source
 
 MODEL = Path(__file__).parent.parent / "stoker" / "shipped" / "stoker-tiny"
 WORDS = ["stage", "mother", "show", "river", "paper", "light", "green", "seven", "house"]
@@ -111,7 +111,7 @@ def stages(folder: Path, rows: int) -> None:
     source = folder / "stages.jsonl"
     make_input(source, rows)
     llm: Any = FakeLLM()
-    encoder = Encoder(llm, False)
+    encoder = Encoder(llm, JobSettings(source, folder / "out.jsonl", SamplingParams(temperature=0)))
     encoder.encode([])
     read: list[Any] = []
     ready: list[Any] = []
@@ -138,7 +138,7 @@ def stages(folder: Path, rows: int) -> None:
             llm.engine.step()
 
     work: dict[str, Callable[[], Any]] = {
-        "read": lambda: read.extend(read_rows(source)),
+        "read": lambda: read.extend(open_source(source).rows()),
         "template": template,
         "template and tokenise": encode,
         "engine": engine,

@@ -67,6 +67,7 @@ def test_files_are_small(path):
         "stoker.engine.live",
         "stoker.engine.beam",
         "stoker.cli.main",
+        "stoker.job.prompts",
     ],
 )
 def test_torch_free(module):
@@ -77,4 +78,10 @@ def test_torch_free(module):
 def test_a_start_imports_no_more_than_it_needs():
     """Loading a model takes a second and a half, which half a second of sympy would add to."""
     code = "import sys; from stoker import LLM; LLM(); assert 'sympy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_loads_no_formats():
+    code = "import stoker.cli.main as m, sys; m.build_parser().format_help()"
+    code += "; assert not {'pyarrow', 'jinja2', 'csv'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

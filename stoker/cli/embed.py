@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from stoker.cli.inputs import input_settings
 from stoker.cli.keeping import keeping
 from stoker.cli.run import carry_out, say_earlier, say_loading, summed_up
 from stoker.engine.params import SamplingParams
@@ -27,6 +28,7 @@ def embed(args: argparse.Namespace) -> int:
         model=args.model,
         dtype=args.dtype,
         **keeping(args),
+        **input_settings(args),
     )
     report = prepare_job(settings)
     if say_earlier(report, settings):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stoker.job.settings import RESULT, STATUSES
+from stoker.job.report import RESULT, STATUSES
 
 NAMES = ("restart", "retry", "limit", "strict", "ordered", "result_key", "timings", "dedup")
 

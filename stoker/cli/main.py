@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.cli.inputs import add_chat, add_inputs, add_samples
 from stoker.cli.keeping import add_keeping
 from stoker.cli.sampling import add_sampling
 from stoker.config import DTYPES, EngineConfig
@@ -33,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", help="make an embedding of each row of a file")
     for command in (run, embed):
         _add_files(command)
+        add_inputs(command)
+    add_chat(run)
+    add_samples(run)
     run.add_argument(
         "--replicas",
         default="1",
@@ -73,7 +77,8 @@ def _add_files(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "input",
         metavar="INPUT",
-        help="JSON Lines; each row has prompt, messages or prompt_token_ids",
+        help="JSON Lines, JSON, CSV, TSV, Parquet, Arrow, text, a folder of these, or - for "
+        "standard input; .gz and .zst too",
     )
     command.add_argument(
         "-o",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stoker.cli.inputs import input_settings, with_samples
 from stoker.cli.keeping import keeping
 from stoker.cli.sampling import sampling_params
 from stoker.engine.threads import default_threads
@@ -24,7 +25,7 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 def run(args: argparse.Namespace) -> int:
-    params = sampling_params(args, logprobs=args.logprobs)
+    params = with_samples(args, sampling_params(args, logprobs=args.logprobs))
     from stoker.job.job import JobSettings, prepare_job
 
     settings = JobSettings(
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         dtype=args.dtype,
         **keeping(args),
+        **input_settings(args),
     )
     from stoker.job.replicas import (
         core_groups,

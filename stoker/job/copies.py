@@ -49,8 +49,9 @@ class Copies:
 
     def put(self, key: tuple[bytes, str], answer: dict[str, Any]) -> None:
         """Remember an answer, and forget what there is no more room for."""
-        size = ENTRY + 4 * len(answer.get("text", ""))
-        size += ENTRY * len(answer.get("logprobs", ())) + 32 * len(answer.get("embedding", ()))
+        size = 32 * len(answer.get("embedding", ()))
+        for one in answer.get("samples", [answer]):
+            size += ENTRY + 4 * len(one.get("text", "")) + ENTRY * len(one.get("logprobs", ()))
         self._known[key] = (size, answer)
         self._size += size
         while self._size > MEMORY:

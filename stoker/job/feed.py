@@ -1,4 +1,4 @@
-"""Rows on their way to the engine: read, templated and tokenised in batches, ahead of it.
+"""Rows on their way to the engine: read, made into prompts and tokenised in batches, ahead of it.
 
 A thread keeps a few batches ready, so that the engine never waits for a tokenizer. Knows text and
 tokens, no engine. Called by the job, and by each replica, which encodes what it is sent.
@@ -13,9 +13,12 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import islice
 
+from stoker.engine.params import SamplingParams
 from stoker.engine.text import TextCodec
 from stoker.errors import InvalidRequestError, StokerError
+from stoker.job.prompts import Ask, PromptBuilder
 from stoker.job.rows import BadRow, Row
+from stoker.job.settings import JobSettings
 from stoker.llm import LLM
 
 BATCH = 128  # rows encoded at once
@@ -24,11 +27,15 @@ AHEAD = 8  # batches that are ready and wait
 
 @dataclass(frozen=True)
 class Ready:
-    """A row as the engine takes it; with an `error` it goes straight to the output as `status`."""
+    """A row as the engine takes it; with an `error` it goes straight to the output as `status`.
+
+    Its `params` are its own; None if it has got no further than its error.
+    """
 
     row: Row | BadRow
     text: str | None = None
     ids: Seq[int] = ()
+    params: SamplingParams | None = None
     error: str | None = None
     status: str = "bad_row"
 
@@ -42,46 +49,54 @@ class Encoder:
 
     Args:
         llm: the model.
-        raw: prompts are completed as they are, without the chat template.
+        settings: say how a row becomes a prompt.
+
+    Raises:
+        InvalidRequestError: there is to be a chat, and the model has no template for one.
     """
 
-    def __init__(self, llm: LLM, raw: bool) -> None:
+    def __init__(self, llm: LLM, settings: JobSettings) -> None:
         self._llm = llm
         self._text: TextCodec = llm.text
-        self._chat = not raw and llm.text.has_chat_template
+        chat = not settings.raw and llm.text.has_chat_template
+        self._prompts = PromptBuilder(settings.prompts, settings.params, chat)
 
     def encode(self, rows: Seq[Row | BadRow]) -> list[Ready]:
         """Each row made ready; one that can't be is an error of its own."""
         found: dict[int, Ready] = {}
+        asks: dict[int, Ask] = {}
+        for at, row in enumerate(rows):
+            if isinstance(row, BadRow):
+                found[at] = Ready(row, error=row.error)
+                continue
+            try:
+                asks[at] = self._prompts.ask(row)
+            except Exception as problem:
+                found[at] = _refused(row, problem)
         for special in (False, True):
             texts: dict[int, str] = {}
-            for at, row in enumerate(rows):
-                if isinstance(row, Row) and at not in found and self._special(row) == special:
+            for at, ask in asks.items():
+                if _special(ask) == special:
                     try:
-                        texts[at] = self._render(row)
+                        texts[at] = self._render(ask)
                     except Exception as problem:
-                        found[at] = _refused(row, problem)
-            found.update(self._tokenised(rows, texts, special))
-        return [found.get(at) or self._other(row) for at, row in enumerate(rows)]
+                        found[at] = _refused(rows[at], problem)
+            found.update(self._tokenised(rows, asks, texts, special))
+        return [found.get(at) or self._tokens(row, asks[at]) for at, row in enumerate(rows)]
 
-    def _special(self, row: Row) -> bool | None:
-        """Whether special tokens are added to the row's text; None if it is not text."""
-        if row.kind == "prompt_token_ids":
-            return None
-        return not (row.kind == "messages" or (self._chat and row.fields["prompt"]))
-
-    def _render(self, row: Row) -> str:
-        value = row.fields[row.kind]
-        if row.kind == "messages":
-            return self._text.render_chat(value)
-        if not value:
+    def _render(self, ask: Ask) -> str:
+        if ask.kind == "messages":
+            return self._text.render_chat(ask.value)
+        if not ask.value:
             raise InvalidRequestError("the prompt is empty; it needs some text")
-        if self._chat:
-            return self._text.render_chat([{"role": "user", "content": value}])
-        return str(value)
+        return str(ask.value)
 
     def _tokenised(
-        self, rows: Seq[Row | BadRow], texts: dict[int, str], special: bool
+        self,
+        rows: Seq[Row | BadRow],
+        asks: dict[int, Ask],
+        texts: dict[int, str],
+        special: bool,
     ) -> dict[int, Ready]:
         if not texts:
             return {}
@@ -90,21 +105,25 @@ class Encoder:
         except Exception as problem:  # a text that no tokenizer takes, such as half a surrogate
             if len(texts) == 1:
                 return {at: _refused(rows[at], problem) for at in texts}
-            each = [self._tokenised(rows, {at: text}, special) for at, text in texts.items()]
+            each = [self._tokenised(rows, asks, {at: text}, special) for at, text in texts.items()]
             return {at: ready for one in each for at, ready in one.items()}
         return {
-            at: Ready(rows[at], text, one)
+            at: Ready(rows[at], text, one, asks[at].params)
             for (at, text), one in zip(texts.items(), ids, strict=True)
         }
 
-    def _other(self, row: Row | BadRow) -> Ready:
-        if isinstance(row, BadRow):
-            return Ready(row, error=row.error)
+    def _tokens(self, row: Row | BadRow, ask: Ask) -> Ready:
+        """A row whose prompt is token ids."""
         try:
-            text, ids = self._llm.encode_prompt({row.kind: row.fields[row.kind]})
+            text, ids = self._llm.encode_prompt({ask.kind: ask.value})
         except Exception as problem:
             return _refused(row, problem)
-        return Ready(row, text, ids)
+        return Ready(row, text, ids, ask.params)
+
+
+def _special(ask: Ask) -> bool | None:
+    """Whether special tokens are added to the row's text; None if it is not text."""
+    return None if ask.kind == "prompt_token_ids" else ask.kind == "prompt"
 
 
 def _refused(row: Row | BadRow, problem: Exception) -> Ready:

@@ -1,6 +1,6 @@
-"""Fingerprints of an input file and of a model folder: equal only if the content is.
+"""The fingerprint of a model folder: equal only if the content is.
 
-Called by the sources and the job; knows neither.
+Those of inputs come from their sources. Called by the job and its output; knows neither.
 """
 
 from __future__ import annotations

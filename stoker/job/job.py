@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stoker.engine.request import Logprobs, Request, RequestOutput, mix
+from stoker.engine.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job.copies import Copies
 from stoker.job.feed import Encoder, Feeder, Ready, ReadySource
@@ -21,10 +21,12 @@ from stoker.job.finish import need_parquet
 from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
-from stoker.job.output import clash, earlier, open_rows, output_file, remaining
+from stoker.job.output import clash, earlier, output_file, remaining
+from stoker.job.prompts import PromptBuilder, check_prompts
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
+from stoker.job.sources import require_rows
 from stoker.job.state import State, identity
 from stoker.llm import LLM
 from stoker.model.checkpoint import resolve_folder
@@ -47,23 +49,24 @@ def prepare_job(settings: JobSettings) -> Report:
     Raises:
         JobError: the input can't be read or has no rows; the output exists and is not of this job;
             another process runs the job.
-        InvalidRequestError: the parameters ask for what a row's result has no place for.
+        InvalidRequestError: the parameters ask for what a row's result has no place for, or a
+            template is wrong.
         ModelError: there is no such model.
     """
-    if settings.params.n > 1 or settings.params.prompt_logprobs is not None:
-        raise InvalidRequestError(
-            "a job writes one completion per row; leave n and prompt_logprobs out"
-        )
-    source = open_rows(settings)
-    count = source.count()
+    if settings.params.prompt_logprobs is not None:
+        raise InvalidRequestError("a row's result has no place for prompt_logprobs; leave them out")
+    builder = PromptBuilder(settings.prompts, settings.params, not settings.raw)
+    source = settings.source()
+    count = require_rows(source)
+    check_prompts(source, builder)
     if count is not None and settings.limit is not None:
         count = min(count, settings.limit)
     report = Report(count, input_fingerprint=source.fingerprint())
     report.pooled = settings.pooling is not None
     _check_output(settings)
     first = next(source.rows())
-    if isinstance(first, Row) and settings.result_key in first.fields:
-        raise JobError(f"{source.name}: {clash(settings)}")
+    if isinstance(first, Row) and (problem := clash(first, settings)) is not None:
+        raise JobError(f"{source.name}: {problem}")
     _look_at_earlier(settings, report)
     return report
 
@@ -72,7 +75,7 @@ def _check_output(settings: JobSettings) -> None:
     output = settings.output
     if output.is_dir():
         raise JobError(f"{output} is a folder; name a file in it")
-    if output.exists() and output.samefile(settings.input):
+    if output.exists() and settings.input.exists() and output.samefile(settings.input):
         raise JobError("input and output are the same file; give the output another name")
     if output.exists() and not output.is_file():
         raise JobError(f"{output} is not a file that a job could continue; name one that is")
@@ -127,6 +130,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
     """
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
     llm.engine.check(settings.params)
+    encoder = Encoder(llm, settings)
     with stop_requests() as stopping, output_file(settings, report) as sink:
 
         def after_step() -> bool:
@@ -135,7 +139,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
             return not stopping()
 
         rows = remaining(settings, sink.there)
-        with Feeder(rows, Encoder(llm, settings.raw)) as feeder:
+        with Feeder(rows, encoder) as feeder:
             RowRunner(llm, settings, sink.write).run(feeder.take, after_step)
         if stopping():
             raise KeyboardInterrupt
@@ -202,13 +206,13 @@ class RowRunner:
         if ready.error is not None or isinstance(row, BadRow):
             self._write(row, ready.status, error=ready.error)
             return
-        params, pooling = self.settings.params, self.settings.pooling
+        params, pooling = ready.params or self.settings.params, self.settings.pooling
         key = None
         if self.settings.dedup:
             key = self._copies.key(ids, params, pooling is not None)
         if key is not None and self._copied(row, key):
             return
-        seed = mix(self.settings.seed, row.number)
+        seed = mix(self.settings.seed, row.number) if params.seed is None else params.seed
         request = Request(
             f"row-{row.number}", tuple(ids), params, seed, ready.text, pooling=pooling
         )
@@ -260,25 +264,38 @@ class RowRunner:
         prompt_tokens = len(output.prompt_token_ids)
         if output.vector is not None:
             return {"status": "done", "embedding": output.vector, "prompt_tokens": prompt_tokens}
-        one = output.outputs[0]
+        found = {STATUSES.get(str(one.finish_reason), "done") for one in output.outputs}
         answer: dict[str, Any] = {
-            "status": STATUSES.get(str(one.finish_reason), "done"),
-            "text": one.text,
-            "finish_reason": one.finish_reason,
-            "prompt_tokens": prompt_tokens,
-            "output_tokens": len(one.token_ids),
+            "status": next(one for one in ("failed", "length", "done") if one in found)
         }
-        if one.logprobs is not None:
-            answer["cumulative_logprob"] = one.cumulative_logprob
-            answer["logprobs"] = [_listed(entry) for entry in one.logprobs]
-        if one.error is not None:
-            answer["error"] = one.error
-        if one.complete is not None:
-            answer["complete"] = one.complete
-        return answer
+        if len(output.outputs) == 1:
+            return {**answer, **_sample(output.outputs[0]), "prompt_tokens": prompt_tokens}
+        samples = [_sample(one) for one in output.outputs]
+        answer["samples"] = samples
+        answer["prompt_tokens"] = prompt_tokens
+        answer["output_tokens"] = sum(one["output_tokens"] for one in samples)
+        error = next((one.error for one in output.outputs if one.error is not None), None)
+        return answer if error is None else {**answer, "error": error}
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
         self.write(row, {"row": row.number, "status": status, **details})
+
+
+def _sample(one: CompletionOutput) -> dict[str, Any]:
+    """One completion as it stands in a result."""
+    found: dict[str, Any] = {
+        "text": one.text,
+        "finish_reason": one.finish_reason,
+        "output_tokens": len(one.token_ids),
+    }
+    if one.logprobs is not None:
+        found["cumulative_logprob"] = one.cumulative_logprob
+        found["logprobs"] = [_listed(entry) for entry in one.logprobs]
+    if one.error is not None:
+        found["error"] = one.error
+    if one.complete is not None:
+        found["complete"] = one.complete
+    return found
 
 
 def _listed(entry: Logprobs) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from stoker.errors import JobError
+from stoker.job.batch_format import RESPONSE, is_batch, output_row
 from stoker.job.fingerprint import model_fingerprint
 from stoker.job.finish import make_output
 from stoker.job.journal import Entry, Journal, RowSet, encoded
@@ -19,7 +20,6 @@ from stoker.job.lock import locked
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
-from stoker.job.source import Source, open_source
 from stoker.job.state import State, identity
 from stoker.model.checkpoint import resolve_folder
 
@@ -53,7 +53,8 @@ class OutputFile:
                 "(--strict stops here; the rows before are kept)"
             )
         shown = {name: value for name, value in result.items() if name not in self._left_out}
-        self._journal.append(encoded({**row.fields, self._settings.result_key: shown}))
+        key, plain = self._settings.result_key, requests_are_plain(self._settings)
+        self._journal.append(encoded(output_row(row, shown, key, plain)))
         self._report.add(row.fields, result)
 
     def flush(self) -> None:
@@ -120,27 +121,29 @@ def earlier(settings: JobSettings, report: Report) -> Callable[[Entry], None]:
 
 def remaining(settings: JobSettings, there: RowSet) -> Iterator[Row | BadRow]:
     """The rows of the input that are to be run and have no result yet."""
-    for row in islice(open_rows(settings).rows(), settings.limit):
+    for row in islice(settings.source().rows(), settings.limit):
         if row.number in there:
             continue
-        if settings.result_key in row.fields:
-            yield BadRow(row.number, clash(settings), row.fields)
-        else:
-            yield row
+        problem = clash(row, settings)
+        yield row if problem is None else BadRow(row.number, problem, row.fields)
 
 
-def open_rows(settings: JobSettings) -> Source:
-    """The job's input.
-
-    Raises:
-        JobError: it can't be read or holds no row.
-    """
-    return open_source(settings.input)
+def requests_are_plain(settings: JobSettings) -> bool:
+    """Whether requests of the OpenAI batch format are rows like others."""
+    return settings.prompts.template is not None or settings.pooling is not None
 
 
-def clash(settings: JobSettings) -> str:
-    """What is wrong with a row that has a column of the results' name."""
+def clash(row: Row | BadRow, settings: JobSettings) -> str | None:
+    """What is wrong with a row whose output has a column of the results' name already."""
+    key = settings.result_key
+    if key in RESPONSE and is_batch(row.fields) and not requests_are_plain(settings):
+        return (
+            f"a response has {key!r} already, where results go; "
+            "give results another name with --result-key"
+        )
+    if key not in row.fields:
+        return None
     return (
-        f"the row has a column {settings.result_key!r} already, where results go; "
+        f"the row has a column {key!r} already, where results go; "
         "give results another name with --result-key"
     )

@@ -263,7 +263,7 @@ def _replica(
                 runner = RowRunner(
                     llm, settings, lambda row, out: results.append((row.number, out))
                 )
-                encoder = Encoder(llm, settings.raw)
+                encoder = Encoder(llm, settings)
                 pipe.send([])
                 runner.run(next_rows, send)
         except StokerError as problem:

@@ -10,7 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+STATUSES = ("done", "length", "too_long", "bad_row", "failed")
 GOOD = ("done", "length")
+RESULT = "result"  # the key that results are added under, if no other is asked for
 
 
 @dataclass

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooling import PoolingParams
 from stoker.errors import InvalidRequestError, suggest
-
-STATUSES = ("done", "length", "too_long", "bad_row", "failed")
-RESULT = "result"  # the key that results are added under, if no other is asked for
+from stoker.job.prompts import PromptSettings
+from stoker.job.report import RESULT, STATUSES
+from stoker.job.sources import Part, Shard, Source, open_source
 
 # a result does not follow from these, so they may change between the runs of one job
 FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup")
@@ -27,9 +27,9 @@ class JobSettings:
     """What to run over which file.
 
     Attributes:
-        input: JSON Lines; each row has a prompt, messages, or prompt_token_ids.
+        input: a file, a folder or "-", as `open_source` takes it.
         output: JSON Lines, or Parquet if the name ends in .parquet.
-        params: sampling parameters of every row; results show one completion each, so n is 1.
+        params: sampling parameters of the rows that have none of their own.
         seed: row r's random stream derives from (seed, r).
         raw: complete the prompt as it is, without the chat template.
         restart: replace an existing output.
@@ -43,6 +43,10 @@ class JobSettings:
         result_key: the column that results are added under.
         timings: add the seconds queued and running to each result.
         dedup: compute identical prompts once where no random stream is drawn from.
+        format: of the input, a key of `FORMATS`; "auto" tells it by content and extension.
+        prompts: how a prompt is made of a row's columns.
+        sample: take that many rows, drawn by the seed; None takes all.
+        shard: take one block of them; None takes all.
 
     Raises:
         InvalidRequestError: a value is out of range, or a status is unknown.
@@ -64,6 +68,10 @@ class JobSettings:
     result_key: str = RESULT
     timings: bool = False
     dedup: bool = True
+    format: str = "auto"
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    sample: int | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         for status in self.retry:
@@ -89,12 +97,27 @@ class JobSettings:
         """Whether the output is made at the end, from a journal beside it."""
         return self.ordered or self.parquet
 
+    def source(self) -> Source:
+        """The rows of the input that the job is about; `limit` is not in it.
+
+        Raises:
+            JobError: the input can't be read.
+        """
+        source = open_source(self.input, self.format)
+        if self.sample is None and self.shard is None:
+            return source
+        return Part(source, self.sample, self.shard, self.seed)
+
     def described(self) -> dict[str, Any]:
         """All that results follow from beside input and model, as plain data."""
         told = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in FREE
+            one.name: getattr(self, one.name)
+            for one in dataclasses.fields(self)
+            if one.name not in FREE
+        }
+        # where a template was read from changes nothing
+        told["prompts"] = {
+            name: value for name, value in _plain(self.prompts).items() if name != "origin"
         }
         plain: dict[str, Any] = json.loads(json.dumps(told, default=_plain))
         return plain
@@ -102,5 +125,5 @@ class JobSettings:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     return getattr(value, "__qualname__", None) or str(value)

@@ -6,6 +6,7 @@ copy of the weights. Knows nothing of what the tensors mean (loader.py).
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,10 @@ def resolve_folder(model: str, revision: str | None = None, token: str | None = 
     parts = model.split("/")
     if folder.is_absolute() or model.startswith(".") or len(parts) != 2 or not all(parts):
         names = sorted(path.parent.name for path in shipped.glob("*/config.json"))
+        near = difflib.get_close_matches(model, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(
-            f"there is no folder {model!r}; give a model folder, a Hugging Face id such as "
+            f"there is no folder {model!r}; {hint}give a model folder, a Hugging Face id such as "
             f"owner/name, or a shipped model: {', '.join(names)}"
         )
     return _download(model, revision, token)

@@ -45,17 +45,26 @@ def test_flags_are_these():
     embed = [
         "--debug",
         "--dtype",
+        "--format",
         "--help",
         "--model",
         "--no-normalize",
         "--normalize",
         "--pooling",
+        "--prompt",
+        "--prompt-file",
+        "--sample",
+        "--shard",
         "--threads",
     ]
     files = ["-h", "-m", "-o", "--output", "--restart", "--retry", "--limit", "--strict"]
     files += ["--ordered", "--result-key", "--timings", "--no-dedup"]
     assert flags["embed"] == sorted([*embed, *files])
-    assert flags["run"] == sorted([*common, *files, "--logprobs", "--replicas"])
+    inputs = ["--format", "--prompt", "--prompt-file", "--sample", "--shard"]
+    chat = ["--answer-column", "--examples", "--system"]
+    samples = ["--num-samples", "--sampling"]
+    own = [*inputs, *chat, *samples, "--logprobs", "--replicas"]
+    assert flags["run"] == sorted([*common, *files, *own])
 
 
 def test_wrong_usage(capsys):

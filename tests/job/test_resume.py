@@ -203,7 +203,7 @@ def test_limit(llm, job):
 
 def test_strict_stops_at_the_first_bad_row(llm, job):
     strict = dataclasses.replace(job, strict=True)
-    with pytest.raises(JobError, match="row 4 is bad_row: line 4 is not valid JSON"):
+    with pytest.raises(JobError, match=r"row 4 is bad_row: in\.jsonl, line 4 is not valid JSON"):
         run(llm, strict)
     assert not llm.engine.has_work
     assert 4 not in rows_of(job.output)

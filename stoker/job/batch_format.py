@@ -1,0 +1,234 @@
+"""The OpenAI batch format: a request in each row in, a response in each row out.
+
+A request is {"custom_id", "method", "url", "body"}. Responses hold nothing random and no time:
+ids derive from the row's number, so that two runs write the same. Knows no engine; called by
+prompts.py for what comes in, and by the job's output for what goes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stoker.engine.sampling.response_format import from_response_format
+from stoker.errors import InvalidRequestError, suggest
+from stoker.job.overrides import KNOWN
+from stoker.job.rows import BadRow, Row
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+FIELDS = ("custom_id", "method", "url", "body")
+RESPONSE = ("id", "custom_id", "response", "error")  # what an output row has
+# accepted at these values: they ask for what is done anyway, or concern a hosted service alone
+IDLE: dict[str, tuple[Any, ...] | None] = {
+    "model": None,
+    "user": None,
+    "metadata": None,
+    "store": None,
+    "service_tier": None,
+    "safety_identifier": None,
+    "prompt_cache_key": None,
+    "stream": (False,),
+    "echo": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (["text"],),
+    "suffix": ("",),
+}
+RENAMED = {"max_completion_tokens": "max_tokens"}
+SAID = ("text", "samples", "finish_reason", "logprobs", "cumulative_logprob")  # in the response
+STATUS_CODES = {"bad_row": 400, "too_long": 400, "failed": 500}
+
+
+def is_batch(fields: dict[str, Any]) -> bool:
+    """Whether a row is a request in this format."""
+    return "custom_id" in fields and "url" in fields and "body" in fields
+
+
+def parse(fields: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """A request's kind, its prompt and its sampling parameters.
+
+    Returns:
+        "prompt", "messages" or "prompt_token_ids"; the value; parameters by name.
+
+    Raises:
+        InvalidRequestError: it can't be served as it is.
+    """
+    url, body = fields["url"], fields["body"]
+    if url not in (CHAT, TEXT):
+        raise InvalidRequestError(f"url must be {CHAT} or {TEXT}, not {url!r}")
+    if str(fields.get("method", "POST")).upper() != "POST":
+        raise InvalidRequestError(f"method must be POST, not {fields['method']!r}")
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"body must be an object, not {body!r}")
+    given = {name: value for name, value in body.items() if value is not None}
+    own = "messages" if url == CHAT else "prompt"
+    if own not in given:
+        raise InvalidRequestError(f"the body of {url} needs {own}, which is not there")
+    prompt = given.pop(own)
+    kind, value = ("messages", _chat(prompt)) if url == CHAT else _text(prompt)
+    return kind, value, _parameters(given, url)
+
+
+def _chat(messages: Any) -> list[Any]:
+    if not isinstance(messages, list):
+        raise InvalidRequestError(f"messages must be a list, not {messages!r}")
+    return [_flat(message) for message in messages]
+
+
+def _flat(message: Any) -> Any:
+    """A message whose content is one text, of the parts that it may be given in."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    texts = []
+    for part in message["content"]:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise InvalidRequestError(f"a part of a message is {kind!r}; only text can be served")
+        texts.append(str(part.get("text", "")))
+    return {**message, "content": "".join(texts)}
+
+
+def _text(prompt: Any) -> tuple[str, Any]:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return "prompt", prompt
+    if isinstance(prompt, list) and not any(isinstance(one, str | list) for one in prompt):
+        return "prompt_token_ids", prompt
+    raise InvalidRequestError("prompt must be one text or one list of token ids; give each a row")
+
+
+def _parameters(given: dict[str, Any], url: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    chat = url == CHAT
+    if chat and ("logprobs" in given or "top_logprobs" in given):
+        wanted, likeliest = given.pop("logprobs", False), given.pop("top_logprobs", 0)
+        if not isinstance(wanted, bool):
+            raise InvalidRequestError(f"logprobs must be true or false in a chat, not {wanted!r}")
+        if likeliest and not wanted:
+            raise InvalidRequestError("top_logprobs needs logprobs: true")
+        if wanted:
+            found["logprobs"] = likeliest
+    found.update(from_response_format(given.pop("response_format", None)))
+    for name, value in given.items():
+        if name in IDLE:
+            allowed = IDLE[name]
+            if allowed is not None and value not in allowed:
+                raise InvalidRequestError(f"{name} = {value!r} can't be served; leave it out")
+        else:
+            known = RENAMED.get(name, name)
+            if known not in KNOWN:
+                names = sorted([*KNOWN, *IDLE, *RENAMED])
+                raise InvalidRequestError(
+                    f"unknown parameter {name!r} in body; {suggest(name, names)}"
+                )
+            found[known] = value
+    return found
+
+
+def response(number: int, fields: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """The output row of a request.
+
+    Args:
+        number: of the row.
+        fields: the request.
+        result: what the job would write under its own key for any other row.
+    """
+    code = STATUS_CODES.get(result["status"], 200)
+    body = _error(result) if code != 200 else _body(number, fields, result)
+    return {
+        "id": f"batch_req_{number}",
+        "custom_id": fields["custom_id"],
+        "response": {"status_code": code, "request_id": f"req_{number}", "body": body},
+        "error": None,
+    }
+
+
+def output_row(row: Row | BadRow, result: dict[str, Any], key: str, plain: bool) -> dict[str, Any]:
+    """What is written for any row: its columns with the result, or a response to a request.
+
+    A response keeps the result's status and counts under the key, beside what OpenAI's have.
+
+    Args:
+        row: of the input.
+        result: its result.
+        key: the name that results have.
+        plain: whether requests are rows like others.
+    """
+    if plain or not isinstance(row, Row) or not is_batch(row.fields):
+        return {**row.fields, key: result}
+    counts = {name: value for name, value in result.items() if name not in SAID}
+    return {**response(row.number, row.fields, result), key: counts}
+
+
+def _error(result: dict[str, Any]) -> dict[str, Any]:
+    kind = "server_error" if result["status"] == "failed" else "invalid_request_error"
+    message = result.get("error", "the request failed")
+    return {"error": {"message": message, "type": kind, "param": None, "code": result["status"]}}
+
+
+def _body(number: int, fields: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    chat = fields["url"] == CHAT
+    asked = fields["body"]
+    samples = result.get("samples", [result])
+    top = asked.get("top_logprobs" if chat else "logprobs") or 0
+    prompt, output = result["prompt_tokens"], result["output_tokens"]
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+    }
+    if "cached_tokens" in result:
+        usage["prompt_tokens_details"] = {"cached_tokens": result["cached_tokens"]}
+    return {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{number}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": 0,
+        "model": asked.get("model"),
+        "choices": [_choice(at, one, chat, top) for at, one in enumerate(samples)],
+        "usage": usage,
+    }
+
+
+def _choice(index: int, one: dict[str, Any], chat: bool, top: int) -> dict[str, Any]:
+    reason = "length" if one["finish_reason"] == "length" else "stop"
+    entries = one.get("logprobs")
+    if chat:
+        message = {"role": "assistant", "content": one["text"], "refusal": None}
+        logs = None if entries is None else {"content": [_token(each, top) for each in entries]}
+        said: dict[str, Any] = {"message": message}
+    else:
+        logs = None if entries is None else _columns(entries, top)
+        said = {"text": one["text"]}
+    return {"index": index, **said, "logprobs": logs, "finish_reason": reason}
+
+
+def _token(entry: list[dict[str, Any]], top: int) -> dict[str, Any]:
+    """A token's log-probability as a chat has it: with its bytes and the likeliest."""
+    likeliest = sorted((one for one in entry if one["rank"] <= top), key=lambda one: one["rank"])
+    shown = [
+        {"token": one["token"], "logprob": one["logprob"], "bytes": _bytes(one["token"])}
+        for one in [entry[0], *likeliest]
+    ]
+    return {**shown[0], "top_logprobs": shown[1:]}
+
+
+def _bytes(token: str | None) -> list[int]:
+    return list((token or "").encode("utf-8", "replace"))
+
+
+def _columns(entries: list[list[dict[str, Any]]], top: int) -> dict[str, Any]:
+    """The log-probabilities of a completion: a list for each property."""
+    offsets, at = [], 0
+    for entry in entries:
+        offsets.append(at)
+        at += len(entry[0]["token"] or "")
+    return {
+        "tokens": [entry[0]["token"] for entry in entries],
+        "token_logprobs": [entry[0]["logprob"] for entry in entries],
+        "top_logprobs": [
+            {one["token"]: one["logprob"] for one in entry if one["rank"] <= top}
+            for entry in entries
+        ],
+        "text_offset": offsets,
+    }

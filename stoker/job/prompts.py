@@ -1,0 +1,234 @@
+"""What a row asks of the model: its prompt, made from its columns, and its sampling parameters.
+
+Knows templates, chats and the OpenAI batch format; knows no tokenizer. Called by the job for each
+row, and before the model is loaded for the first few.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from stoker.engine.params import SamplingParams
+from stoker.errors import InvalidRequestError, JobError
+from stoker.job import batch_format
+from stoker.job.overrides import Overrides
+from stoker.job.rows import BadRow, Row
+from stoker.job.sources import Source, open_source
+from stoker.job.template import MissingColumnError, Template
+
+KINDS = ("prompt", "messages", "prompt_token_ids")
+SAMPLING = "sampling"  # the column of a row's own sampling parameters
+TRIED = 20  # rows that are tried before the model is loaded
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How prompts are made; the same text and examples for every row.
+
+    Attributes:
+        template: Jinja over the columns; None takes the row's own prompt.
+        origin: where the template is from, for messages.
+        system: Jinja over the columns, for a system message before the chat.
+        examples: questions and answers that go before the row's own, as turns of the chat.
+    """
+
+    template: str | None = None
+    origin: str = "--prompt"
+    system: str | None = None
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one row asks.
+
+    Attributes:
+        kind: one of `KINDS`.
+        value: a text, the messages of a chat, or token ids.
+        params: its sampling parameters; a seed among them replaces the row's own.
+    """
+
+    kind: str
+    value: Any
+    params: SamplingParams
+
+
+class PromptBuilder:
+    """Makes an `Ask` of each row.
+
+    Args:
+        settings: how.
+        params: the parameters of rows that say nothing else.
+        chat: whether a plain prompt is sent as a user message.
+
+    Raises:
+        InvalidRequestError: a template's syntax is wrong, or there are messages but no chat.
+    """
+
+    def __init__(self, settings: PromptSettings, params: SamplingParams, chat: bool) -> None:
+        if not chat and (settings.system is not None or settings.examples):
+            what = "--system" if settings.system is not None else "--examples"
+            raise InvalidRequestError(
+                f"{what} needs a model with a chat template, and no --raw; without it write the "
+                "text into the prompt itself (--prompt, --prompt-file)"
+            )
+        self._chat = chat
+        self._overrides = Overrides(params)
+        self._template = self._system = None
+        if settings.template is not None:
+            self._template = Template(settings.template, settings.origin)
+        if settings.system is not None:
+            self._system = Template(settings.system, "--system")
+        self._examples: list[Message] = [
+            {"role": role, "content": content}
+            for example in settings.examples
+            for role, content in zip(("user", "assistant"), example, strict=True)
+        ]
+
+    def ask(self, row: Row) -> Ask:
+        """What the row asks.
+
+        Raises:
+            InvalidRequestError: it asks nothing, too much, or what is unknown.
+        """
+        try:
+            if self._template is None and batch_format.is_batch(row.fields):
+                kind, value, given = batch_format.parse(row.fields)
+                return Ask(kind, value, self._overrides.apply(given, "body"))
+            params = self._overrides.apply(row.fields.get(SAMPLING))
+            kind, value = self._prompt(row)
+            return Ask(kind, self._messages(row, value) if kind == "messages" else value, params)
+        except InvalidRequestError as problem:
+            raise type(problem)(f"{row.place}: {problem}" if row.place else str(problem)) from None
+
+    def _prompt(self, row: Row) -> tuple[str, Any]:
+        if self._template is not None:
+            kind, value = "prompt", self._template.render(row.fields)
+        elif row.text:
+            kind, value = "prompt", row.fields[row.text]
+        else:
+            kind, value = own_prompt(row.fields)
+        if kind == "prompt" and not value:
+            raise InvalidRequestError("the prompt is empty; it needs some text")
+        if kind == "prompt" and self._chat:
+            return "messages", [{"role": "user", "content": value}]
+        if kind == "prompt_token_ids" and (self._system is not None or self._examples):
+            raise InvalidRequestError(
+                "prompt_token_ids go to the model as they are; leave --system and --examples out"
+            )
+        return kind, value
+
+    def _messages(self, row: Row, chat: list[Message]) -> list[Message]:
+        """The chat with the system message and the examples before it."""
+        if self._system is None and not self._examples:
+            return chat
+        head, rest = chat[:1], chat[1:]
+        if not (head and isinstance(head[0], dict) and head[0].get("role") == "system"):
+            head, rest = [], chat
+            if self._system is not None:
+                head = [{"role": "system", "content": self._system.render(row.fields)}]
+        return [*head, *self._examples, *rest]
+
+
+def own_prompt(fields: dict[str, Any]) -> tuple[str, Any]:
+    """The kind and value of the prompt that the columns themselves hold.
+
+    Raises:
+        InvalidRequestError: there is none, several, or one of the wrong type.
+    """
+    found = [kind for kind in KINDS if fields.get(kind) is not None]
+    if len(found) != 1:
+        have = " and ".join(found) if found else ", ".join(fields) or "nothing"
+        remedy = "" if found else "; make a prompt of its columns with --prompt '{{ column }}'"
+        raise InvalidRequestError(
+            f"a row needs exactly one of {', '.join(KINDS)}; it has {have}{remedy}"
+        )
+    kind = found[0]
+    value = fields[kind]
+    if not isinstance(value, str if kind == "prompt" else list):
+        name = "text" if kind == "prompt" else "a list"
+        raise InvalidRequestError(
+            f"{kind} must be {name}, not {json.dumps(value, default=str)[:80]}"
+        )
+    return kind, value
+
+
+def read_examples(path: str, settings: PromptSettings, answer: str) -> tuple[tuple[str, str], ...]:
+    """Questions and answers from a file with the same columns as the input and one more.
+
+    Args:
+        path: a file of any format.
+        settings: makes the questions.
+        answer: the column with the answers.
+
+    Raises:
+        JobError: a row can't be used; examples are few, and all of them count.
+    """
+    builder = PromptBuilder(
+        PromptSettings(settings.template, settings.origin), SamplingParams(), False
+    )
+    source = open_source(path)
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for row in source.rows():
+            if isinstance(row, BadRow):
+                raise JobError(f"--examples: {row.error}")
+            try:
+                ask = builder.ask(row)
+            except InvalidRequestError as problem:
+                raise JobError(f"--examples: {problem}") from None
+            if ask.kind != "prompt":
+                raise JobError(f"--examples: {row.place} has {ask.kind}; it needs a prompt")
+            reply = row.fields.get(answer)
+            if reply is None:
+                have = ", ".join(row.fields)
+                raise JobError(
+                    f"--examples: {row.place} has no answer in the column {answer!r}; name "
+                    f"another with --answer-column; the columns are {have}"
+                )
+            yield ask.value, reply if isinstance(reply, str) else json.dumps(reply)
+
+    return tuple(pairs())
+
+
+def check_prompts(source: Source, builder: PromptBuilder) -> None:
+    """Try the first rows, so that a template that fits none of them is found at once.
+
+    Raises:
+        JobError: none of them has a column that the template refers to.
+    """
+    problem = None
+    for row in islice(source.rows(), TRIED):
+        if isinstance(row, Row):
+            try:
+                builder.ask(row)
+                return
+            except MissingColumnError as found:
+                problem = problem or found
+            except InvalidRequestError:
+                return
+    if problem is not None:
+        raise JobError(f"none of the first rows can be used: {problem}")
+
+
+def read_template(path: str) -> str:
+    """The text of a template file.
+
+    Raises:
+        JobError: it can't be read.
+    """
+    try:
+        return Path(path).read_text("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise JobError(f"{path} is not UTF-8; convert it (iconv -t UTF-8)") from None
+    except IsADirectoryError:
+        raise JobError(f"{path} is a folder; --prompt-file needs a file") from None
+    except OSError as problem:
+        raise JobError(f"cannot read {path}: {problem.strerror}; check the path") from None

@@ -1,0 +1,158 @@
+"""Which format an input has, by its content and its extension.
+
+Looks at the first bytes, unpacked. Called by the job through `open_source`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stoker.errors import JobError, suggest
+from stoker.job.sources.array import JsonArray
+from stoker.job.sources.base import FileSource, Source
+from stoker.job.sources.columnar import Arrow, Parquet, dataset_files
+from stoker.job.sources.folder import TextFolder
+from stoker.job.sources.lines import BOM, JsonLines, TextLines
+from stoker.job.sources.streams import PACKED, kept_pipe, opened, standard_input
+from stoker.job.sources.table import Table
+
+HEAD = 1 << 16  # bytes that are looked at
+FEW = 16  # bytes that say nothing about an encoding
+Maker = Callable[[Sequence[Path], str], FileSource]
+
+FORMATS: dict[str, Maker] = {
+    "jsonl": JsonLines,
+    "json": JsonArray,
+    "csv": Table,
+    "tsv": lambda paths, name: Table(paths, name, "\t"),
+    "text": TextLines,
+    "parquet": Parquet,
+    "arrow": Arrow,
+}
+EXTENSIONS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive (or an office document); unpack it, or save it as CSV",
+    b"BZh": "packed by bzip2; unpack it (bunzip2)",
+    b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
+    b"%PDF": "a PDF document; extract its text",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"\xff\xfe": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)",
+}
+
+
+def open_source(path: str | Path, form: str = "auto") -> Source:
+    """The rows of a file, of a folder, or of standard input ("-").
+
+    Args:
+        path: where they are.
+        form: a key of `FORMATS`; "auto" tells it by content and extension.
+
+    Raises:
+        JobError: it can't be read, or is of no known format.
+    """
+    if form != "auto" and form not in FORMATS:
+        raise JobError(f"unknown format {form!r}; {suggest(form, ['auto', *FORMATS])}")
+    name = ""
+    path = Path(path)
+    if str(path) == "-":
+        path, name = standard_input()[0], "standard input"
+    elif path.is_fifo():
+        path, name = kept_pipe(path)[0], str(path)
+    if path.is_dir():
+        return _folder(path, form)
+    if form == "auto":
+        form = _form(path, name)
+    return FORMATS[form]([path], name or path.name)
+
+
+def _folder(folder: Path, form: str) -> Source:
+    if form not in ("auto", "text", "parquet", "arrow"):
+        raise JobError(f"{folder} is a folder where a {form} file is expected; name a file in it")
+    if form in ("auto", "arrow") and any(
+        (folder / name).is_file() for name in ("state.json", "dataset_dict.json")
+    ):
+        return Arrow(dataset_files(folder), folder.name)
+    for kind, maker in (("arrow", Arrow), ("parquet", Parquet)):
+        if form in ("auto", kind) and (found := sorted(folder.glob(f"*.{kind}"))):
+            return maker(found, folder.name)
+    if form in ("arrow", "parquet"):
+        raise JobError(f"{folder} is a folder without .{form} files; name another")
+    return TextFolder(folder)
+
+
+def _form(path: Path, name: str) -> str:
+    with opened(path) as file:
+        head = file.read(HEAD)
+    shown = name or path
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "arrow"
+    bare = head.removeprefix(BOM)
+    if not bare.strip():
+        raise JobError(f"{shown} holds no rows: it is empty; give a file with a prompt in each row")
+    _require_text(bare, str(shown))
+    ending = (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
+    known = "" if name else EXTENSIONS.get(ending, "")
+    if known in ("", "json", "jsonl"):
+        return _json_form(bare.strip(), known, str(shown))
+    return known
+
+
+def _json_form(text: bytes, known: str, shown: str) -> str:
+    """JSON Lines, an array or, where the extension says nothing (`known`), plain text."""
+    first = text.split(b"\n", 1)[0]
+    if text.startswith(b"[") and (
+        known == "json" or text[1:].lstrip()[:1] in (b"{", b"") or not _json(first)
+    ):
+        return "json"
+    if text.startswith(b"{") and first.strip() == b"{" and b"\n" in text:
+        raise JobError(
+            f"{shown} holds a JSON object that goes over several lines; put each on a line of its "
+            "own: jq -c . FILE > rows.jsonl"
+        )
+    return "jsonl" if known or text.startswith(b"{") else "text"
+
+
+def _json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _require_text(head: bytes, shown: str) -> None:
+    """Refuse binary files, by name where they are known.
+
+    Raises:
+        JobError: the bytes are no text.
+    """
+    for start, what in FOREIGN.items():
+        if head.startswith(start):
+            raise JobError(f"{shown} is {what}")
+    odd = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)
+    lost = head.decode("utf-8", "replace").count("\ufffd")
+    if b"\0" in head or odd > len(head) // 8:
+        raise JobError(
+            f"{shown} is neither text nor Parquet nor Arrow; give {', '.join(FORMATS)}, packed by "
+            "gzip or zstd or not"
+        )
+    if lost > len(head) // 4 > FEW:
+        raise JobError(
+            f"{shown} is no text in UTF-8; if it is text in another encoding, convert it "
+            "(iconv -f ENCODING -t UTF-8)"
+        )

@@ -1,0 +1,134 @@
+"""Bytes of a file as they are or unpacked (gzip, zstd), and standard input kept in a file.
+
+Compression is told by the first bytes. Knows no format. Called by the sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from stoker.errors import JobError
+
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+PACKED = (".gz", ".zst", ".zstd")
+
+
+@contextmanager
+def opened(path: Path, raw: bool = False) -> Iterator[IO[bytes]]:
+    """The file's content, unpacked unless `raw`.
+
+    Raises:
+        JobError: it can't be opened, or reading it failed inside the context.
+    """
+    try:
+        with path.open("rb") as file:
+            start = b"" if raw else file.read(4)
+            if not raw:
+                file.seek(0)
+            if start.startswith(GZIP):
+                with gzip.open(file, "rb") as unpacked:
+                    yield unpacked  # type: ignore[misc]  # a GzipFile reads as any file
+            elif start == ZSTD:
+                yield _zstd(file)
+            else:
+                yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
+        raise JobError(f"{path} is damaged or cut off: {problem}; make or fetch it again") from None
+    except IsADirectoryError:
+        raise JobError(f"{path} is a folder where a file is expected; name a file in it") from None
+    except OSError as problem:
+        why = problem.strerror or str(problem)
+        raise JobError(f"cannot read {path}: {why}{_remedy(path, problem)}") from None
+
+
+def _remedy(path: Path, problem: OSError) -> str:
+    if isinstance(problem, FileNotFoundError):
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            return f"; there is no folder {folder}"
+        import difflib
+
+        near = difflib.get_close_matches(path.name, [one.name for one in folder.iterdir()], n=1)
+        return f"; did you mean {near[0]!r}?" if near else "; check the path"
+    if isinstance(problem, PermissionError):
+        return "; give yourself the right to read it (chmod u+r)"
+    return ""
+
+
+def _zstd(file: IO[bytes]) -> IO[bytes]:
+    pa = arrow("zstd files")
+    stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+    return io.BufferedReader(stream)
+
+
+def arrow(what: str) -> Any:
+    """The pyarrow module, imported here because it takes a while.
+
+    Raises:
+        JobError: it is not installed.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        raise JobError(f"{what} need the package pyarrow: pip install pyarrow") from None
+    return pyarrow
+
+
+def unpacked_file(path: Path) -> tuple[Path, Any]:
+    """A file with the unpacked content, for formats that are not read from front to back.
+
+    Returns:
+        its path, and an object at whose end a temporary file goes; None for `path` itself.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start.startswith(GZIP) and start != ZSTD:
+        return path, None
+    with opened(path) as stream:
+        return spooled(stream)
+
+
+def spooled(stream: IO[bytes]) -> tuple[Path, Any]:
+    """The stream's bytes in a temporary file, which goes with the returned object."""
+    spool = tempfile.NamedTemporaryFile(prefix="stoker-")  # noqa: SIM115  # outlives this call
+    try:
+        shutil.copyfileobj(stream, spool, 1 << 20)
+        spool.flush()
+    except OSError as problem:
+        raise JobError(
+            f"cannot keep the input in {spool.name}: {problem.strerror}; set TMPDIR to a folder "
+            "with more room"
+        ) from None
+    return Path(spool.name), spool
+
+
+@functools.cache
+def kept_pipe(path: Path) -> tuple[Path, Any]:
+    """A pipe's content, kept in a temporary file since it can be read only once."""
+    with opened(path, raw=True) as stream:
+        return spooled(stream)
+
+
+@functools.cache
+def standard_input() -> tuple[Path, Any]:
+    """Standard input, kept in a temporary file since it can be read only once.
+
+    Raises:
+        JobError: it is a terminal, or there is no room for it.
+    """
+    if sys.stdin.isatty():
+        raise JobError(
+            "- means standard input, which is a terminal here; pipe something into it, or name "
+            "a file"
+        )
+    return spooled(sys.stdin.buffer)

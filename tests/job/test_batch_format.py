@@ -1,0 +1,172 @@
+"""The OpenAI batch format: requests as hosted services take them, and their responses."""
+
+import json
+
+import pytest
+
+from stoker.errors import InvalidRequestError
+from stoker.job import batch_format
+from stoker.job.rows import BadRow, Row
+
+CHAT, TEXT = batch_format.CHAT, batch_format.TEXT
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def request(body, url=CHAT, **more):
+    return {"custom_id": "r-1", "method": "POST", "url": url, "body": body, **more}
+
+
+def parse(body, url=CHAT, **more):
+    return batch_format.parse(request(body, url, **more))
+
+
+def test_only_requests_are_requests():
+    assert batch_format.is_batch(request({}))
+    assert not batch_format.is_batch({"custom_id": 1, "prompt": "x"})
+
+
+def test_chats():
+    body = {
+        "model": "gpt-4o-mini",
+        "messages": HELLO,
+        "temperature": 0.3,
+        "max_completion_tokens": 12,
+        "top_p": None,
+        "stop": "x",
+        "n": 2,
+        "seed": 4,
+        "logit_bias": {"5": 1},
+        "logprobs": True,
+        "top_logprobs": 3,
+        "user": "me",
+        "stream": False,
+        "response_format": {"type": "text"},
+        "top_k": 7,
+    }
+    given = {"temperature": 0.3, "max_tokens": 12, "stop": "x", "n": 2, "seed": 4}
+    given |= {"logit_bias": {"5": 1}, "logprobs": 3, "top_k": 7}
+    assert parse(body) == ("messages", HELLO, given)
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    assert parse({"messages": [{"role": "user", "content": parts}]})[1] == HELLO
+    assert parse({"messages": HELLO, "logprobs": True})[2] == {"logprobs": 0}
+    assert parse({"messages": HELLO, "logprobs": False})[2] == {}
+
+
+def test_completions():
+    assert parse({"prompt": "a", "logprobs": 2}, TEXT) == ("prompt", "a", {"logprobs": 2})
+    assert parse({"prompt": ["a"]}, TEXT) == ("prompt", "a", {})
+    assert parse({"prompt": [1, 2]}, TEXT) == ("prompt_token_ids", [1, 2], {})
+    assert parse({"prompt": [[1, 2]]}, TEXT) == ("prompt_token_ids", [1, 2], {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (request({}, "/v1/embeddings"), "url must be /v1/chat/completions or /v1/completions"),
+        (request({}, method="GET"), "method must be POST, not 'GET'"),
+        (request("x"), "body must be an object, not 'x'"),
+        (request({"prompt": "x"}), "the body of /v1/chat/completions needs messages"),
+        (request({"messages": "x"}), "messages must be a list, not 'x'"),
+        (request({"messages": HELLO}, TEXT), "the body of /v1/completions needs prompt"),
+        (
+            request({"prompt": ["a", "b"]}, TEXT),
+            "one text or one list of token ids; give each a row",
+        ),
+        (
+            request({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "a part of a message is 'image_url'; only text",
+        ),
+        (request({"messages": HELLO, "temprature": 1}), "did you mean 'temperature'?"),
+        (request({"messages": HELLO, "stream": True}), "stream = True can't be served; leave it"),
+        (request({"messages": HELLO, "tools": [{}]}), "tools = [{}] can't be served"),
+        (request({"messages": HELLO, "logprobs": 3}), "logprobs must be true or false in a chat"),
+        (request({"messages": HELLO, "top_logprobs": 3}), "top_logprobs needs logprobs: true"),
+    ],
+)
+def test_requests_that_can_not_be_served(fields, says):
+    with pytest.raises(InvalidRequestError) as stop:
+        batch_format.parse(fields)
+    assert says in str(stop.value)
+
+
+def entry(token, logprob, rank):
+    return {"id": rank, "token": token, "logprob": logprob, "rank": rank}
+
+
+RESULT = {
+    "row": 7,
+    "status": "done",
+    "text": "hi",
+    "finish_reason": "stop",
+    "prompt_tokens": 5,
+    "cached_tokens": 2,
+    "output_tokens": 3,
+    "logprobs": [[entry("é", -2.0, 3), entry("a", -0.5, 1), entry("b", -1.0, 2)]],
+}
+
+
+def test_a_chat_s_response():
+    fields = request({"messages": HELLO, "model": "m", "logprobs": True, "top_logprobs": 2})
+    found = batch_format.response(7, fields, RESULT)
+    assert list(found) == ["id", "custom_id", "response", "error"]
+    assert (found["id"], found["custom_id"], found["error"]) == ("batch_req_7", "r-1", None)
+    assert (found["response"]["status_code"], found["response"]["request_id"]) == (200, "req_7")
+    body = found["response"]["body"]
+    assert (body["id"], body["object"], body["model"]) == ("chatcmpl-7", "chat.completion", "m")
+    assert body["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    (choice,) = body["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "hi", "refusal": None}
+    assert choice["finish_reason"] == "stop"
+    (token,) = choice["logprobs"]["content"]
+    assert (token["token"], token["logprob"], token["bytes"]) == ("é", -2.0, [0xC3, 0xA9])
+    assert [one["token"] for one in token["top_logprobs"]] == ["a", "b"]
+
+
+def test_a_completion_s_response():
+    fields = request({"prompt": "x", "logprobs": 1}, TEXT)
+    samples = [dict(RESULT, finish_reason="length"), dict(RESULT, text="ho")]
+    result = {**{k: v for k, v in RESULT.items() if k not in batch_format.SAID}, "samples": samples}
+    body = batch_format.response(7, fields, result)["response"]["body"]
+    assert body["object"] == "text_completion"
+    assert [one["text"] for one in body["choices"]] == ["hi", "ho"]
+    assert [one["finish_reason"] for one in body["choices"]] == ["length", "stop"]
+    assert [one["index"] for one in body["choices"]] == [0, 1]
+    assert body["choices"][0]["logprobs"] == {
+        "tokens": ["é"],
+        "token_logprobs": [-2.0],
+        "top_logprobs": [{"a": -0.5}],
+        "text_offset": [0],
+    }
+
+
+@pytest.mark.parametrize(("status", "code"), [("bad_row", 400), ("too_long", 400), ("failed", 500)])
+def test_responses_to_bad_requests(status, code):
+    result = {"row": 7, "status": status, "error": "why"}
+    found = batch_format.response(7, request("x", "no"), result)["response"]
+    assert found["status_code"] == code
+    assert found["body"]["error"]["message"] == "why"
+    assert found["body"]["error"]["code"] == status
+
+
+def test_the_row_that_is_written():
+    row = Row(7, request({"messages": HELLO}), "a, line 7")
+    found = batch_format.output_row(row, RESULT, "result", plain=False)
+    assert found["result"] == {
+        "row": 7,
+        "status": "done",
+        "prompt_tokens": 5,
+        "cached_tokens": 2,
+        "output_tokens": 3,
+    }
+    assert json.dumps(found)
+    assert batch_format.output_row(row, RESULT, "result", plain=True)["result"] == RESULT
+    bad = BadRow(7, "no", {"line": "x"})
+    assert batch_format.output_row(bad, {"row": 7}, "r", plain=False) == {
+        "line": "x",
+        "r": {"row": 7},
+    }
