@@ -22,7 +22,7 @@ from stoker.job.batch_format import output_row
 from stoker.job.prompts import Ask, PromptBuilder, PromptSettings, check_prompts
 from stoker.job.report import Report
 from stoker.job.rows import BadRow, Row
-from stoker.job.sources import Part, Shard, Source, open_source, require_rows
+from stoker.job.sources import Part, Shard, Source, open_source, require_apart, require_rows
 from stoker.llm import LLM
 
 Progress = Callable[[Report], None]
@@ -92,8 +92,7 @@ def prepare_job(settings: JobSettings) -> Report:
     check_prompts(source, builder)
     if settings.output.exists() and not settings.restart:
         raise JobError(f"{settings.output} exists; give another name, or --restart to replace it")
-    if settings.output.exists() and settings.output.samefile(settings.input):
-        raise JobError("input and output are the same file; give the output another name")
+    require_apart(settings.input, settings.output)
     if not settings.output.absolute().parent.is_dir():
         raise JobError(f"the folder of {settings.output} does not exist; make it first")
     return report
