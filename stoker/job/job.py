@@ -26,7 +26,7 @@ from stoker.job.prompts import PromptBuilder, check_prompts
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
-from stoker.job.sources import require_rows
+from stoker.job.sources import require_apart, require_rows
 from stoker.job.state import State, identity
 from stoker.llm import LLM
 from stoker.model.checkpoint import resolve_folder
@@ -75,8 +75,7 @@ def _check_output(settings: JobSettings) -> None:
     output = settings.output
     if output.is_dir():
         raise JobError(f"{output} is a folder; name a file in it")
-    if output.exists() and settings.input.exists() and output.samefile(settings.input):
-        raise JobError("input and output are the same file; give the output another name")
+    require_apart(settings.input, output)
     if output.exists() and not output.is_file():
         raise JobError(f"{output} is not a file that a job could continue; name one that is")
     if not output.absolute().parent.is_dir():

@@ -1,7 +1,7 @@
 """What goes into a job: formats told by content and extension, all of them streamed."""
 
-from stoker.job.sources.base import Source, require_rows
+from stoker.job.sources.base import Source, require_apart, require_rows
 from stoker.job.sources.detect import FORMATS, open_source
 from stoker.job.sources.part import Part, Shard
 
-__all__ = ["FORMATS", "Part", "Shard", "Source", "open_source", "require_rows"]
+__all__ = ["FORMATS", "Part", "Shard", "Source", "open_source", "require_apart", "require_rows"]

@@ -69,6 +69,23 @@ class FileSource:
         return sum(1 for _ in self.rows())
 
 
+def require_apart(path: Path, output: Path) -> None:
+    """Refuse an output that would be read as input.
+
+    Raises:
+        JobError: it is the input, or lies in the folder that is the input.
+    """
+    if str(path) == "-" or not path.exists():
+        return
+    if output.exists() and output.samefile(path):
+        raise JobError("input and output are the same file; give the output another name")
+    if path.is_dir() and path.resolve() in output.resolve().parents:
+        raise JobError(
+            f"the output {output} lies in the input folder {path}, where the next run would read "
+            "it; put it elsewhere"
+        )
+
+
 def require_rows(source: Source) -> int | None:
     """The source's `count`.
 

@@ -21,14 +21,18 @@ class TextFolder(FileSource):
     """Rows with the columns `file` (its path in the folder) and `text`, in the order of paths.
 
     Args:
-        folder: searched with the folders in it.
+        folder: searched with the folders in it; names that begin with a dot are passed over.
 
     Raises:
         JobError: there is no text file.
     """
 
     def __init__(self, folder: Path) -> None:
-        everything = sorted(path for path in folder.rglob("*") if path.is_file())
+        everything = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts)
+        )
         found = [path for path in everything if _ending(path) in ENDINGS]
         if not found:
             others = sorted({path.suffix for path in everything if path.suffix})[:5]

@@ -14,6 +14,7 @@ from stoker.job.sources.base import LARGEST, FileSource, Rows
 from stoker.job.sources.streams import opened
 
 BOM = b"\xef\xbb\xbf"
+DECODER = json.JSONDecoder(parse_constant=lambda name: None)  # NaN and infinity are no JSON
 SHOWN = 200  # characters of a line that is too long to keep
 
 
@@ -65,7 +66,7 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
         return bad
     text = line.decode().strip()
     try:
-        fields: Any = json.loads(text)
+        fields: Any = DECODER.decode(text)
     except (ValueError, RecursionError) as problem:
         why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
         return BadRow(number, f"{place} is not valid JSON: {why}", {"line": text})

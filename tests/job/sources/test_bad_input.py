@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 from stoker.errors import JobError
 from stoker.job.rows import BadRow, Row
 from stoker.job.sources import base, lines, open_source, require_rows
+from stoker.job.sources.base import require_apart
 
 ZSTD = pa.Codec("zstd")
 
@@ -235,6 +237,16 @@ def test_damaged_parquet_and_arrow(tmp_path):
     pq.write_table(twice, tmp_path / "b.parquet")
     with pytest.raises(JobError, match="two columns are called 'x'"):
         list(open_source(tmp_path / "b.parquet").rows())
+
+
+def test_outputs_that_would_be_input(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(JobError, match="are the same file; give the output another name"):
+        require_apart(tmp_path / "a.txt", tmp_path / "a.txt")
+    with pytest.raises(JobError, match=r"lies in the input folder .* put it elsewhere"):
+        require_apart(tmp_path, tmp_path / "new" / ".." / "out.txt")
+    require_apart(tmp_path / "a.txt", tmp_path / "out.txt")
+    require_apart(Path("-"), tmp_path / "a.txt")
 
 
 def test_unknown_formats(tmp_path):

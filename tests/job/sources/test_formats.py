@@ -119,6 +119,8 @@ def test_plain_text_and_folders_of_it(tmp_path):
     (folder / "b" / "one.md").write_text("first\nlines\n")
     (folder / "z.txt.gz").write_bytes(gzip.compress(b"packed"))
     (folder / "a.bin").write_bytes(b"\0")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "a.txt").write_text("no")
     source = open_source(folder)
     assert fields(source) == [
         {"file": "b/one.md", "text": "first\nlines\n"},
@@ -153,6 +155,11 @@ def test_values_that_json_lacks():
     assert plain({"a": [float("nan"), 1.5, b"x", b"\xff", (1, True)]}) == {
         "a": [None, 1.5, "x", "/w==", [1, True]]
     }
+
+
+def test_numbers_that_are_none(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "x", "a": NaN, "b": [-Infinity, 1e3]}')
+    assert fields(open_source(tmp_path / "a.jsonl"))[0]["b"] == [None, 1000]
 
 
 def test_nested_columns(tmp_path):
