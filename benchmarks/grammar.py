@@ -4,7 +4,7 @@ Each constrained run is followed by a free one,
 which draws as many tokens for each row (its end of sequence ignored), so that both do the same
 steps. What is printed is the median of the pairs.
 
-    python benchmarks/grammar.py [--rows 128] [--repeats 5] [--running 64] [--model stoker-tiny] [--dtype auto]
+    python benchmarks/grammar.py [--rows 128] [--repeats 5] [--running 64] [--model stoker-tiny]
 """
 
 from __future__ import annotations
