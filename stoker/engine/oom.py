@@ -48,6 +48,9 @@ def retreat(scheduler: Scheduler, step: Step, first: bool) -> None:
     for item in step.items:
         if item.scored[1]:
             scheduler[item.sequence].scored = item.start + item.scored[0]
+    for seq in scheduler.running:
+        if not seq.generated:
+            seq.hit_tokens = 0  # its prompt begins anew
     while scheduler.running:
         scheduler.put_back(scheduler.running.pop())
     scheduler.pool.clear_cache()
