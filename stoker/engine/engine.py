@@ -35,10 +35,11 @@ class Runner(Protocol):
 
 @dataclass
 class EngineStats:
-    """Totals since the engine was made."""
+    """Totals since the engine was made. The computed tokens that are no decodes are prefill."""
 
     steps: int = 0
     computed_tokens: int = 0
+    decode_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
 
@@ -133,6 +134,8 @@ class Engine:
             step = self.scheduler.plan()
             if self.trace is not None:
                 self.trace.append(step)
+            for serial in step.admitted:
+                self._live[self.scheduler[serial].request.id].start()
             pools = self._pools(step)
             draws = self._draws(step)
             tokens = self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
@@ -142,6 +145,7 @@ class Engine:
             raise
         self.stats.steps += 1
         self.stats.computed_tokens += step.num_tokens
+        self.stats.decode_tokens += step.num_decodes
         self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
         return self._collect(advanced)
 

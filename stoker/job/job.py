@@ -196,6 +196,8 @@ class RowRunner:
         counts = {
             "prompt_tokens": len(output.prompt_token_ids),
             "cached_tokens": output.num_cached_tokens,
+            "queued_seconds": round(output.queued_seconds, 4),
+            "running_seconds": round(output.running_seconds, 4),
         }
         if output.vector is not None:
             self._write(row, "done", embedding=output.vector, **counts)
