@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from stoker.cli.run import carry_out, say_loading
+from stoker.cli.run import carry_out
+from stoker.cli.watching import say_loading
 from stoker.engine.params import SamplingParams
 
 
@@ -23,4 +24,4 @@ def embed(args: argparse.Namespace) -> int:
     say_loading(args)
     with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
         pooling = embedding_params(llm.embedding, args.pooling, args.normalize)
-        return carry_out(llm, dataclasses.replace(settings, pooling=pooling), report)
+        return carry_out(args, llm, dataclasses.replace(settings, pooling=pooling), report)

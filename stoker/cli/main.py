@@ -12,6 +12,7 @@ from collections.abc import Sequence as Seq
 
 from stoker import __version__
 from stoker.cli.sampling import add_sampling
+from stoker.cli.watching import add_expect, add_watching
 from stoker.config import DTYPES
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
@@ -30,6 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", help="make an embedding of each row of a file")
     for command in (run, embed):
         _add_files(command)
+        add_watching(command)
+    add_expect(run)
     run.add_argument(
         "--replicas",
         default="1",

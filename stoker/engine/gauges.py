@@ -54,7 +54,9 @@ def read_gauges(engine: Engine) -> Gauges:
     left = np.zeros(1, np.int64)
     if generating:
         generated = np.asarray([seq.generated for seq in generating], dtype=np.int64)
-        limits = np.asarray([seq.length_limit - seq.prompt_len for seq in generating], dtype=np.int64)
+        limits = np.asarray(
+            [seq.length_limit - seq.prompt_len for seq in generating], dtype=np.int64
+        )
         left = np.maximum(scheduler.lengths.expected(generated, limits) - generated, 0)
     return Gauges(
         steps=stats.steps,
