@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.cli.inspect import add_inspect
 from stoker.cli.sampling import add_sampling
 from stoker.cli.watching import add_expect, add_watching
 from stoker.config import DTYPES
@@ -59,13 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     generate = commands.add_parser("generate", help="answer one prompt")
-    generate.add_argument("prompt", metavar="TEXT")
+    generate.add_argument("prompt", metavar="TEXT", help="what to answer")
 
     for command in (run, generate):
         _add_seed_and_raw(command)
         add_sampling(command)
     for command in (run, embed, generate):
         _add_model(command)
+    add_inspect(
+        commands.add_parser("inspect", help="look at an earlier run again, or at two side by side")
+    )
     return parser
 
 
@@ -126,6 +130,10 @@ def main(argv: Seq[str] | None = None) -> int:
             from stoker.cli.embed import embed
 
             return embed(args)
+        if args.command == "inspect":
+            from stoker.cli.inspect import inspect
+
+            return inspect(args)
         from stoker.cli.generate import generate
 
         return generate(args)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli.panel import screen
+from stoker.cli.panel import say_json, screen
 from stoker.cli.watching import expect_of
 from stoker.engine.gauges import Gauges, read_gauges
 from stoker.errors import JobError
@@ -62,16 +62,33 @@ def watched(
             job(lambda _: watch.step(shown))
             watch.end(shown)
     finally:
-        lines = [*report.lines(), f"results   {settings.output}"]
+        _finish(args, settings, report, recorder, engine)
+    return SOME_FAILED if report.failed_rows else 0
+
+
+def _finish(
+    args: argparse.Namespace,
+    settings: JobSettings,
+    report: Report,
+    recorder: Recorder | None,
+    engine: Engine | None,
+) -> None:
+    """Write the report and print the summary, also of a job that was cut short."""
+    page = None
+    if recorder:
+        recorder.take(_gauges(engine))
         try:
-            if recorder:
-                recorder.take(_gauges(engine))
-                lines.append(f"report    {write_report(settings.output, recorder.figures())}")
+            page = str(write_report(settings.output, recorder.figures()))
         except JobError as problem:  # the results are there, and that is what counts
             print(f"stoker: {problem}", file=sys.stderr)
-        if not args.quiet:
-            print("\n".join(lines))
-    return SOME_FAILED if report.failed_rows else 0
+    if args.json_progress:
+        totals = {"rows": report.rows, "total_rows": report.total_rows or None}
+        statuses, elapsed = dict(report.statuses), round(report.seconds, 3)
+        files = {"output": str(settings.output), "report": page}
+        say_json("end", **totals, statuses=statuses, elapsed=elapsed, **files)
+    if not args.quiet:
+        lines = [*report.lines(), f"results   {settings.output}"]
+        print("\n".join([*lines, f"report    {page}"] if page else lines))
 
 
 class _Watch:

@@ -49,8 +49,10 @@ def test_flags_are_these():
         "--threads",
     ]
     files = ["-h", "-m", "-o", "--output", "--restart"]
+    files += ["-q", "--quiet", "--json-progress", "--no-report"]
+    expect = ["--expect", "--expect-mode", "--group"]
     assert flags["embed"] == sorted([*embed, *files])
-    assert flags["run"] == sorted([*common, *files, "--logprobs", "--replicas"])
+    assert flags["run"] == sorted([*common, *files, *expect, "--logprobs", "--replicas"])
 
 
 def test_wrong_usage(capsys):

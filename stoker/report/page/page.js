@@ -80,10 +80,10 @@
   }
 
   // curves: [{name, values}] over data.series.at, at most two
-  function timeChart(title, curves, format, roof) {
+  function timeChart(title, curves, format) {
     const ends = data.series.at || [];
     const last = ends.length ? ends[ends.length - 1] : 0;
-    const most = roof || Math.max(...curves.flatMap((one) => one.values), 0);
+    const most = Math.max(...curves.flatMap((one) => one.values), 0);
     const upright = last ? ticks(last, 5).filter((one) => one <= last * 1.001).map((one) => [one / last, clock(one)]) : [];
     const made = frame(at("charts"), title, most, upright, format);
     made.figure.dataset.points = ends.length;
@@ -124,12 +124,12 @@
 
   function barChart(title, lengths) {
     const counts = lengths.counts || [];
-    const name = title + (lengths.rows ? `: mean ${trim(lengths.mean)}, half up to ${whole(lengths.p50)}, 99 % up to ${whole(lengths.p99)}, most ${whole(lengths.most)}` : ": none");
     const each = counts.length || 1;
     const stride = Math.ceil(each / 6);
     const upright = counts.map((_, i) => [i / each, short(lengths.start + i * lengths.width)]).filter((_, i) => i % stride === 0);
-    const made = frame(at("lengths"), name, Math.max(...counts, 0), upright, short);
+    const made = frame(at("lengths"), title, Math.max(...counts, 0), upright, short);
     made.figure.dataset.points = counts.length;
+    if (lengths.rows) add(made.legend, "span", `mean ${trim(lengths.mean)}, half up to ${whole(lengths.p50)}, 99 % up to ${whole(lengths.p99)}, most ${whole(lengths.most)}`);
     counts.forEach((count, i) => {
       const high = made.y(0) - made.y(count);
       const bar = draw(made.svg, "rect", {
@@ -156,7 +156,7 @@
       timeChart("Tokens per second", [{ name: "prefill", values: per("prefill_tokens") }, { name: "decode", values: per("decode_tokens") }], short);
       timeChart("Tokens in a step", [{ name: "prefill", values: each("prefill_tokens") }, { name: "decode", values: each("decode_tokens") }], short);
       timeChart("Sequences", [{ name: "running", values: s.running }, { name: "waiting", values: s.waiting }], short);
-      timeChart("Cache in use", [{ name: "in use", values: s.cache_use }], percent, 1);
+      timeChart("Cache in use", [{ name: "in use", values: s.cache_use }], percent);
     }
     timeChart("Rows per second", [{ name: "rows", values: per("rows") }], short);
   }
