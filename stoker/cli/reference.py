@@ -34,7 +34,7 @@ def _commands(
         if isinstance(action, argparse._SubParsersAction):
             helps = {one.dest: one.help or "" for one in action._choices_actions}
             for name, command in action.choices.items():
-                yield name, command, helps.get(name, "")
+                yield name, command, helps[name]
 
 
 def _usage(start: str, command: argparse.ArgumentParser) -> str:
@@ -67,8 +67,9 @@ def _table(actions: list[argparse.Action]) -> list[str]:
 
 
 def _shown(action: argparse.Action) -> bool:
-    hidden = argparse._HelpAction | argparse._SubParsersAction
-    return not isinstance(action, hidden) and action.help is not argparse.SUPPRESS
+    if isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
+        return False
+    return action.help is not argparse.SUPPRESS
 
 
 def _names(action: argparse.Action) -> str:

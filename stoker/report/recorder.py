@@ -58,7 +58,7 @@ class Recorder:
             "format": FORMAT,
             "stoker": __version__,
             "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.begun)),
-            "seconds": round(report.seconds, 3),
+            "seconds": report.seconds,
             "settings": self.settings,
             "rows": {
                 "total": report.total_rows,
