@@ -81,12 +81,16 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
     report.pooled = pooled
     report.total_rows = max(report.rows, before.get("rows", {}).get("total") or 0)
     report.seconds = before.get("seconds", 0.0)
+    # where a result tells neither, what was seen while it ran is still right
+    tokens = before.get("tokens", {})
+    report.cached_tokens = report.cached_tokens or tokens.get("cached", 0)
     lines = [line for line in report.lines() if report.seconds or not line.startswith("speed")]
     print("\n".join([*lines, f"results   {path}"]))
     if args.html:
         series = before.get("series", recorder.series.as_json())
         begun = before.get("begun") or _written(path)
         figures = recorder.figures() | {"series": series, "begun": begun}
+        figures["slowest"] = figures["slowest"] or before.get("slowest", [])
         print(f"report    {write_report(path, figures)}")
     elif page_path(path).exists():
         print(f"report    {page_path(path)}")
