@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-from stoker.cli.run import carry_out
+from stoker.cli.keeping import keeping
+from stoker.cli.run import carry_out, say_earlier
+from stoker.cli.watch import summed_up
 from stoker.cli.watching import say_loading
 from stoker.engine.params import SamplingParams
 
 
 def embed(args: argparse.Namespace) -> int:
-    from stoker.job.job import JobSettings, prepare_job
-
-    plain = SamplingParams()
-    source, target = Path(args.input), Path(args.output)
-    settings = JobSettings(source, target, plain, raw=True, restart=args.restart)
-    report = prepare_job(settings)
     from stoker.engine.scoring import embedding_params
+    from stoker.job.job import JobSettings, prepare_job
     from stoker.llm import LLM
+    from stoker.model.checkpoint import resolve_folder
+    from stoker.model.sentence import embedding_defaults
 
+    defaults = embedding_defaults(resolve_folder(args.model))
+    settings = JobSettings(
+        Path(args.input),
+        Path(args.output),
+        SamplingParams(),
+        raw=True,
+        pooling=embedding_params(defaults, args.pooling, args.normalize),
+        model=args.model,
+        dtype=args.dtype,
+        **keeping(args),
+    )
+    report = prepare_job(settings)
+    if say_earlier(args, report, settings):
+        return summed_up(args, settings, report)
     say_loading(args)
     with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
-        pooling = embedding_params(llm.embedding, args.pooling, args.normalize)
-        return carry_out(args, llm, dataclasses.replace(settings, pooling=pooling), report)
+        return carry_out(args, llm, settings, report)

@@ -34,10 +34,10 @@ def add_inspect(command: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=int, default=20, metavar="N", help="rows printed (default: %(default)s)")
     add(
-        "--key",
-        default="result",
-        metavar="KEY",
-        help="the column that holds the results (default: %(default)s)",
+        "--result-key",
+        metavar="NAME",
+        help="the column that holds the results (default: what the report beside OUT says, else "
+        "result)",
     )
     add_expect(command)
     add("--debug", action="store_true", help="show tracebacks of errors")
@@ -54,7 +54,7 @@ def inspect(args: argparse.Namespace) -> int:
             raise ConfigError("--html and --rows are for one run; leave out the second")
         _print_comparison(args, path, Path(args.other), expect)
     elif args.rows is not None:
-        for line in islice(_listed(path, args.rows, args.key), args.limit):
+        for line in islice(_listed(path, args.rows, _key(args, path)), args.limit):
             print(line)
     else:
         _print_summary(args, path, expect)
@@ -75,7 +75,7 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
     report = Report(0, accuracy=Accuracy(expect) if expect else None)
     recorder = Recorder(report, settings, seed if isinstance(seed, int) else 0)
     pooled = False
-    for row in read_output(path, args.key):
+    for row in read_output(path, _key(args, path)):
         pooled = pooled or "embedding" in row.result
         report.add(row.fields, row.result)
     report.pooled = pooled
@@ -96,6 +96,16 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
         print(f"report    {page_path(path)}")
     else:
         print("report    none; --html writes one")
+
+
+def _key(args: argparse.Namespace, path: Path) -> str:
+    """The column that holds the results."""
+    from stoker.report.files import read_figures
+    from stoker.report.outputs import RESULT
+
+    if args.result_key is not None:
+        return str(args.result_key)
+    return str((read_figures(path) or {}).get("settings", {}).get("result_key", RESULT))
 
 
 def _written(path: Path) -> str:
@@ -143,7 +153,7 @@ def _print_comparison(args: argparse.Namespace, a: Path, b: Path, expect: Expect
     from stoker.report.sample import prompt_of
 
     totals = Comparison()
-    differing = compare(a, b, totals, expect, args.key)
+    differing = compare(a, b, totals, expect, _key(args, a))
     for row, other in islice(differing, args.limit):
         old, new = row.result["status"], other.result["status"]
         print(f"row {row.number}  {old}" + ("" if old == new else f" -> {new}"))

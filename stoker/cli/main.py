@@ -12,11 +12,13 @@ from collections.abc import Sequence as Seq
 
 from stoker import __version__
 from stoker.cli.inspect import add_inspect
+from stoker.cli.keeping import add_keeping
 from stoker.cli.sampling import add_sampling
 from stoker.cli.watching import add_expect, add_watching
 from stoker.config import DTYPES
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
+from stoker.job.interrupt import sigterm_interrupts
 
 INTERRUPTED = 130
 
@@ -80,9 +82,14 @@ def _add_files(command: argparse.ArgumentParser) -> None:
         help="JSON Lines; each row has prompt, messages or prompt_token_ids",
     )
     command.add_argument(
-        "-o", "--output", required=True, metavar="OUTPUT", help="JSON Lines to write"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUTPUT",
+        help="JSON Lines to write, or Parquet if the name ends in .parquet; the same command "
+        "again continues what was interrupted",
     )
-    command.add_argument("--restart", action="store_true", help="replace OUTPUT if it exists")
+    add_keeping(command)
 
 
 def _add_seed_and_raw(command: argparse.ArgumentParser) -> None:
@@ -117,26 +124,31 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
 
 
+def _carry_out(args: argparse.Namespace) -> int:
+    if args.command == "run":
+        from stoker.cli.run import run
+
+        return run(args)
+    if args.command == "embed":
+        from stoker.cli.embed import embed
+
+        return embed(args)
+    if args.command == "inspect":
+        from stoker.cli.inspect import inspect
+
+        return inspect(args)
+    from stoker.cli.generate import generate
+
+    return generate(args)
+
+
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
     usage, 3 some rows failed, 130 interrupted."""
     args = build_parser().parse_args(argv)
     try:
-        if args.command == "run":
-            from stoker.cli.run import run
-
-            return run(args)
-        if args.command == "embed":
-            from stoker.cli.embed import embed
-
-            return embed(args)
-        if args.command == "inspect":
-            from stoker.cli.inspect import inspect
-
-            return inspect(args)
-        from stoker.cli.generate import generate
-
-        return generate(args)
+        with sigterm_interrupts():
+            return _carry_out(args)
     except StokerError as problem:
         if args.debug:
             raise

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stoker.cli.keeping import keeping
 from stoker.cli.sampling import sampling_params
-from stoker.cli.watch import watched
+from stoker.cli.watch import summed_up, watched
 from stoker.cli.watching import expect_of, say_loading
 from stoker.job.report import Report
 
@@ -18,11 +20,18 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     params = sampling_params(args, logprobs=args.logprobs)
-    expect_of(args)  # refused before the model is loaded
+    expect = expect_of(args)
     from stoker.job.job import JobSettings, prepare_job
 
     settings = JobSettings(
-        Path(args.input), Path(args.output), params, args.seed, args.raw, args.restart
+        Path(args.input),
+        Path(args.output),
+        params,
+        args.seed,
+        args.raw,
+        model=args.model,
+        dtype=args.dtype,
+        **keeping(args),
     )
     from stoker.job.replicas import (
         core_groups,
@@ -32,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     )
 
     groups = core_groups(args.replicas)
-    report = prepare_job(settings)
+    report = prepare_job(settings, expect)
+    if say_earlier(args, report, settings):
+        return summed_up(args, settings, report)
     if len(groups) > 1:
         counts = replica_threads(groups, args.threads)
         say_loading(args, f"{len(groups)} replicas, {' + '.join(map(str, counts))} threads")
@@ -49,6 +60,25 @@ def run(args: argparse.Namespace) -> int:
     say_loading(args)
     with LLM(args.model, seed=args.seed, dtype=args.dtype, threads=args.threads) as llm:
         return carry_out(args, llm, settings, report)
+
+
+def say_earlier(args: argparse.Namespace, report: Report, settings: JobSettings) -> bool:
+    """Say what an earlier run of the job has left; True if that is all of it."""
+    if args.quiet or args.json_progress:
+        return report.complete
+    if report.complete:
+        print(
+            f"stoker: the job of {settings.output} is complete; --restart runs it again",
+            file=sys.stderr,
+        )
+    elif report.resumed_rows:
+        of = "" if report.total_rows is None else f" of {report.total_rows}"
+        print(
+            f"stoker: continuing {settings.output}, where {report.resumed_rows}{of} rows are",
+            file=sys.stderr,
+        )
+
+    return report.complete
 
 
 def carry_out(args: argparse.Namespace, llm: LLM, settings: JobSettings, report: Report) -> int:

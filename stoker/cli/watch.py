@@ -14,10 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.panel import say_json, screen
-from stoker.cli.watching import expect_of
 from stoker.engine.gauges import Gauges, read_gauges
 from stoker.errors import JobError
-from stoker.job.expect import Accuracy
 from stoker.job.report import Report
 from stoker.report.files import write_report
 from stoker.report.progress import Pace
@@ -49,10 +47,7 @@ def watched(
     Returns:
         The exit code.
     """
-    # embeddings have no text to compare, and `embed` no such option
-    expect = expect_of(args) if hasattr(args, "expect") else None
-    report.accuracy = Accuracy(expect) if expect else None
-    report.started = time.monotonic()
+    report.begin()
     recorder = None
     if args.report:
         recorder = Recorder(report, described(args, settings, engine), settings.seed)
@@ -62,33 +57,39 @@ def watched(
             job(lambda _: watch.step(shown))
             watch.end(shown)
     finally:
-        _finish(args, settings, report, recorder, engine)
-    return SOME_FAILED if report.failed_rows else 0
+        page = None
+        if recorder:
+            recorder.take(_gauges(engine))
+            page = _page(settings, recorder)
+        code = summed_up(args, settings, report, page)
+    return code
 
 
-def _finish(
-    args: argparse.Namespace,
-    settings: JobSettings,
-    report: Report,
-    recorder: Recorder | None,
-    engine: Engine | None,
-) -> None:
-    """Write the report and print the summary, also of a job that was cut short."""
-    page = None
-    if recorder:
-        recorder.take(_gauges(engine))
-        try:
-            page = str(write_report(settings.output, recorder.figures()))
-        except JobError as problem:  # the results are there, and that is what counts
-            print(f"stoker: {problem}", file=sys.stderr)
+def _page(settings: JobSettings, recorder: Recorder) -> str | None:
+    try:
+        return str(write_report(settings.output, recorder.figures()))
+    except JobError as problem:  # the results are there, and that is what counts
+        print(f"stoker: {problem}", file=sys.stderr)
+        return None
+
+
+def summed_up(
+    args: argparse.Namespace, settings: JobSettings, report: Report, page: str | None = None
+) -> int:
+    """Print the summary, also of a job that was cut short or had been complete before.
+
+    Returns:
+        The exit code that the statuses make.
+    """
     if args.json_progress:
-        totals = {"rows": report.rows, "total_rows": report.total_rows or None}
+        totals = {"rows": report.rows, "total_rows": report.total_rows}
         statuses, elapsed = dict(report.statuses), round(report.seconds, 3)
         files = {"output": str(settings.output), "report": page}
         say_json("end", **totals, statuses=statuses, elapsed=elapsed, **files)
     if not args.quiet:
         lines = [*report.lines(), f"results   {settings.output}"]
         print("\n".join([*lines, f"report    {page}"] if page else lines))
+    return SOME_FAILED if report.failed_rows else 0
 
 
 class _Watch:
@@ -100,7 +101,7 @@ class _Watch:
         self._pace = Pace(report, gauges)
         self._shown = 0.0
         if recorder:
-            recorder.series.begin(gauges, report.rows)
+            recorder.series.begin(gauges)
 
     def step(self, shown: Any) -> None:
         seconds = time.monotonic() - self._report.started
@@ -130,7 +131,7 @@ def described(
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             out |= _changed(value)
-        elif value is not None:
+        elif value not in (None, ()):
             out[field.name] = value if isinstance(value, bool | int | float) else str(value)
     if getattr(args, "expect", None) is not None:
         out["expect"] = " ".join(filter(None, [args.expect, args.expect_mode, args.group]))

@@ -134,8 +134,6 @@ class Engine:
             step = self.scheduler.plan()
             if self.trace is not None:
                 self.trace.append(step)
-            for serial in step.admitted:
-                self._live[self.scheduler[serial].request.id].start()
             pools = self._pools(step)
             draws = self._draws(step)
             tokens = self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
@@ -158,12 +156,14 @@ class Engine:
         batch = SamplingBatch([], [], [], [], [])
         for item in step.items:
             request = self.scheduler[item.sequence].request
+            live = self._live[request.id]
+            if not live.begun:
+                live.begin()
             if item.scored[1]:
-                batch.scores.append(self._live[request.id].score_range(item.start, item.scored))
+                batch.scores.append(live.score_range(item.start, item.scored))
             if not item.draws:
                 continue
             params = request.params
-            live = self._live[request.id]
             for index in item.draws:
                 if live.rules is not None:
                     batch.controls[len(batch)] = live.control(live.rules, index)

@@ -37,7 +37,8 @@ class Live:
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
         pool: what has been gathered of its states, where it is pooled.
-        added, started: when it was queued, and when its first tokens were planned.
+        made: when it was added.
+        begun: it has been part of a step.
     """
 
     request: Request
@@ -50,8 +51,8 @@ class Live:
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
     pool: PoolState | None = None
-    added: float = field(default_factory=time.monotonic)
-    started: float | None = None
+    made: float = field(default_factory=time.monotonic)
+    begun: bool = False
 
     @classmethod
     def make(cls, request: Request, rules: Rules | None, seq: Sequence) -> Live:
@@ -71,10 +72,10 @@ class Live:
         needs_text = shows or bool(params.stop_strings)
         return cls(request, output, {0: seq}, rules, scores, shows, needs_text)
 
-    def start(self) -> None:
-        """Its first tokens are about to be computed; later calls, after preemption, do nothing."""
-        if self.started is None:
-            self.started = time.monotonic()
+    def begin(self) -> None:
+        """Note that the request is part of a step for the first time."""
+        self.begun = True
+        self.output.queued_seconds = time.monotonic() - self.made
 
     def control(self, rules: Rules, index: int) -> RowControls:
         """The controls of completion `index`, made when first asked for."""
@@ -113,10 +114,6 @@ class Live:
     def finish(self) -> None:
         """Close the output: of `best_of` completions the likeliest `n` stay, best first."""
         self.output.finished = True
-        now = time.monotonic()
-        started = now if self.started is None else self.started
-        self.output.queued_seconds = started - self.added
-        self.output.running_seconds = now - started
         params = self.request.params
         if params.ranked:
             best = sorted(self.output.outputs, key=_worth)[: params.n]

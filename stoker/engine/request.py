@@ -85,8 +85,7 @@ class RequestOutput:
 
     `prompt_logprobs`, where asked for, has an entry per prompt token, None for the first, and
     is complete with the first generated token.
-    `queued_seconds` passed until its first tokens were computed, `running_seconds` from then to
-    its end.
+    `queued_seconds` went by before its first step.
     A pooled request has no completions but a `vector`: its embedding, or a value per label.
     """
 
@@ -98,8 +97,7 @@ class RequestOutput:
     num_cached_tokens: int = 0
     prompt_logprobs: list[Logprobs | None] | None = None
     vector: list[float] | None = None
-    queued_seconds: float = 0.0
-    running_seconds: float = 0.0
+    queued_seconds: float = field(default=0.0, compare=False)
 
     @property
     def error(self) -> str | None:

@@ -70,6 +70,19 @@ class TextCodec:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
+    def encode_many(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        """Token ids of each text, as `encode` (special) or `encode_plain` gives them."""
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        if not hasattr(backend, "encode_batch_fast") or not self._stateless(backend):
+            return [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+        found = backend.encode_batch_fast(texts, add_special_tokens=special)
+        return [one.ids for one in found]
+
+    @staticmethod
+    def _stateless(backend: Any) -> bool:
+        """Whether the backend encodes as transformers does, which asks for no truncation."""
+        return backend.truncation is None and backend.padding is None
+
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Token ids of two texts joined as the tokenizer joins pairs."""
         ids: list[int] = self.tokenizer.encode(first, second)
@@ -77,6 +90,15 @@ class TextCodec:
 
     def encode_chat(self, messages: Iterable[Message]) -> tuple[str, list[int]]:
         """The prompt that the chat template makes of `messages`, as text and ids.
+
+        Raises:
+            InvalidRequestError: the messages are not a chat, or the template refuses them.
+        """
+        text = self.render_chat(messages)
+        return text, self.encode_plain(text)
+
+    def render_chat(self, messages: Iterable[Message]) -> str:
+        """The prompt that the chat template makes of `messages`, as text.
 
         Raises:
             InvalidRequestError: the messages are not a chat, or the template refuses them.
@@ -99,7 +121,7 @@ class TextCodec:
             )
         except Exception as problem:  # templates raise whatever they like
             raise InvalidRequestError(f"the chat template refused the chat: {problem}") from problem
-        return text, self.tokenizer.encode(text, add_special_tokens=False)
+        return text
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)

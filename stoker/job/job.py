@@ -7,127 +7,155 @@ rows it is sent; knows nothing of terminals.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
 
-from stoker.engine.params import SamplingParams
-from stoker.engine.pooling import PoolingParams
 from stoker.engine.request import Logprobs, Request, RequestOutput, mix
-from stoker.errors import InvalidRequestError, JobError, StokerError
-from stoker.job.report import Report
-from stoker.job.rows import BadRow, Row, count_rows, read_rows
+from stoker.errors import InvalidRequestError, JobError
+from stoker.job.copies import Copies
+from stoker.job.expect import Accuracy, Expect
+from stoker.job.feed import Encoder, Feeder, Ready, ReadySource
+from stoker.job.fingerprint import model_fingerprint
+from stoker.job.finish import need_parquet
+from stoker.job.interrupt import stop_requests
+from stoker.job.journal import count_lines
+from stoker.job.lock import locked
+from stoker.job.output import clash, earlier, open_rows, output_file, remaining
+from stoker.job.report import GOOD, Report
+from stoker.job.rows import BadRow, Row
+from stoker.job.settings import JobSettings
+from stoker.job.state import State, identity
 from stoker.llm import LLM
+from stoker.model.checkpoint import resolve_folder
+
+__all__ = ["JobSettings", "RowRunner", "output_file", "prepare_job", "run_job"]
 
 Progress = Callable[[Report], None]
 Write = Callable[[Row | BadRow, dict[str, Any]], None]
-# gives the next row, or None: there is none now (or ever, if told to wait)
-RowSource = Callable[[bool], Row | BadRow | None]
 
-RESULT = "result"  # the key that results are added under
 STATUSES = {"length": "length", "error": "failed"}  # by finish reason; "done" for the others
 
 
-@dataclass(frozen=True)
-class JobSettings:
-    """What to run over which file.
+def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
+    """Check input, output and what an earlier run has left, before any model is loaded.
 
-    Attributes:
-        input: JSON Lines; each row has a prompt, messages, or prompt_token_ids.
-        output: JSON Lines, written row by row.
-        params: sampling parameters of every row; results show one completion each, so n is 1.
-        seed: row r's random stream derives from (seed, r).
-        raw: complete the prompt as it is, without the chat template.
-        restart: replace an existing output.
-        pooling: embed the rows this way instead of completing them.
-    """
+    Args:
+        settings: the job.
+        expect: what answers are compared with.
 
-    input: Path
-    output: Path
-    params: SamplingParams
-    seed: int = 0
-    raw: bool = False
-    restart: bool = False
-    pooling: PoolingParams | None = None
-
-
-def prepare_job(settings: JobSettings) -> Report:
-    """Check input and output before any model is loaded.
+    Returns: the report of the job. If it is `complete`, all rows have results and are counted in
+        it, and there is nothing to run; else its `resumed_rows` are those that an earlier run has
+        finished.
 
     Raises:
-        JobError: the input can't be read or has no rows; the output exists or has no folder.
+        JobError: the input can't be read or has no rows; the output exists and is not of this job;
+            another process runs the job.
         InvalidRequestError: the parameters ask for what a row's result has no place for.
+        ModelError: there is no such model.
     """
     if settings.params.n > 1 or settings.params.prompt_logprobs is not None:
         raise InvalidRequestError(
             "a job writes one completion per row; leave n and prompt_logprobs out"
         )
-    report = Report(count_rows(settings.input))
-    if settings.output.exists() and not settings.restart:
-        raise JobError(f"{settings.output} exists; give another name, or --restart to replace it")
-    if settings.output.exists() and settings.output.samefile(settings.input):
-        raise JobError("input and output are the same file; give the output another name")
-    if not settings.output.absolute().parent.is_dir():
-        raise JobError(f"the folder of {settings.output} does not exist; make it first")
+    source = open_rows(settings)
+    count = source.count()
+    if count is not None and settings.limit is not None:
+        count = min(count, settings.limit)
+    report = Report(count, input_fingerprint=source.fingerprint())
+    report.accuracy = Accuracy(expect) if expect else None
+    report.pooled = settings.pooling is not None
+    _check_output(settings)
+    first = next(source.rows())
+    if isinstance(first, Row) and settings.result_key in first.fields:
+        raise JobError(f"{source.name}: {clash(settings)}")
+    _look_at_earlier(settings, report)
     return report
 
 
+def _check_output(settings: JobSettings) -> None:
+    output = settings.output
+    if output.is_dir():
+        raise JobError(f"{output} is a folder; name a file in it")
+    if output.exists() and output.samefile(settings.input):
+        raise JobError("input and output are the same file; give the output another name")
+    if output.exists() and not output.is_file():
+        raise JobError(f"{output} is not a file that a job could continue; name one that is")
+    if not output.absolute().parent.is_dir():
+        raise JobError(f"the folder of {output} does not exist; make it first")
+    if settings.parquet:
+        need_parquet()
+
+
+def _look_at_earlier(settings: JobSettings, report: Report) -> None:
+    """Refuse what can't be continued, and count what is there."""
+    state = State(settings)
+    known = state.load()
+    if state.lock.exists():
+        with locked(state.lock, state.output):
+            pass
+    model = None
+    if settings.model is not None:
+        model = model_fingerprint(resolve_folder(settings.model))
+    if known is None or not state.has_rows():
+        return
+    state.check(known, identity(report.input_fingerprint, model, settings))
+    report.resumed_rows = count_lines(state.journal)
+    if report.total_rows is None or report.resumed_rows < report.total_rows:
+        return
+    accuracy = Accuracy(report.accuracy.expect) if report.accuracy else None
+    counted = Report(report.total_rows, accuracy=accuracy, pooled=report.pooled)
+    counted.input_fingerprint = report.input_fingerprint
+    state.tell(earlier(settings, counted))
+    retried = any(counted.statuses[status] for status in settings.retry)
+    finished = not settings.staged or (known.get("finished") and settings.output.exists())
+    if counted.rows < report.total_rows or retried or not finished:
+        return
+    counted.complete, counted.total_rows = True, counted.rows
+    report.__dict__.update(counted.__dict__)
+
+
 def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress) -> None:
-    """Run all rows; every one ends as one line of output with a status.
+    """Run all rows that have no result yet; every one ends as one line of output with a status.
+
+    SIGINT and SIGTERM let the step in hand finish; its results are written.
 
     Args:
         llm: the model; its engine must have nothing else to do.
         settings: the job.
-        report: from `prepare_job`; counts every written row.
+        report: from `prepare_job`; counts every row.
         progress: called after each step.
 
     Raises:
-        JobError: the output can't be written.
+        JobError: the output can't be written, is being written by another process, or is of
+            another job; a row has no answer and the job is strict.
         InvalidRequestError: the model can't do what is asked.
+        KeyboardInterrupt: a signal asked to stop.
     """
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
-    rows = read_rows(settings.input)
-    with output_file(settings, report) as sink:
+    with stop_requests() as stopping, output_file(settings, report) as sink:
 
-        def after_step() -> None:
+        def after_step() -> bool:
             sink.flush()
             progress(report)
+            return not stopping()
 
-        RowRunner(llm, settings, sink.write).run(lambda wait: next(rows, None), after_step)
+        rows = remaining(settings, sink.there)
+        with Feeder(rows, Encoder(llm, settings.raw)) as feeder:
+            RowRunner(llm, settings, sink.write).run(feeder.take, after_step)
+        if stopping():
+            raise KeyboardInterrupt
         progress(report)
 
 
-class OutputFile:
-    """Writes results as rows end, and counts them."""
+@dataclasses.dataclass
+class _Flight:
+    """Rows in the engine: the one whose request it is, and others that want the same answer."""
 
-    def __init__(self, file: IO[str], report: Report) -> None:
-        self._file, self._report = file, report
-
-    def write(self, row: Row | BadRow, result: dict[str, Any]) -> None:
-        line = json.dumps({**row.fields, RESULT: result}, ensure_ascii=False)
-        self._file.write(line + "\n")
-        self._report.add(row.fields, result)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-@contextmanager
-def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
-    """The job's output, opened anew.
-
-    Raises:
-        JobError: it can't be written.
-    """
-    report.pooled = settings.pooling is not None
-    try:
-        with settings.output.open("w") as file:
-            yield OutputFile(file, report)
-    except OSError as problem:
-        raise JobError(f"cannot write {settings.output}: {problem.strerror}") from problem
+    rows: list[Row]
+    key: tuple[bytes, str] | None
+    added: float
 
 
 class RowRunner:
@@ -141,80 +169,118 @@ class RowRunner:
 
     def __init__(self, llm: LLM, settings: JobSettings, write: Write) -> None:
         self.llm, self.settings, self.write = llm, settings, write
-        self._pending: dict[str, Row] = {}
+        self._flights: dict[str, _Flight] = {}
+        self._copies = Copies(settings.params)
+        self._by_key: dict[tuple[bytes, str], _Flight] = {}
+        self._in_flight = 0
         self._window = 4 * llm.config.max_running
-        self._chat = not settings.raw and llm.text.has_chat_template
+        self._ended = False
 
-    def run(self, rows: RowSource, after_step: Callable[[], None]) -> None:
-        """Until the source is at its end and nothing is in flight."""
+    def run(self, rows: ReadySource, after_step: Callable[[], bool]) -> None:
+        """Until the source is at its end and nothing is in flight, or `after_step` says no."""
         engine = self.llm.engine
-        while self._feed(rows):
-            for output in engine.step():
-                self._write_output(self._pending.pop(output.request_id), output)
-            after_step()
-
-    def _feed(self, rows: RowSource) -> bool:
-        """Fill the window; False once nothing is in flight and the input is at its end."""
-        while len(self._pending) < self._window:
-            row = rows(not self._pending)
-            if row is None:
-                break
-            if isinstance(row, BadRow):
-                self._write(row, "bad_row", error=row.error)
-            else:
-                self._submit(row)
-        return bool(self._pending)
-
-    def _submit(self, row: Row) -> None:
         try:
-            text, ids = self._encode(row)
-        except StokerError as problem:
-            bad = isinstance(problem, InvalidRequestError)
-            self._write(row, "bad_row" if bad else "failed", error=str(problem))
+            while True:
+                self._feed(rows)
+                if self._flights:
+                    for output in engine.step():
+                        self._write_output(self._flights.pop(output.request_id), output)
+                if not after_step() or (self._ended and not self._flights):
+                    return
+        finally:
+            for request_id in self._flights:
+                engine.cancel(request_id)
+
+    def _feed(self, rows: ReadySource) -> None:
+        """Fill the window with what is ready; wait for a batch if nothing is in flight."""
+        while not self._ended and self._in_flight < self._window:
+            idle = not self._flights
+            batch = rows(idle)
+            if batch is None:
+                self._ended = True
+                return
+            for ready in batch:
+                self._submit(ready)
+            if idle or not batch:
+                return
+
+    def _submit(self, ready: Ready) -> None:
+        row, ids = ready.row, ready.ids
+        if ready.error is not None or isinstance(row, BadRow):
+            self._write(row, ready.status, error=ready.error)
+            return
+        params, pooling = self.settings.params, self.settings.pooling
+        key = None
+        if self.settings.dedup:
+            key = self._copies.key(ids, params, pooling is not None)
+        if key is not None and self._copied(row, key):
             return
         seed = mix(self.settings.seed, row.number)
-        params, pooling = self.settings.params, self.settings.pooling
-        request = Request(f"row-{row.number}", tuple(ids), params, seed, text, pooling=pooling)
+        request = Request(
+            f"row-{row.number}", tuple(ids), params, seed, ready.text, pooling=pooling
+        )
         try:
             self.llm.engine.add(request)
         except InvalidRequestError as problem:
             room = self.llm.engine.scheduler.max_context - (0 if pooling else 1)
             too_long = len(ids) > room
             self._write(row, "too_long" if too_long else "bad_row", error=str(problem))
-        else:
-            self._pending[request.id] = row
-
-    def _encode(self, row: Row) -> tuple[str | None, list[int]]:
-        value = row.fields[row.kind]
-        if row.kind == "messages":
-            return self.llm.text.encode_chat(value)
-        if row.kind == "prompt" and self._chat and value:
-            return self.llm.text.encode_chat([{"role": "user", "content": value}])
-        return self.llm.encode_prompt(value if row.kind == "prompt" else {row.kind: value})
-
-    def _write_output(self, row: Row, output: RequestOutput) -> None:
-        counts = {
-            "prompt_tokens": len(output.prompt_token_ids),
-            "cached_tokens": output.num_cached_tokens,
-            "queued_seconds": round(output.queued_seconds, 4),
-            "running_seconds": round(output.running_seconds, 4),
-        }
-        if output.vector is not None:
-            self._write(row, "done", embedding=output.vector, **counts)
             return
+        flight = _Flight([row], key, time.monotonic())
+        self._flights[request.id] = flight
+        self._in_flight += 1
+        if key is not None:
+            self._by_key[key] = flight
+
+    def _copied(self, row: Row, key: tuple[bytes, str]) -> bool:
+        """Give the row the answer of an identical prompt, now or when it is there."""
+        if (flight := self._by_key.get(key)) is not None:
+            flight.rows.append(row)
+            self._in_flight += 1
+            return True
+        if (answer := self._copies.get(key)) is None:
+            return False
+        self._write(row, **answer, copied=True)
+        return True
+
+    def _write_output(self, flight: _Flight, output: RequestOutput) -> None:
+        self._in_flight -= len(flight.rows)
+        answer = self._answer(output)
+        if flight.key is not None:
+            del self._by_key[flight.key]
+            if answer["status"] in GOOD:
+                self._copies.put(flight.key, answer)
+        seconds = time.monotonic() - flight.added
+        queued = min(output.queued_seconds, seconds)
+        times: dict[str, Any] = {
+            "queued_seconds": round(queued, 3),
+            "running_seconds": round(seconds - queued, 3),
+        }
+        cached = output.num_cached_tokens
+        first, *others = flight.rows
+        self._write(first, **answer, **times, cached_tokens=cached)
+        for row in others:
+            self._write(row, **answer, copied=True)
+
+    def _answer(self, output: RequestOutput) -> dict[str, Any]:
+        """What a result says whatever ran beside its row."""
+        prompt_tokens = len(output.prompt_token_ids)
+        if output.vector is not None:
+            return {"status": "done", "embedding": output.vector, "prompt_tokens": prompt_tokens}
         one = output.outputs[0]
-        details: dict[str, Any] = {
+        answer: dict[str, Any] = {
+            "status": STATUSES.get(str(one.finish_reason), "done"),
             "text": one.text,
             "finish_reason": one.finish_reason,
-            **counts,
+            "prompt_tokens": prompt_tokens,
             "output_tokens": len(one.token_ids),
         }
         if one.logprobs is not None:
-            details["cumulative_logprob"] = one.cumulative_logprob
-            details["logprobs"] = [_listed(entry) for entry in one.logprobs]
+            answer["cumulative_logprob"] = one.cumulative_logprob
+            answer["logprobs"] = [_listed(entry) for entry in one.logprobs]
         if one.error is not None:
-            details["error"] = one.error
-        self._write(row, STATUSES.get(str(one.finish_reason), "done"), **details)
+            answer["error"] = one.error
+        return answer
 
     def _write(self, row: Row | BadRow, status: str, **details: Any) -> None:
         self.write(row, {"row": row.number, "status": status, **details})

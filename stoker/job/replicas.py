@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing import get_context
@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.engine.threads import core_list, default_threads, physical_cores
 from stoker.errors import ConfigError, JobError, StokerError
+from stoker.job.interrupt import stop_requests
 from stoker.job.report import Report
-from stoker.job.rows import BadRow, Row, read_rows
+from stoker.job.rows import BadRow, Row
 
 if TYPE_CHECKING:
-    from stoker.job.job import JobSettings, Progress
+    from stoker.job.job import Progress, Write
+    from stoker.job.settings import JobSettings
 
 NODES = Path("/sys/devices/system/node")
+LOOK_EVERY = 0.2  # seconds between looks at whether to stop
 LEAST, MOST = 16, 1024  # rows in a replica's hands
 
 
@@ -137,7 +140,7 @@ def started_replicas(
     finally:
         for replica in replicas:
             replica.pipe.close()
-            replica.process.terminate()
+            replica.process.kill()  # it holds nothing that matters, and ignores polite signals
             replica.process.join()
 
 
@@ -150,26 +153,37 @@ def run_replicated(
         JobError: the output can't be written, or no replica is left.
         StokerError: what a replica raised for the whole job.
     """
-    from stoker.job.job import output_file
+    from stoker.job.output import output_file, remaining
 
-    with output_file(settings, report) as sink:
-        _Pool(replicas, settings, report).run(sink.write, sink.flush, progress)
+    with stop_requests() as stopping, output_file(settings, report) as sink:
+
+        def after_results() -> bool:
+            sink.flush()
+            progress(report)
+            return not stopping()
+
+        _Pool(replicas, remaining(settings, sink.there), report).run(sink.write, after_results)
+        if stopping():
+            raise KeyboardInterrupt
 
 
 class _Pool:
     """Hands out rows and takes in results."""
 
-    def __init__(self, replicas: list[Replica], settings: JobSettings, report: Report) -> None:
+    def __init__(
+        self, replicas: list[Replica], rows: Iterator[Row | BadRow], report: Report
+    ) -> None:
         self._replicas, self._report = replicas, report
-        self._rows = read_rows(settings.input)
+        self._rows = rows
         self._returned: deque[Row | BadRow] = deque()
         self._share = 2 * len(replicas)
 
-    def run(self, write: Any, flush: Any, progress: Progress) -> None:
+    def run(self, write: Write, after_results: Callable[[], bool]) -> None:
+        """Until all rows have results, or `after_results` says to leave."""
         for replica in list(self._replicas):
             self._give(replica)
         while any(replica.rows for replica in self._replicas):
-            for pipe in wait([replica.pipe for replica in self._replicas]):
+            for pipe in wait([replica.pipe for replica in self._replicas], LOOK_EVERY):
                 replica = next(one for one in self._replicas if one.pipe is pipe)
                 try:
                     results = replica.receive()
@@ -179,12 +193,13 @@ class _Pool:
                 for number, result in results:
                     write(replica.rows.pop(number), result)
                 self._give(replica)
-            flush()
-            progress(self._report)
+            if not after_results():
+                return
 
     def _give(self, replica: Replica) -> None:
         """Fill a replica's hands: with fewer the fewer rows are left, so that all end together."""
-        left = self._report.total_rows - self._report.rows
+        total = self._report.total_rows
+        left = MOST * self._share if total is None else total - self._report.rows
         room = max(LEAST, min(MOST, left // self._share))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed at its pipe
             while len(replica.rows) < room:
@@ -215,24 +230,30 @@ def _replica(
     settings: JobSettings,
 ) -> None:
     """The process of one replica: rows in, batches of results out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted and ends this
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent is told too, and ends this
+        signal.signal(number, signal.SIG_IGN)
     os.sched_setaffinity(0, cores)
+    from stoker.job.feed import BATCH, Encoder, Ready
     from stoker.job.job import RowRunner
     from stoker.llm import LLM
 
     results: Results = []
 
-    def next_row(may_wait: bool) -> Row | BadRow | None:
+    def next_rows(may_wait: bool) -> list[Ready] | None:
         send()
+        rows: list[Row | BadRow] = []
         try:
-            return pipe.recv() if may_wait or pipe.poll() else None
+            while len(rows) < BATCH and ((may_wait and not rows) or pipe.poll()):
+                rows.append(pipe.recv())
         except EOFError:
             return None
+        return encoder.encode(rows)
 
-    def send() -> None:
+    def send() -> bool:
         if results:
             pipe.send(results)
             results.clear()
+        return True
 
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has gone
         try:
@@ -241,7 +262,8 @@ def _replica(
                 runner = RowRunner(
                     llm, settings, lambda row, out: results.append((row.number, out))
                 )
+                encoder = Encoder(llm, settings.raw)
                 pipe.send([])
-                runner.run(next_row, send)
+                runner.run(next_rows, send)
         except StokerError as problem:
             pipe.send(problem)

@@ -25,7 +25,7 @@ class Report:
     result, and whether it was as expected (None: not compared).
     """
 
-    total_rows: int
+    total_rows: int | None  # None if that is not known beforehand
     statuses: Counter[str] = field(default_factory=Counter)
     accuracy: Accuracy | None = None
     prompt_tokens: int = 0
@@ -35,10 +35,29 @@ class Report:
     seconds: float = 0.0
     pooled: bool = False  # embeddings are made, and no output tokens
     watchers: list[Watcher] = field(default_factory=list)
+    input_fingerprint: str = ""
+    resumed_rows: int = 0  # counted rows that an earlier run has finished
+    resumed_tokens: tuple[int, int] = (0, 0)  # of prompts and outputs, in these rows
+    copied_rows: int = 0  # rows with the answer of an identical prompt
+    complete: bool = False  # all rows had been finished before this run
 
     def add(self, fields: dict[str, Any], result: dict[str, Any]) -> None:
         """Count one written row."""
         self.seconds = time.monotonic() - self.started
+        self.copied_rows += bool(result.get("copied"))
+        self._count(fields, result)
+
+    def resume(self, fields: dict[str, Any], result: dict[str, Any]) -> None:
+        """Count a row that an earlier run has written."""
+        self.resumed_rows += 1
+        self._count(fields, result)
+        self.resumed_tokens = (self.prompt_tokens, self.output_tokens)
+
+    def begin(self) -> None:
+        """Start the clock of this run."""
+        self.started = time.monotonic()
+
+    def _count(self, fields: dict[str, Any], result: dict[str, Any]) -> None:
         self.statuses[result["status"]] += 1
         self.prompt_tokens += result.get("prompt_tokens", 0)
         self.cached_tokens += result.get("cached_tokens", 0)
@@ -57,25 +76,37 @@ class Report:
 
     @property
     def output_rate(self) -> float:
-        """Output tokens per second so far."""
-        return self.output_tokens / self.seconds if self.seconds else 0.0
+        """Output tokens per second of this run so far."""
+        made = self.output_tokens - self.resumed_tokens[1]
+        return made / self.seconds if self.seconds else 0.0
+
+    @property
+    def prompt_rate(self) -> float:
+        """Prompt tokens per second of this run so far, those from the prefix cache included."""
+        taken = self.prompt_tokens - self.resumed_tokens[0]
+        return taken / self.seconds if self.seconds else 0.0
 
     @property
     def rate_text(self) -> str:
         """The rate of what the job is about: tokens of output, or of prompts that are embedded."""
         if self.pooled:
-            rate = self.prompt_tokens / self.seconds if self.seconds else 0.0
+            rate = self.prompt_rate
             return f"{rate:.0f} prompt tokens/s"
         return f"{self.output_rate:.0f} output tokens/s"
 
     def lines(self) -> list[str]:
         """The summary as plain text."""
         by_status = ", ".join(f"{count} {name}" for name, count in sorted(self.statuses.items()))
-        total_rate = (self.prompt_tokens + self.output_tokens) / self.seconds if self.seconds else 0
+        total_rate = self.prompt_rate + self.output_rate
+        of = "" if self.total_rows is None else f" of {self.total_rows}"
         out = [
-            f"rows      {self.rows} of {self.total_rows} ({by_status or 'none'})",
+            f"rows      {self.rows}{of} ({by_status or 'none'})",
             f"tokens    {self.prompt_tokens} prompt ({self.cached_tokens} from the prefix cache)"
             f" + {self.output_tokens} output",
             f"speed     {self.rate_text}, {total_rate:.0f} tokens/s in all, {self.seconds:.1f} s",
         ]
+        if self.resumed_rows:
+            out.append(f"before    {self.resumed_rows} rows were there from an earlier run")
+        if self.copied_rows:
+            out.append(f"copied    {self.copied_rows} rows have the answer of an identical prompt")
         return out + (self.accuracy.lines() if self.accuracy else [])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stoker.errors import InvalidRequestError, JobError
+from stoker.errors import InvalidRequestError
 
 KINDS = ("prompt", "messages", "prompt_token_ids")
 
@@ -34,27 +34,11 @@ class BadRow:
     fields: dict[str, Any]
 
 
-def count_rows(path: Path) -> int:
-    """The number of rows in the file, blank lines left out.
-
-    Raises:
-        JobError: the file can't be read or holds no row.
-    """
-    try:
-        with path.open("rb") as file:
-            count = sum(1 for line in file if line.strip())
-    except OSError as problem:
-        raise JobError(f"cannot read {path}: {problem.strerror}") from None
-    if count == 0:
-        raise JobError(f"{path} holds no rows; each line should be a JSON object with a prompt")
-    return count
-
-
 def read_rows(path: Path) -> Iterator[Row | BadRow]:
     """The rows of a file, numbered by line from 1."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
+            if not line.isspace():
                 yield parse_row(number, line)
 
 
@@ -62,7 +46,7 @@ def parse_row(number: int, line: bytes) -> Row | BadRow:
     """A row from a line of JSON."""
     try:
         fields = json.loads(line)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         text = line.decode("utf-8", "replace").strip()
         return BadRow(number, f"line {number} is not valid JSON: {problem}", {"line": text})
     if not isinstance(fields, dict):

@@ -59,7 +59,7 @@ class Progress:
 @dataclass(frozen=True)
 class _Mark:
     seconds: float
-    rows: int
+    rows: int  # of this run
     gauges: Gauges | None
 
 
@@ -68,13 +68,12 @@ class Pace:
 
     def __init__(self, report: Report, gauges: Gauges | None) -> None:
         self._report = report
-        self._start = _Mark(0.0, report.rows, gauges)
-        self._marks = deque([self._start])
+        self._marks = deque([_Mark(0.0, 0, gauges)])
 
     def look(self, seconds: float, gauges: Gauges | None) -> Progress:
         """The run now, `seconds` after its start."""
         report, marks = self._report, self._marks
-        now = _Mark(seconds, report.rows, gauges)
+        now = _Mark(seconds, report.rows - report.resumed_rows, gauges)
         marks.append(now)
         while len(marks) > 2 and marks[1].seconds <= seconds - RECENT:
             marks.popleft()
@@ -82,7 +81,7 @@ class Pace:
         accuracy = report.accuracy
         return Progress(
             rows=report.rows,
-            total_rows=report.total_rows or None,
+            total_rows=report.total_rows,
             statuses=dict(sorted(report.statuses.items())),
             elapsed=seconds,
             eta=self._eta(now, decode),
@@ -106,10 +105,10 @@ class Pace:
         the least. Where no tokens are put out, the rate of rows decides.
         """
         report = self._report
-        done = now.rows - self._start.rows
+        done = now.rows
         if not report.total_rows or not done:
             return None
-        left = max(report.total_rows - now.rows, 0)
+        left = max(report.total_rows - report.rows, 0)
         if now.gauges is None or not decode_rate or not report.output_tokens:
             return left * now.seconds / done
         begun = min(now.gauges.running, left)

@@ -83,4 +83,4 @@ class Recorder:
     def take(self, gauges: Gauges | None) -> None:
         """Add a sample of the engine's state to the series, now."""
         seconds = time.monotonic() - self.report.started
-        self.series.add(seconds, self.report.rows, gauges)
+        self.series.add(seconds, self.report.rows - self.report.resumed_rows, gauges)

@@ -48,7 +48,8 @@ def test_flags_are_these():
         "--pooling",
         "--threads",
     ]
-    files = ["-h", "-m", "-o", "--output", "--restart"]
+    files = ["-h", "-m", "-o", "--output", "--restart", "--retry", "--limit", "--strict"]
+    files += ["--ordered", "--result-key", "--timings", "--no-dedup"]
     files += ["-q", "--quiet", "--json-progress", "--no-report"]
     expect = ["--expect", "--expect-mode", "--group"]
     assert flags["embed"] == sorted([*embed, *files])
@@ -75,6 +76,7 @@ def test_generate_and_run(text_model, tmp_path):
     again = stoker("run", rows, "-o", out, "-m", text_model)
     assert again.returncode == 1
     assert again.stderr.startswith("stoker: ")
+    assert "max_tokens was 3 and is 256" in again.stderr
     assert "--restart" in again.stderr
     assert "Traceback" not in again.stderr
 
@@ -118,7 +120,7 @@ def test_sampling_options_reach_the_model(text_model, tmp_path, capsys):
 
 def test_interrupted_in_the_middle(text_model, tmp_path):
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    rows.write_text('{"prompt": "hello"}\n' * 5000)
+    rows.write_text("".join(f'{{"prompt": "hello {number}"}}\n' for number in range(5000)))
     # a shell's background jobs ignore SIGINT, and so would their children: ask for it again
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"

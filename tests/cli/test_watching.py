@@ -110,7 +110,35 @@ def test_quiet_and_no_report(text_model, rows, tmp_path):
     more = ["-m", text_model, "--max-tokens", 2, "--quiet", "--no-report"]
     done = stoker("run", rows, "-o", out, *more)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert sorted(one.name for one in tmp_path.glob("out*")) == ["out.jsonl"]
+    assert not list(tmp_path.glob("out*report*"))
+
+
+def test_a_continued_run_counts_every_row_and_shows_its_own(text_model, tmp_path, capsys):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [json.dumps({"prompt": f"hello {n}", "want": "no"}) + "\n" for n in range(9)]
+    source.write_text("".join(lines))
+    command = ["run", str(source), "-o", str(out), "-m", text_model, "--max-tokens", "2"]
+    command += ["--expect", "want", "--expect-mode", "regex", "--result-key", "answer"]
+    assert main([*command, "--limit", "4"]) == 0
+    assert "(0 of 4 as expected)" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "(0 of 9 as expected)" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "out.jsonl.report.json").read_text())
+    assert figures["rows"]["written"] == figures["accuracy"]["compared"] == 9
+    assert len(figures["sample"]) == figures["lengths"]["output"]["rows"] == 9
+    assert sum(figures["series"]["rows"]) == 5
+    # all is there: nothing runs, the summary is the same
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert "(0 of 9 as expected)" in again.out
+    assert "complete" in again.err
+    assert main(["inspect", str(out)]) == 0
+    assert "(0 of 9 as expected)" in capsys.readouterr().out
+    # rows that run again are counted once
+    assert main([*command, "--retry", "length"]) == 0
+    assert "rows      9 of 9 (9 length)" in capsys.readouterr().out
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_quiet_or_json(capsys):

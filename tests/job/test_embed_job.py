@@ -65,8 +65,10 @@ def test_from_the_command_line(text_model, source, tmp_path, capsys):
     assert "rows      7 of 7 (2 bad_row, 4 done, 1 too_long)" in capsys.readouterr().out
     first = results(target)[1]["result"]["embedding"]
     assert sum(value * value for value in first) == pytest.approx(1)
-    assert main(command) == 1
-    assert "--restart" in capsys.readouterr().err
+    assert main(command) == 3
+    assert "is complete; --restart" in capsys.readouterr().err
+    assert main([*command, "--pooling", "mean"]) == 1
+    assert 'pooling.pooling was "last" and is "mean"' in capsys.readouterr().err
     assert main([*command, "--restart", "--pooling", "mean", "--no-normalize"]) == 3
     second = results(target)[1]["result"]["embedding"]
     with LLM(text_model) as llm:
