@@ -15,7 +15,7 @@ PER_STATUS = 400
 SLOWEST = 20
 TEXT_LIMIT = 4000  # characters of a text that are kept
 TEXTS = ("prompt", "text", "error", "expected")
-NUMBERS = ("prompt_tokens", "cached_tokens", "output_tokens", "queued_seconds", "running_seconds")
+NUMBERS = ("prompt_tokens", "output_tokens", "queued_seconds", "running_seconds")
 
 Entry = dict[str, Any]
 
