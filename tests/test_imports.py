@@ -20,6 +20,7 @@ FLOORS = {
     "engine": 4,
     "llm": 5,
     "job": 5,
+    "report": 5,
     "server": 5,
     "cli": 6,
 }

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from stoker.cli.inputs import input_settings
 from stoker.cli.keeping import keeping
-from stoker.cli.run import carry_out, say_earlier, say_loading, summed_up
+from stoker.cli.run import carry_out, say_earlier
+from stoker.cli.watch import summed_up
+from stoker.cli.watching import say_loading
 from stoker.engine.params import SamplingParams
 
 
@@ -31,8 +33,8 @@ def embed(args: argparse.Namespace) -> int:
         **input_settings(args),
     )
     report = prepare_job(settings)
-    if say_earlier(report, settings):
-        return summed_up(report, settings)
+    if say_earlier(args, report, settings):
+        return summed_up(args, settings, report)
     say_loading(args)
     with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
-        return carry_out(llm, settings, report)
+        return carry_out(args, llm, settings, report)

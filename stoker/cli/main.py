@@ -12,8 +12,10 @@ from collections.abc import Sequence as Seq
 
 from stoker import __version__
 from stoker.cli.inputs import add_chat, add_inputs, add_samples
+from stoker.cli.inspect import add_inspect
 from stoker.cli.keeping import add_keeping
 from stoker.cli.sampling import add_sampling
+from stoker.cli.watching import add_expect, add_watching
 from stoker.config import DTYPES, EngineConfig
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
@@ -35,8 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (run, embed):
         _add_files(command)
         add_inputs(command)
+        add_watching(command)
     add_chat(run)
     add_samples(run)
+    add_expect(run)
     run.add_argument(
         "--replicas",
         default="1",
@@ -63,13 +67,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     generate = commands.add_parser("generate", help="answer one prompt")
-    generate.add_argument("prompt", metavar="TEXT")
+    generate.add_argument("prompt", metavar="TEXT", help="what to answer")
 
     for command in (run, generate):
         _add_seed_and_raw(command)
         add_sampling(command)
     for command in (run, embed, generate):
         _add_model(command)
+    add_inspect(
+        commands.add_parser("inspect", help="look at an earlier run again, or at two side by side")
+    )
     return parser
 
 
@@ -132,6 +139,10 @@ def _carry_out(args: argparse.Namespace) -> int:
         from stoker.cli.embed import embed
 
         return embed(args)
+    if args.command == "inspect":
+        from stoker.cli.inspect import inspect
+
+        return inspect(args)
     from stoker.cli.generate import generate
 
     return generate(args)

@@ -39,10 +39,11 @@ class Runner(Protocol):
 
 @dataclass
 class EngineStats:
-    """Totals since the engine was made."""
+    """Totals since the engine was made. The computed tokens that are no decodes are prefill."""
 
     steps: int = 0
     computed_tokens: int = 0
+    decode_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     out_of_memory: int = 0  # steps that did not fit and were done again in smaller ones
@@ -168,6 +169,7 @@ class Engine:
             raise
         self.stats.steps += 1
         self.stats.computed_tokens += step.num_tokens
+        self.stats.decode_tokens += step.num_decodes
         self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
         return self._collect(advanced)
 

@@ -54,6 +54,11 @@ class Step:
     def num_tokens(self) -> int:
         return sum(len(item.tokens) for item in self.items)
 
+    @property
+    def num_decodes(self) -> int:
+        """The tokens of sequences that have no other token to compute."""
+        return sum(1 for item in self.items if len(item.tokens) == 1)
+
     def to_json(self) -> str:
         """One line of JSON, the inverse of `from_json`."""
         fields = {**vars(self), "items": [item._asdict() for item in self.items]}

@@ -15,6 +15,7 @@ from typing import Any
 from stoker.engine.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job.copies import Copies
+from stoker.job.expect import Accuracy, Expect
 from stoker.job.feed import Encoder, Feeder, Ready, ReadySource
 from stoker.job.fingerprint import model_fingerprint
 from stoker.job.finish import need_parquet
@@ -39,8 +40,12 @@ Write = Callable[[Row | BadRow, dict[str, Any]], None]
 STATUSES = {"length": "length", "error": "failed"}  # by finish reason; "done" for the others
 
 
-def prepare_job(settings: JobSettings) -> Report:
+def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
     """Check input, output and what an earlier run has left, before any model is loaded.
+
+    Args:
+        settings: the job.
+        expect: what answers are compared with.
 
     Returns: the report of the job. If it is `complete`, all rows have results and are counted in
         it, and there is nothing to run; else its `resumed_rows` are those that an earlier run has
@@ -62,6 +67,7 @@ def prepare_job(settings: JobSettings) -> Report:
     if count is not None and settings.limit is not None:
         count = min(count, settings.limit)
     report = Report(count, input_fingerprint=source.fingerprint())
+    report.accuracy = Accuracy(expect) if expect else None
     report.pooled = settings.pooling is not None
     _check_output(settings)
     first = next(source.rows())
@@ -100,7 +106,9 @@ def _look_at_earlier(settings: JobSettings, report: Report) -> None:
     report.resumed_rows = count_lines(state.journal)
     if report.total_rows is None or report.resumed_rows < report.total_rows:
         return
-    counted = dataclasses.replace(report, resumed_rows=0)
+    accuracy = Accuracy(report.accuracy.expect) if report.accuracy else None
+    counted = Report(report.total_rows, accuracy=accuracy, pooled=report.pooled)
+    counted.input_fingerprint = report.input_fingerprint
     state.tell(earlier(settings, counted))
     retried = any(counted.statuses[status] for status in settings.retry)
     finished = not settings.staged or (known.get("finished") and settings.output.exists())

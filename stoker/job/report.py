@@ -1,38 +1,42 @@
-"""Counts what a job did: rows by status, tokens, accuracy against expected answers.
+"""Counts what a job did: rows by status, tokens, and accuracy where answers are expected.
 
-Knows rows and results only; the command line prints it.
+Knows rows and results only; the command line prints it, and watches each row through it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from stoker.job.expect import Accuracy
 
 STATUSES = ("done", "length", "too_long", "bad_row", "failed")
 GOOD = ("done", "length")
 RESULT = "result"  # the key that results are added under, if no other is asked for
+Watcher = Callable[[dict[str, Any], dict[str, Any], bool | None], None]
 
 
 @dataclass
 class Report:
-    """Running totals of a job. `correct` and `compared` are counted per group.
+    """Running totals of a job.
 
-    A row with an "expected" field is compared with the answer, both stripped of blanks at their
-    ends; its "skill" field, if any, is the group.
+    `accuracy` is counted where answers are expected. `watchers` are given each row's fields, its
+    result, and whether it was as expected (None: not compared).
     """
 
     total_rows: int | None  # None if that is not known beforehand
     statuses: Counter[str] = field(default_factory=Counter)
-    compared: Counter[str] = field(default_factory=Counter)
-    correct: Counter[str] = field(default_factory=Counter)
+    accuracy: Accuracy | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     pooled: bool = False  # embeddings are made, and no output tokens
+    watchers: list[Watcher] = field(default_factory=list)
     input_fingerprint: str = ""
     resumed_rows: int = 0  # counted rows that an earlier run has finished
     resumed_tokens: tuple[int, int] = (0, 0)  # of prompts and outputs, in these rows
@@ -60,11 +64,9 @@ class Report:
         self.prompt_tokens += result.get("prompt_tokens", 0)
         self.cached_tokens += result.get("cached_tokens", 0)
         self.output_tokens += result.get("output_tokens", 0)
-        if "expected" in fields:
-            group = str(fields.get("skill", "all"))
-            self.compared[group] += 1
-            answer = str(result.get("text", "")).strip()
-            self.correct[group] += answer == str(fields["expected"]).strip()
+        agrees = self.accuracy.add(fields, result) if self.accuracy else None
+        for watch in self.watchers:
+            watch(fields, result, agrees)
 
     @property
     def rows(self) -> int:
@@ -109,14 +111,4 @@ class Report:
             out.append(f"before    {self.resumed_rows} rows were there from an earlier run")
         if self.copied_rows:
             out.append(f"copied    {self.copied_rows} rows have the answer of an identical prompt")
-        compared = sum(self.compared.values())
-        if compared:
-            right = sum(self.correct.values())
-            out.append(f"accuracy  {right / compared:.1%} ({right} of {compared} as expected)")
-        if len(self.compared) > 1:
-            width = max(map(len, self.compared))
-            out += [
-                f"          {name:<{width}}  {self.correct[name] / count:6.1%}  ({count})"
-                for name, count in sorted(self.compared.items())
-            ]
-        return out
+        return out + (self.accuracy.lines() if self.accuracy else [])

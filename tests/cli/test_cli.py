@@ -59,12 +59,14 @@ def test_flags_are_these():
     ]
     files = ["-h", "-m", "-o", "--output", "--restart", "--retry", "--limit", "--strict"]
     files += ["--ordered", "--result-key", "--timings", "--no-dedup"]
+    files += ["-q", "--quiet", "--json-progress", "--no-report"]
+    expect = ["--expect", "--expect-mode", "--group"]
     assert flags["embed"] == sorted([*embed, *files])
     inputs = ["--format", "--prompt", "--prompt-file", "--sample", "--shard"]
     chat = ["--answer-column", "--examples", "--system"]
     samples = ["--num-samples", "--sampling"]
     own = [*inputs, *chat, *samples, "--logprobs", "--replicas"]
-    assert flags["run"] == sorted([*common, *files, *own])
+    assert flags["run"] == sorted([*common, *files, *expect, *own])
 
 
 def test_wrong_usage(capsys):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from stoker import LLM, SamplingParams
 from stoker.errors import InvalidRequestError, JobError
+from stoker.job.expect import Accuracy, Expect
 from stoker.job.job import JobSettings, prepare_job, run_job
 
 PARAMS = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
@@ -107,17 +109,37 @@ def test_raw_prompts_skip_the_template(llm, tmp_path):
     assert chat[1]["result"]["prompt_tokens"] > raw[1]["result"]["prompt_tokens"]
 
 
-def test_accuracy_by_group(llm, tmp_path):
+def test_seconds_queued_and_running(llm, tmp_path):
+    began = time.monotonic()
+    lines = ['{"prompt": "hello"}'] * 9 + ['{"prompt": ""}']
+    rows, _ = run(llm, tmp_path, lines, timings=True, dedup=False)
+    took = time.monotonic() - began
+    times = [
+        (row["result"]["queued_seconds"], row["result"]["running_seconds"])
+        for number, row in sorted(rows.items())
+        if number < 10
+    ]
+    assert all(queued >= 0 and running >= 0 for queued, running in times)
+    assert all(queued + running <= took + 0.01 for queued, running in times)
+    assert times[8][0] > times[0][0], "three run at a time"
+    assert "queued_seconds" not in rows[10]["result"]
+
+
+def test_watchers_see_every_row(llm, tmp_path):
     first, _ = run(llm, tmp_path, ['{"prompt": "hello"}'])
     text = first[1]["result"]["text"]
-    lines = [
-        json.dumps({"prompt": "hello", "expected": f" {text} ", "skill": "good"}),
-        json.dumps({"prompt": "hello", "expected": "no", "skill": "bad"}),
-    ]
-    _, report = run(llm, tmp_path, lines)
-    assert report.correct["good"] + report.compared["good"] == 2
-    assert report.correct["bad"] == 0
-    assert any(line.startswith("accuracy  50.0% (1 of 2") for line in report.lines())
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"prompt": "hello", "want": f" {text} "}, {"prompt": "hello", "want": "no"}]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines) + "{\n")
+    settings = JobSettings(source, target, PARAMS, restart=True)
+    report = prepare_job(settings)
+    report.accuracy = Accuracy(Expect("want"))
+    seen = []
+    report.watchers.append(lambda fields, result, agrees: seen.append((result["row"], agrees)))
+    run_job(llm, settings, report, lambda report: None)
+    assert report.accuracy.compared.total() == len(seen) - 1 == 2
+    assert (2, False) in seen
+    assert (3, None) in seen
 
 
 def test_jobs_that_can_not_start(tmp_path):

@@ -1,0 +1,178 @@
+"""`stoker inspect`: an earlier run looked at again from its files, or two runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from stoker.cli.watching import add_expect, expect_of
+from stoker.errors import ConfigError
+from stoker.job.expect import Accuracy, Expect
+
+TEXT = 160  # characters of a text that are printed
+
+
+def add_inspect(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `inspect`."""
+    add = command.add_argument
+    add("output", metavar="OUT", help="what stoker run or stoker embed wrote, as JSON Lines")
+    add(
+        "other", metavar="OTHER", nargs="?", help="another run over the same input, to compare with"
+    )
+    add("--html", action="store_true", help="write OUT.report.html and OUT.report.json anew")
+    add(
+        "--rows",
+        metavar="STATUS",
+        nargs="?",
+        const="",
+        help="print rows of this status (several with commas between; without one, of any)",
+    )
+    add("--limit", type=int, default=20, metavar="N", help="rows printed (default: %(default)s)")
+    add(
+        "--result-key",
+        metavar="NAME",
+        help="the column that holds the results (default: what the report beside OUT says, else "
+        "result)",
+    )
+    add_expect(command)
+    add("--debug", action="store_true", help="show tracebacks of errors")
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Print what the arguments ask for. Returns the exit code, 0."""
+    expect = expect_of(args)
+    path = Path(args.output)
+    if args.limit < 0:
+        raise ConfigError(f"--limit must be 0 or more, not {args.limit}")
+    if args.other is not None:
+        if args.html or args.rows is not None:
+            raise ConfigError("--html and --rows are for one run; leave out the second")
+        _print_comparison(args, path, Path(args.other), expect)
+    elif args.rows is not None:
+        for line in islice(_listed(path, args.rows, _key(args, path)), args.limit):
+            print(line)
+    else:
+        _print_summary(args, path, expect)
+    return 0
+
+
+def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) -> None:
+    from stoker.job.report import Report
+    from stoker.report.files import page_path, read_figures, write_report
+    from stoker.report.outputs import read_output
+    from stoker.report.recorder import Recorder
+
+    before = read_figures(path) or {}
+    if expect is None and before.get("accuracy"):
+        expect = Expect(*(before["accuracy"][name] for name in ("column", "mode", "group")))
+    settings = before.get("settings", {})
+    seed = settings.get("seed", 0)
+    report = Report(0, accuracy=Accuracy(expect) if expect else None)
+    recorder = Recorder(report, settings, seed if isinstance(seed, int) else 0)
+    pooled = False
+    for row in read_output(path, _key(args, path)):
+        pooled = pooled or "embedding" in row.result
+        report.add(row.fields, row.result)
+    report.pooled = pooled
+    report.total_rows = max(report.rows, before.get("rows", {}).get("total") or 0)
+    report.seconds = before.get("seconds", 0.0)
+    # where a result tells neither, what was seen while it ran is still right
+    tokens = before.get("tokens", {})
+    report.cached_tokens = report.cached_tokens or tokens.get("cached", 0)
+    lines = [line for line in report.lines() if report.seconds or not line.startswith("speed")]
+    print("\n".join([*lines, f"results   {path}"]))
+    if args.html:
+        series = before.get("series", recorder.series.as_json())
+        begun = before.get("begun") or _written(path)
+        figures = recorder.figures() | {"series": series, "begun": begun}
+        figures["slowest"] = figures["slowest"] or before.get("slowest", [])
+        print(f"report    {write_report(path, figures)}")
+    elif page_path(path).exists():
+        print(f"report    {page_path(path)}")
+    else:
+        print("report    none; --html writes one")
+
+
+def _key(args: argparse.Namespace, path: Path) -> str:
+    """The column that holds the results."""
+    from stoker.report.files import read_figures
+    from stoker.report.outputs import RESULT
+
+    if args.result_key is not None:
+        return str(args.result_key)
+    return str((read_figures(path) or {}).get("settings", {}).get("result_key", RESULT))
+
+
+def _written(path: Path) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(path.stat().st_mtime))
+
+
+def _listed(path: Path, statuses: str, key: str) -> Iterator[str]:
+    """A few lines for each row of the statuses."""
+    from stoker.report.outputs import read_output
+    from stoker.report.sample import prompt_of
+
+    wanted = {name.strip() for name in statuses.split(",")} - {""}
+    for row in read_output(path, key):
+        if not wanted or row.result["status"] in wanted:
+            yield "\n".join(
+                [
+                    f"row {row.number}  {row.result['status']}",
+                    f"  prompt  {_short(prompt_of(row.fields))}",
+                    *_answered("", row.result),
+                ]
+            )
+
+
+def _answered(name: str, result: dict[str, Any]) -> list[str]:
+    """The lines of a result: its answer, its error, or what there is of an embedding."""
+    lines = []
+    for key, title in (("text", name or "answer"), ("error", f"{name} error".strip())):
+        if result.get(key) is not None:
+            lines.append(f"  {title:<7} {_short(str(result[key]))}")
+    if "embedding" in result:
+        vector = result["embedding"]
+        lines.append(f"  {name or 'vector':<7} {len(vector)} numbers, {str(vector[:4])[1:-1]}, …")
+    return lines
+
+
+def _short(text: str) -> str:
+    """A text in a line, without what could move a terminal's cursor."""
+    text = "".join(one if one.isprintable() else " " for one in text[: 4 * TEXT])
+    text = " ".join(text.split())
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
+def _print_comparison(args: argparse.Namespace, a: Path, b: Path, expect: Expect | None) -> None:
+    from stoker.report.compare import Comparison, compare
+    from stoker.report.sample import prompt_of
+
+    totals = Comparison()
+    differing = compare(a, b, totals, expect, _key(args, a))
+    for row, other in islice(differing, args.limit):
+        old, new = row.result["status"], other.result["status"]
+        print(f"row {row.number}  {old}" + ("" if old == new else f" -> {new}"))
+        print(f"  prompt  {_short(prompt_of(row.fields))}")
+        print("\n".join([*_answered("A", row.result), *_answered("B", other.result)]))
+    deque(differing, maxlen=0)  # the rest is only counted
+    changed = totals.both - totals.same
+    if min(changed, args.limit):
+        print()
+    if changed > args.limit:
+        print(f"({changed - args.limit} more rows changed; --limit prints more)\n")
+    print(f"A         {a}\nB         {b}")
+    print(f"agreement {totals.agreement:.1%} ({totals.same} of {totals.both} rows the same)")
+    for name, count in (("A", totals.only_a), ("B", totals.only_b)):
+        if count:
+            print(f"only in {name} {count} rows")
+    if totals.other_input:
+        print(f"inputs    differ in {totals.other_input} rows; is it the same file?")
+    for (old, new), count in totals.statuses.most_common():
+        print(f"status    {old} -> {new}: {count}")
+    for name, accuracy in zip("AB", totals.accuracy or (), strict=False):
+        print(f"run {name}\n" + "\n".join(f"  {line}" for line in accuracy.lines()))

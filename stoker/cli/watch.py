@@ -1,0 +1,156 @@
+"""Watches a job from its first step to its report: progress, summary, and the files beside OUT.
+
+Joins what counts (job/report.py), records (report/) and shows (cli/panel.py). Called by the
+commands that run a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stoker.cli.panel import say_json, screen
+from stoker.engine.gauges import Gauges, read_gauges
+from stoker.errors import JobError
+from stoker.job.report import Report
+from stoker.report.files import write_report
+from stoker.report.progress import Pace
+from stoker.report.recorder import Recorder
+
+if TYPE_CHECKING:
+    from stoker.engine.engine import Engine
+    from stoker.job.job import JobSettings
+
+SOME_FAILED = 3
+Job = Callable[[Callable[[Report], None]], None]
+
+
+def watched(
+    args: argparse.Namespace,
+    settings: JobSettings,
+    report: Report,
+    job: Job,
+    engine: Engine | None = None,
+) -> int:
+    """Run `job`, showing its progress, then its summary and its report.
+
+    Args:
+        args: of the command.
+        settings, report: of the job.
+        job: is given what to call after each step.
+        engine: that computes; None if several do.
+
+    Returns:
+        The exit code.
+    """
+    report.begin()
+    recorder = None
+    if args.report:
+        recorder = Recorder(report, described(args, settings, engine), settings.seed)
+    try:
+        with screen(args.quiet, args.json_progress) as shown:
+            watch = _Watch(report, recorder, engine)
+            job(lambda _: watch.step(shown))
+            watch.end(shown)
+    finally:
+        page = None
+        if recorder:
+            recorder.take(_gauges(engine))
+            page = _page(settings, recorder)
+        code = summed_up(args, settings, report, page)
+    return code
+
+
+def _page(settings: JobSettings, recorder: Recorder) -> str | None:
+    try:
+        return str(write_report(settings.output, recorder.figures()))
+    except JobError as problem:  # the results are there, and that is what counts
+        print(f"stoker: {problem}", file=sys.stderr)
+        return None
+
+
+def summed_up(
+    args: argparse.Namespace, settings: JobSettings, report: Report, page: str | None = None
+) -> int:
+    """Print the summary, also of a job that was cut short or had been complete before.
+
+    Returns:
+        The exit code that the statuses make.
+    """
+    if args.json_progress:
+        totals = {"rows": report.rows, "total_rows": report.total_rows}
+        statuses, elapsed = dict(report.statuses), round(report.seconds, 3)
+        files = {"output": str(settings.output), "report": page}
+        say_json("end", **totals, statuses=statuses, elapsed=elapsed, **files)
+    if not args.quiet:
+        lines = [*report.lines(), f"results   {settings.output}"]
+        print("\n".join([*lines, f"report    {page}"] if page else lines))
+    return SOME_FAILED if report.failed_rows else 0
+
+
+class _Watch:
+    """Looks at the engine after steps, as often as the screen and the recorder want."""
+
+    def __init__(self, report: Report, recorder: Recorder | None, engine: Engine | None) -> None:
+        self._report, self._recorder, self._engine = report, recorder, engine
+        gauges = _gauges(engine)
+        self._pace = Pace(report, gauges)
+        self._shown = 0.0
+        if recorder:
+            recorder.series.begin(gauges)
+
+    def step(self, shown: Any) -> None:
+        seconds = time.monotonic() - self._report.started
+        if self._recorder and self._recorder.series.due(seconds):
+            self._recorder.take(_gauges(self._engine))
+        if seconds - self._shown >= shown.every:
+            self._shown = seconds
+            shown.show(self._pace.look(seconds, _gauges(self._engine)))
+
+    def end(self, shown: Any) -> None:
+        """Show the end, where what is shown stays or is read by a program."""
+        if shown.every < 10:
+            seconds = time.monotonic() - self._report.started
+            shown.show(self._pace.look(seconds, _gauges(self._engine)))
+
+
+def _gauges(engine: Engine | None) -> Gauges | None:
+    return None if engine is None else read_gauges(engine)
+
+
+def described(
+    args: argparse.Namespace, settings: JobSettings, engine: Engine | None
+) -> dict[str, Any]:
+    """The run's settings, as its report shows them."""
+    out: dict[str, Any] = {"model": args.model}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            out |= _changed(value)
+        elif value not in (None, ()):
+            out[field.name] = value if isinstance(value, bool | int | float) else str(value)
+    if getattr(args, "expect", None) is not None:
+        out["expect"] = " ".join(filter(None, [args.expect, args.expect_mode, args.group]))
+    if engine is not None:
+        scheduler = engine.scheduler
+        for name in ("max_batch_tokens", "max_running", "max_context", "block_size"):
+            out[name] = getattr(scheduler, name)
+        out["num_blocks"] = scheduler.pool.num_blocks
+    for name in ("dtype", "threads", "replicas"):
+        if getattr(args, name, None) is not None:
+            out[name] = getattr(args, name)
+    return out
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that have a default and differ from it."""
+    return {
+        field.name: found if isinstance(found, bool | int | float | str) else str(found)
+        for field in dataclasses.fields(value)
+        if (found := getattr(value, field.name)) != field.default
+        and not (found is None or found in ((), [], {}))
+    }

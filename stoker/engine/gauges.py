@@ -1,0 +1,73 @@
+"""What an engine is doing right now, in numbers: totals, queues, cache, and the work foreseen.
+
+Read between steps by whoever watches the engine; knows neither jobs nor screens, and no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # the engine has tensors, which are not looked into here
+    from stoker.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """The state of an engine between two steps.
+
+    Attributes:
+        steps, prefill_tokens, decode_tokens: totals since the engine was made. A token is a
+            decode if it is the only one its sequence has to compute in the step.
+        saved_tokens: tokens found in the prefix cache and not computed, in all.
+        preemptions: sequences that had to give their blocks back, in all.
+        running, waiting: sequences that hold blocks, and those that wait for them.
+        held_blocks, num_blocks: cache blocks with an owner, and all there are.
+        expected_left: output tokens that the running sequences are expected to add.
+        longest_left: the most that one of them is expected to add.
+    """
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    saved_tokens: int = 0
+    preemptions: int = 0
+    running: int = 0
+    waiting: int = 0
+    held_blocks: int = 0
+    num_blocks: int = 0
+    expected_left: int = 0
+    longest_left: int = 0
+
+    @property
+    def cache_use(self) -> float:
+        """The share of the cache's blocks that have an owner."""
+        return self.held_blocks / self.num_blocks if self.num_blocks else 0.0
+
+
+def read_gauges(engine: Engine) -> Gauges:
+    """The gauges of `engine`, to be read between steps."""
+    scheduler, stats = engine.scheduler, engine.stats
+    generating = [seq for seq in scheduler.running if seq.request.pooling is None]
+    left = np.zeros(1, np.int64)
+    if generating:
+        generated = np.asarray([seq.generated for seq in generating], dtype=np.int64)
+        limits = np.asarray(
+            [seq.length_limit - seq.prompt_len for seq in generating], dtype=np.int64
+        )
+        left = np.maximum(scheduler.lengths.expected(generated, limits) - generated, 0)
+    return Gauges(
+        steps=stats.steps,
+        prefill_tokens=stats.computed_tokens - stats.decode_tokens,
+        decode_tokens=stats.decode_tokens,
+        saved_tokens=scheduler.num_hit_tokens,
+        preemptions=scheduler.num_preemptions,
+        running=len(scheduler.running),
+        waiting=scheduler.num_waiting,
+        held_blocks=scheduler.pool.held,
+        num_blocks=scheduler.pool.num_blocks,
+        expected_left=int(left.sum()),
+        longest_left=int(left.max()),
+    )

@@ -1,0 +1,164 @@
+"""Compares answers with a column that says what was expected, and counts accuracy.
+
+Knows rows and texts only. Used by the report while a job runs, and by `stoker inspect`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+ALL = "all"  # the group of every row where no column names one
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+NUMBER = re.compile(
+    r"(?:(?<![\w.])[-+−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4})?"
+    r"|(?:(?<![\w.])[-+−])?\.[0-9]+"
+)
+
+
+def exact(answer: str, expected: str) -> bool:
+    """Equal, but for blanks at the ends."""
+    return answer.strip() == expected.strip()
+
+
+def normalized(answer: str, expected: str) -> bool:
+    """Equal without regard to case, punctuation, blanks and English articles.
+
+    The rules are those of SQuAD's evaluation (Rajpurkar et al., EMNLP 2016), with Unicode's
+    punctuation and compatible characters taken as one.
+    """
+    return plain(answer) == plain(expected)
+
+
+def plain(text: str) -> str:
+    """A text as `normalized` sees it."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = "".join(one for one in text if not unicodedata.category(one).startswith("P"))
+    return " ".join(ARTICLES.sub(" ", text).split())
+
+
+def numeric(answer: str, expected: str) -> bool:
+    """The answer's last number has the value of the expected one's last number."""
+    wanted = last_number(expected)
+    return wanted is not None and last_number(answer) == wanted
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text, thousands apart by commas or not; None if there is none.
+
+    A minus belongs to the number unless a letter or a digit stands before it: 7-3 ends in 3.
+    """
+    found = NUMBER.findall(text)
+    return Decimal(found[-1].replace(",", "").replace("−", "-")) if found else None
+
+
+def matches(answer: str, expected: str) -> bool:
+    """The expected text is a regular expression that is found in the answer.
+
+    Raises:
+        re.error: it is none.
+    """
+    return re.search(expected, answer) is not None
+
+
+MODES: dict[str, Callable[[str, str], bool]] = {
+    "exact": exact,
+    "normalized": normalized,
+    "numeric": numeric,
+    "regex": matches,
+}
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What answers are compared with.
+
+    Attributes:
+        column: the input column that holds the expected answer.
+        mode: how they are compared, a key of `MODES`.
+        group: a column whose values part the rows into groups; None takes all as one.
+    """
+
+    column: str
+    mode: str = "exact"
+    group: str | None = None
+
+    def group_of(self, fields: dict[str, Any]) -> str:
+        return ALL if self.group is None else str(fields.get(self.group, "none"))
+
+    def agrees(self, fields: dict[str, Any], answer: str) -> bool | None:
+        """Whether the answer is as expected; None if the row has no such column.
+
+        Raises:
+            re.error: the mode is regex and the column holds no valid pattern.
+        """
+        if self.column not in fields or fields[self.column] is None:
+            return None
+        return MODES[self.mode](answer, str(fields[self.column]))
+
+
+@dataclass
+class Accuracy:
+    """How many answers were as expected, by group. A row without an answer counts as wrong."""
+
+    expect: Expect
+    compared: Counter[str] = field(default_factory=Counter)
+    correct: Counter[str] = field(default_factory=Counter)
+    bad_patterns: int = 0
+
+    def add(self, fields: dict[str, Any], result: dict[str, Any]) -> bool | None:
+        """Count one row; returns whether it was as expected, None if it was not compared."""
+        try:
+            agrees = self.expect.agrees(fields, str(result.get("text") or ""))
+        except re.error:
+            self.bad_patterns += 1
+            return None
+        if agrees is not None:
+            group = self.expect.group_of(fields)
+            self.compared[group] += 1
+            self.correct[group] += agrees
+        return agrees
+
+    @property
+    def rate(self) -> float:
+        """The share of the compared rows that were as expected."""
+        return self.correct.total() / (self.compared.total() or 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts as plain data."""
+        return {
+            **vars(self.expect),
+            "compared": self.compared.total(),
+            "correct": self.correct.total(),
+            "groups": {
+                name: {"compared": count, "correct": self.correct[name]}
+                for name, count in sorted(self.compared.items())
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """The accuracy as plain text, overall and by group."""
+        out = []
+        compared = self.compared.total()
+        if compared:
+            right = self.correct.total()
+            out.append(f"accuracy  {self.rate:.1%} ({right} of {compared} as expected)")
+        elif not self.bad_patterns:
+            out.append(f"accuracy  no row has a column {self.expect.column!r} to compare with")
+        if self.bad_patterns:
+            out.append(
+                f"accuracy  {self.bad_patterns} rows not compared: their column "
+                f"{self.expect.column!r} holds no valid regular expression"
+            )
+        if len(self.compared) > 1:
+            width = max(map(len, self.compared))
+            out += [
+                f"          {name:<{width}}  {self.correct[name] / count:6.1%}  ({count})"
+                for name, count in sorted(self.compared.items())
+            ]
+        return out

@@ -1,0 +1,131 @@
+"""How far a run is, how fast it goes now, and when it will end.
+
+Knows the job's totals and the engine's gauges, and nothing of screens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stoker.engine.gauges import Gauges
+from stoker.job.report import Report
+
+RECENT = 15.0  # seconds that rates are taken over
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run at a moment; the fields of `--json-progress`.
+
+    Attributes:
+        rows, total_rows: written so far, and in all (None: not known).
+        statuses: rows by status.
+        elapsed, eta: seconds since the start, and until the end (None: not known).
+        prefill_rate, decode_rate: tokens per second, lately.
+        running, waiting: sequences in the engine.
+        cache_use: share of the cache's blocks in use, from 0 to 1.
+        prompt_tokens, output_tokens: of the rows that are written.
+        saved_tokens: tokens found in the prefix cache and not computed again.
+        accuracy: share of the compared rows that were as expected (None: none compared).
+
+    Where several replicas compute, what only an engine knows is None.
+    """
+
+    rows: int
+    total_rows: int | None
+    statuses: dict[str, int]
+    elapsed: float
+    eta: float | None
+    prefill_rate: float | None
+    decode_rate: float | None
+    running: int | None
+    waiting: int | None
+    cache_use: float | None
+    prompt_tokens: int
+    output_tokens: int
+    saved_tokens: int | None
+    accuracy: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, numbers rounded."""
+        return {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class _Mark:
+    seconds: float
+    rows: int  # of this run
+    gauges: Gauges | None
+
+
+class Pace:
+    """Follows a run; `look` is to be called now and then, and says how it goes."""
+
+    def __init__(self, report: Report, gauges: Gauges | None) -> None:
+        self._report = report
+        self._marks = deque([_Mark(0.0, 0, gauges)])
+
+    def look(self, seconds: float, gauges: Gauges | None) -> Progress:
+        """The run now, `seconds` after its start."""
+        report, marks = self._report, self._marks
+        now = _Mark(seconds, report.rows - report.resumed_rows, gauges)
+        marks.append(now)
+        while len(marks) > 2 and marks[1].seconds <= seconds - RECENT:
+            marks.popleft()
+        prefill, decode = _rates(marks[0], now)
+        accuracy = report.accuracy
+        return Progress(
+            rows=report.rows,
+            total_rows=report.total_rows,
+            statuses=dict(sorted(report.statuses.items())),
+            elapsed=seconds,
+            eta=self._eta(now, decode),
+            prefill_rate=prefill,
+            decode_rate=decode,
+            running=gauges.running if gauges else None,
+            waiting=gauges.waiting if gauges else None,
+            cache_use=gauges.cache_use if gauges else None,
+            prompt_tokens=report.prompt_tokens,
+            output_tokens=report.output_tokens,
+            saved_tokens=gauges.saved_tokens if gauges else report.cached_tokens,
+            accuracy=accuracy.rate if accuracy and accuracy.compared else None,
+        )
+
+    def _eta(self, now: _Mark, decode_rate: float | None) -> float | None:
+        """Seconds until the end.
+
+        Output tokens still to come are those the running sequences are expected to add, by the
+        lengths of the finished ones, and the mean length for each row that has not begun; they
+        come at the present rate. The longest running sequence gets a token a step, which sets
+        the least. Where no tokens are put out, the rate of rows decides.
+        """
+        report = self._report
+        done = now.rows
+        if not report.total_rows or not done:
+            return None
+        left = max(report.total_rows - report.rows, 0)
+        if now.gauges is None or not decode_rate or not report.output_tokens:
+            return left * now.seconds / done
+        begun = min(now.gauges.running, left)
+        mean = report.output_tokens / report.rows
+        tokens = now.gauges.expected_left + mean * (left - begun)
+        first = self._marks[0]
+        steps = now.gauges.steps - (first.gauges.steps if first.gauges else 0)
+        step = (now.seconds - first.seconds) / steps if steps else 0.0
+        return max(tokens / decode_rate, now.gauges.longest_left * step)
+
+
+def _rates(then: _Mark, now: _Mark) -> tuple[float | None, float | None]:
+    """Prefill and decode tokens per second between two moments."""
+    seconds = now.seconds - then.seconds
+    if now.gauges is None or seconds <= 0:
+        return None, None
+    before = then.gauges or Gauges()
+    prefill = now.gauges.prefill_tokens - before.prefill_tokens
+    decode = now.gauges.decode_tokens - before.decode_tokens
+    return prefill / seconds, decode / seconds

@@ -1,0 +1,93 @@
+"""Answers compared with a column, in four ways."""
+
+import pytest
+
+from stoker.errors import ConfigError
+from stoker.job.expect import MODES, Accuracy, Expect, last_number
+from stoker.job.report import Report
+
+
+@pytest.mark.parametrize(
+    ("mode", "answer", "expected", "agrees"),
+    [
+        ("exact", " yes\n", "yes", True),
+        ("exact", "Yes", "yes", False),
+        ("exact", "a  b", "a b", False),
+        ("exact", "", "", True),
+        ("normalized", "The  Cat, sat!", "cat SAT", True),
+        ("normalized", "Straße", "STRASSE", True),
+        ("normalized", "«un café» …", "un cafe\u0301", True),
+        ("normalized", "another", "other", False),
+        ("normalized", "a cat", "cats", False),
+        ("numeric", "So 3 + 4 makes 7.", "7", True),
+        ("numeric", "It costs $1,234.50", "1234.5", True),
+        ("numeric", "7.0", "#### 7", True),
+        ("numeric", "1,000,000", "1e6", True),
+        ("numeric", "the answer is -3", "-3", True),
+        ("numeric", "the answer is −3", "-3", True),
+        ("numeric", "10-3", "3", True),
+        ("numeric", "0.1", "0.10000001", False),
+        ("numeric", "none", "7", False),
+        ("numeric", "none", "none", False),
+        ("numeric", "12 %", 12, True),
+        ("regex", "the answer is 42.", r"\b42\b", True),
+        ("regex", "the answer is 421.", r"\b42\b", False),
+        ("regex", "Yes, of course", "^(?i:yes)", True),
+    ],
+)
+def test_modes(mode, answer, expected, agrees):
+    assert Expect("want", mode).agrees({"want": expected}, answer) is agrees
+
+
+def test_numbers():
+    texts = ["1,23", "12,345,6", ".5", "5e3", "1 2", "x=-4", "v-4", "1e999999999"]
+    found = [str(last_number(text)) for text in texts]
+    assert found[:7] == ["23", "6", "0.5", "5E+3", "2", "-4", "4"]
+    assert last_number("no number") is None
+
+
+def test_accuracy_by_group_and_rows_without_the_column():
+    accuracy = Accuracy(Expect("want", "exact", "kind"))
+    report = Report(5, accuracy=accuracy)
+    seen = []
+    report.watchers.append(lambda fields, result, agrees: seen.append(agrees))
+    done = {"status": "done", "text": "x"}
+    report.add({"want": "x", "kind": "a"}, done)
+    report.add({"want": "y", "kind": "a"}, done)
+    report.add({"want": "x"}, done)
+    report.add({"kind": "a"}, done)
+    report.add({"want": "x", "kind": 7}, {"status": "failed", "error": "no"})
+    assert seen == [True, False, True, None, False]
+    assert report.lines()[-4:] == [
+        "accuracy  50.0% (2 of 4 as expected)",
+        "          7       0.0%  (1)",
+        "          a      50.0%  (2)",
+        "          none  100.0%  (1)",
+    ]
+
+
+def test_a_column_that_is_not_there_and_patterns_that_are_none():
+    accuracy = Accuracy(Expect("want", "regex"))
+    accuracy.add({}, {"text": "x"})
+    assert accuracy.lines() == ["accuracy  no row has a column 'want' to compare with"]
+    accuracy.add({"want": "(("}, {"text": "x"})
+    assert "1 rows not compared" in accuracy.lines()[0]
+    accuracy.add({"want": "x"}, {"text": "x"})
+    assert accuracy.rate == 1.0
+
+
+def test_options_without_expect_are_refused():
+    from stoker.cli.main import build_parser
+    from stoker.cli.watching import expect_of
+
+    def asked(*more):
+        return expect_of(build_parser().parse_args(["run", "in", "-o", "out", *more]))
+
+    assert asked() is None
+    assert asked("--expect", "x") == Expect("x", "exact", None)
+    assert asked("--expect", "x", "--expect-mode", "numeric", "--group", "g").group == "g"
+    with pytest.raises(ConfigError, match="--group has no effect without --expect"):
+        asked("--group", "g")
+    with pytest.raises(ConfigError, match="--expect-mode has no effect"):
+        asked("--expect-mode", "exact")
+    assert set(MODES) == {"exact", "normalized", "numeric", "regex"}
