@@ -8,6 +8,7 @@ rows it is sent; knows nothing of terminals.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -86,6 +87,11 @@ def _check_output(settings: JobSettings) -> None:
         raise JobError(f"{output} is not a file that a job could continue; name one that is")
     if not output.absolute().parent.is_dir():
         raise JobError(f"the folder of {output} does not exist; make it first")
+    for path in (output.absolute().parent, output):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise JobError(
+                f"{path} may not be written; give the output a place where it may, or change that"
+            )
     if settings.parquet:
         need_parquet()
 

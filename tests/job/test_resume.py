@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -303,6 +305,23 @@ def test_half_a_surrogate_is_a_row(llm, job):
 def test_an_output_that_is_the_input(job):
     with pytest.raises(JobError, match="same file"):
         prepare_job(dataclasses.replace(job, output=job.input))
+
+
+def test_a_folder_that_may_not_be_written(job, tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    if not mounted:
+        folder.chmod(0o555)
+    try:
+        if os.access(folder, os.W_OK):
+            pytest.skip("no folder is closed to this user")
+        with pytest.raises(JobError, match="locked may not be written"):
+            prepare_job(dataclasses.replace(job, output=folder / "out.jsonl"))
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
 
 
 def test_a_sidecar_that_cannot_be_written(llm, job):
