@@ -7,6 +7,7 @@ it: `LLM` in the caller's thread, `AsyncEngine` in a thread of its own, jobs thr
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from stoker.engine.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.sampler import SamplingBatch
 from stoker.engine.sampling.constraint import Constraint
 from stoker.engine.sampling.grammar import Grammar, GrammarCompiler, make_compiler
+from stoker.engine.sampling.grammar_masks import begin_masks
 from stoker.engine.sampling.rules import Rules, make_rules
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sequence import Sequence, Status
@@ -176,6 +178,8 @@ class Engine:
     def _compute(self, step: Step) -> list[list[int]] | None:
         """The step's tokens; None if memory ran out and it has been undone."""
         pools, draws = self._pools(step), self._draws(step)
+        if draws.controls:
+            draws = dataclasses.replace(draws, masks=begin_masks(draws.controls))
         try:
             return self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
         except Exception as problem:
@@ -191,6 +195,9 @@ class Engine:
                 self.trace.pop()
             self.stats.out_of_memory += 1
             return None
+        finally:
+            if draws.masks is not None:
+                draws.masks.exception()  # waits: nothing may touch the states before
 
     def abort_all(self) -> None:
         """Drop every request and all cached content."""

@@ -9,6 +9,7 @@ rows, not requests. Called by the runner.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from stoker.engine.sampling.controls import RowControls, ScoreRange
 from stoker.engine.sampling.filters import column, filter_min_p, filter_typical
-from stoker.engine.sampling.grammar_masks import bar_ungrammatical
+from stoker.engine.sampling.grammar_masks import Bits, bar_ungrammatical
 from stoker.engine.sampling.logprobs import look_up, raw_logprobs
 from stoker.engine.sampling.masks import add_bias, bar_tokens
 from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
@@ -43,6 +44,7 @@ class SamplingBatch:
         positions: absolute position of the drawn token.
         controls: by row, of the rows that ask for more; takes the results in.
         scores: prompts to be scored in this step, one for each item that has some.
+        masks: of the rows with constraints, where filling them has begun.
     """
 
     temperature: list[float]
@@ -52,6 +54,7 @@ class SamplingBatch:
     positions: list[int]
     controls: dict[int, RowControls] = field(default_factory=dict)
     scores: list[ScoreRange] = field(default_factory=list)
+    masks: Future[Bits] | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -103,7 +106,7 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     changed = {row: own for row, own in batch.controls.items() if own.rules.changes_logits}
     if changed:
         logits = logits.float()  # nothing to do but for narrow dtypes, which would round
-        _alter(logits, changed)
+        _alter(logits, changed, batch.masks)
     tokens = _draw(logits, batch, changed)
     if raw is not None:
         top = [batch.controls[row].rules.params.logprobs or 0 for row in scored]
@@ -113,14 +116,14 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     return tokens
 
 
-def _alter(logits: Tensor, rows: dict[int, RowControls]) -> None:
+def _alter(logits: Tensor, rows: dict[int, RowControls], masks: Future[Bits] | None) -> None:
     """Apply processors, bias, bars and penalties to `rows` of logits (R, V) float32, in place."""
     for own in rows.values():
         own.error = None
     run_processors(logits, rows)
     add_bias(logits, rows)
     bar_tokens(logits, rows)
-    bar_ungrammatical(logits, rows)
+    bar_ungrammatical(logits, rows, masks)
     apply_penalties(logits, rows)
 
 

@@ -1,13 +1,15 @@
 """Bars the tokens that a constraint does not allow, for all constrained rows of a step at once.
 
 The masks are bits, filled by llguidance in one call, on as many threads as torch computes
-with; they cross to the device as bits. Called by the sampler.
+with, while the step's forward pass runs; they cross to the device as bits. The engine begins it,
+the sampler takes the masks.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,24 +21,38 @@ from stoker.engine.sampling.constraint import library
 from stoker.engine.sampling.controls import RowControls
 from stoker.engine.sampling.grammar import GrammarState
 
+Bits = NDArray[np.uint8]
 
-def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
+
+def begin_masks(rows: Mapping[int, RowControls]) -> Future[Bits] | None:
+    """Start to fill the masks of `rows`; None if none has a constraint.
+
+    Until it is done nothing else may touch their states.
+    """
+    states = []
+    for own in rows.values():
+        if own.grammar is not None:
+            own.grammar.follow(own.output)
+            states.append(own.grammar)
+    if not states:
+        return None
+    return _worker().submit(fill_bits, states, torch.get_num_threads())
+
+
+def bar_ungrammatical(
+    logits: Tensor, rows: Mapping[int, RowControls], begun: Future[Bits] | None = None
+) -> None:
     """Set to -inf in logits (R, V), in place, what the constraints of `rows` bar.
 
     A row whose constraint can't be followed any further gets an `error`.
     """
-    states = {
-        row: own.grammar
-        for row, own in rows.items()
-        if own.grammar is not None and own.error is None
-    }
-    if not states:
+    states = {row: own.grammar for row, own in rows.items() if own.grammar is not None}
+    begun = begun or begin_masks(rows)
+    if begun is None:
         return
+    bits = begun.result()
     for row, state in states.items():
-        state.follow(rows[row].output)
-    bits = fill_bits([*states.values()])
-    for row, state in states.items():
-        rows[row].error = state.error
+        rows[row].error = rows[row].error or state.error
     barred = unpack(bits, logits.shape[1], logits.device).logical_not_()
     if len(states) == len(logits):  # the rows come in order
         logits.masked_fill_(barred, -torch.inf)
@@ -45,12 +61,12 @@ def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
         logits[which] = logits[which].masked_fill_(barred, -torch.inf)
 
 
-def fill_bits(states: list[GrammarState]) -> NDArray[np.uint8]:
+def fill_bits(states: list[GrammarState], threads: int = 1) -> Bits:
     """What may come next, (R', width / 8) with a bit for each token, lowest first."""
     compiler = states[0].grammar.compiler
     bits = np.zeros((len(states), -(-compiler.width // 32) * 4), np.uint8)
     matchers = [(state.matcher, row) for row, state in enumerate(states)]
-    _executor(torch.get_num_threads()).unsafe_compute_mask_ptr(
+    _executor(threads).unsafe_compute_mask_ptr(
         matchers, bits.ctypes.data, bits.shape[1], len(states)
     )
     phantom = compiler.phantom
@@ -63,7 +79,7 @@ def fill_bits(states: list[GrammarState]) -> NDArray[np.uint8]:
     return bits
 
 
-def unpack(bits: NDArray[np.uint8], vocab: int, device: torch.device) -> Tensor:
+def unpack(bits: Bits, vocab: int, device: torch.device) -> Tensor:
     """The bits as truth values (R', vocab) on the device."""
     if device.type == "cpu":
         found = np.unpackbits(bits, axis=1, count=vocab, bitorder="little")
@@ -71,6 +87,11 @@ def unpack(bits: NDArray[np.uint8], vocab: int, device: torch.device) -> Tensor:
     packed = torch.from_numpy(bits).to(device)
     places = torch.arange(8, dtype=torch.uint8, device=device)
     return ((packed[:, :, None] >> places) & 1).bool().flatten(1)[:, :vocab]
+
+
+@functools.cache
+def _worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "stoker-masks")
 
 
 @functools.cache
