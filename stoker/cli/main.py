@@ -152,7 +152,8 @@ def main(argv: Seq[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
     usage, 3 some rows failed, 130 interrupted."""
     args = build_parser().parse_args(argv)
-    start(EngineConfig.device, args.dtype)  # the compiler works while torch is imported
+    if args.command != "inspect":
+        start(EngineConfig.device, args.dtype)  # the compiler works while torch is imported
     try:
         with sigterm_interrupts():
             return _carry_out(args)

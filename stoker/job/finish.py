@@ -49,8 +49,7 @@ def need_parquet() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise JobError(
-            "a .parquet output needs pyarrow; run pip install 'stoker[tables]', or name the "
-            "output .jsonl"
+            "a .parquet output needs pyarrow; run pip install pyarrow, or name the output .jsonl"
         ) from None
 
 
