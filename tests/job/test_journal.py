@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -77,16 +78,18 @@ def test_damage_in_the_middle_is_refused(tmp_path, content, message):
         list(entries(path, "result"))
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """Files can't grow beyond 10,000 bytes."""
+    """Files can't grow beyond 10,000 bytes, those of the tests' own output neither."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_what_does_not_fit_leaves_nothing_torn(tmp_path, small_files):
+def test_what_does_not_fit_leaves_nothing_torn(tmp_path):
     path = tmp_path / "rows.jsonl"
     journal = Journal(path, 0)
     number = 0
@@ -99,9 +102,10 @@ def test_what_does_not_fit_leaves_nothing_torn(tmp_path, small_files):
                 journal.append(line(number, text="x" * 100))
             journal.flush()
 
-    with pytest.raises(JobError, match=r"cannot write .*rows.jsonl: File too large; .* same comm"):
+    full = r"cannot write .*rows.jsonl: File too large; .* same comm"
+    with small_files(), pytest.raises(JobError, match=full):
         fill()
-    with pytest.raises(JobError, match="File too large"):
+    with small_files(), pytest.raises(JobError, match="File too large"):
         journal.close()
     assert path.read_bytes().endswith(b"}}\n")
     found = [one.number for one in entries(path, "result")]
