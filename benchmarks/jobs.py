@@ -44,6 +44,9 @@ class AnswersAtOnce:
     def require(self, task: str) -> None:
         pass
 
+    def check(self, params: SamplingParams) -> None:
+        pass
+
     def add(self, request: Request) -> None:
         self.waiting.append(request)
 
