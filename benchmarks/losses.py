@@ -63,10 +63,10 @@ class _Timers:
     def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         return self._timed(function, lambda args, kwargs, result: (name, 0))
 
-    def linear(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def linear(self, function: Callable[..., Any], outputs: int) -> Callable[..., Any]:
         def told(args: Any, kwargs: Any, y: Any) -> tuple[str, int]:
             x = args[0]
-            return FEW_ROWS if len(x) <= FEW else MANY_ROWS, 2 * x.numel() * y.shape[1]
+            return FEW_ROWS if len(x) <= FEW else MANY_ROWS, 2 * x.numel() * outputs
 
         return self._timed(function, told)
 
@@ -82,7 +82,8 @@ class _Timers:
     def attention(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def told(args: Any, kwargs: Any, y: Any) -> tuple[str, int]:
             counts, contexts = self._pairs
-            seen = contexts if kwargs["window"] is None else contexts.clip(max=kwargs["window"])
+            window = args[4].window
+            seen = contexts if window is None else contexts.clip(max=window)
             pairs = int((counts * seen - counts * (counts - 1) // 2).clip(min=counts).sum())
             return ATTENTION, 4 * pairs * y.shape[1] * y.shape[2]
 
@@ -107,6 +108,11 @@ class _Timers:
         return timed
 
 
+def products(function: Any) -> int:
+    """The outputs that a linear map computes, before its activation joins gates and values."""
+    return int(function.out_features) * (2 if getattr(function, "_gate", None) else 1)
+
+
 def profile(llm: Any, action: Callable[[], object], rate: float) -> Profile:
     """Run `action`, which uses `llm`, under timers.
 
@@ -125,12 +131,12 @@ def profile(llm: Any, action: Callable[[], object], rate: float) -> Profile:
     names = [field.name for field in dataclasses.fields(ops) if field.name != "attention"]
     timed = {name: timers.wrap(getattr(ops, name), ELEMENTWISE) for name in names}
     patches: list[tuple[Any, str, Any]] = [
-        (module, "_apply_fn", timers.linear(module._apply_fn))
+        (module, "_apply_fn", timers.linear(module._apply_fn, products(module._apply_fn)))
         for module in model.modules()
         if isinstance(module, Linear)
     ]
     if model.head is None:  # else it is one of the modules
-        patches.append((model, "_logits", timers.linear(model._logits)))
+        patches.append((model, "_logits", timers.linear(model._logits, products(model._logits))))
     patches += [
         (model, "ops", dataclasses.replace(ops, **timed)),
         (attention, "run", timers.attention(attention.run)),

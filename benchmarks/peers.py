@@ -76,9 +76,12 @@ def serve(engine: str, folder: Path, threads: int, work: str) -> None:
         if line.strip() == "losses":
             from losses import profile, stoker_rate
 
-            rate = stoker_rate(WORK[work].shape, options.get("dtype", "float32"))
-            found = profile(run.llm, lambda: run(load), rate)
-            print(json.dumps(dataclasses.asdict(found)), file=out)
+            try:
+                rate = stoker_rate(WORK[work].shape, options.get("dtype", "float32"))
+                found = dataclasses.asdict(profile(run.llm, lambda: run(load), rate))
+            except Exception as problem:
+                found = {"error": f"{type(problem).__name__}: {problem}"[:300]}
+            print(json.dumps(found), file=out)
             continue
         start = time.perf_counter()
         run(load)

@@ -8,11 +8,14 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stoker.cli.watching import add_expect, expect_of
 from stoker.errors import ConfigError
 from stoker.job.expect import Accuracy, Expect
+
+if TYPE_CHECKING:
+    from stoker.report.outputs import OutputRow
 
 TEXT = 160  # characters of a text that are printed
 
@@ -100,8 +103,8 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
 
 def _key(args: argparse.Namespace, path: Path) -> str:
     """The column that holds the results."""
+    from stoker.job.report import RESULT
     from stoker.report.files import read_figures
-    from stoker.report.outputs import RESULT
 
     if args.result_key is not None:
         return str(args.result_key)
@@ -124,17 +127,20 @@ def _listed(path: Path, statuses: str, key: str) -> Iterator[str]:
                 [
                     f"row {row.number}  {row.result['status']}",
                     f"  prompt  {_short(prompt_of(row.fields))}",
-                    *_answered("", row.result),
+                    *_answered("", row),
                 ]
             )
 
 
-def _answered(name: str, result: dict[str, Any]) -> list[str]:
-    """The lines of a result: its answer, its error, or what there is of an embedding."""
-    lines = []
-    for key, title in (("text", name or "answer"), ("error", f"{name} error".strip())):
-        if result.get(key) is not None:
-            lines.append(f"  {title:<7} {_short(str(result[key]))}")
+def _answered(name: str, row: OutputRow) -> list[str]:
+    """The lines of a result: its answers, its error, or what there is of an embedding."""
+    from stoker.job.answers import as_text
+
+    lines, result = [], row.result
+    told = {name or "answer": as_text(row.fields, result)}
+    for title, text in {**told, f"{name} error".strip(): result.get("error")}.items():
+        if text is not None:
+            lines.append(f"  {title:<7} {_short(str(text))}")
     if "embedding" in result:
         vector = result["embedding"]
         lines.append(f"  {name or 'vector':<7} {len(vector)} numbers, {str(vector[:4])[1:-1]}, …")
@@ -158,7 +164,7 @@ def _print_comparison(args: argparse.Namespace, a: Path, b: Path, expect: Expect
         old, new = row.result["status"], other.result["status"]
         print(f"row {row.number}  {old}" + ("" if old == new else f" -> {new}"))
         print(f"  prompt  {_short(prompt_of(row.fields))}")
-        print("\n".join([*_answered("A", row.result), *_answered("B", other.result)]))
+        print("\n".join([*_answered("A", row), *_answered("B", other)]))
     deque(differing, maxlen=0)  # the rest is only counted
     changed = totals.both - totals.same
     if min(changed, args.limit):

@@ -79,7 +79,6 @@ def say_earlier(args: argparse.Namespace, report: Report, settings: JobSettings)
             f"stoker: continuing {settings.output}, where {report.resumed_rows}{of} rows are",
             file=sys.stderr,
         )
-
     return report.complete
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from stoker.engine.sampling.response_format import from_response_format
 from stoker.errors import InvalidRequestError, suggest
+from stoker.job.answers import completions
 from stoker.job.overrides import KNOWN
 from stoker.job.rows import BadRow, Row
 
@@ -170,22 +171,19 @@ def _error(result: dict[str, Any]) -> dict[str, Any]:
 def _body(number: int, fields: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     chat = fields["url"] == CHAT
     asked = fields["body"]
-    samples = result.get("samples", [result])
     top = asked.get("top_logprobs" if chat else "logprobs") or 0
     prompt, output = result["prompt_tokens"], result["output_tokens"]
-    usage: dict[str, Any] = {
+    usage = {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
     }
-    if "cached_tokens" in result:
-        usage["prompt_tokens_details"] = {"cached_tokens": result["cached_tokens"]}
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{number}",
         "object": "chat.completion" if chat else "text_completion",
         "created": 0,
         "model": asked.get("model"),
-        "choices": [_choice(at, one, chat, top) for at, one in enumerate(samples)],
+        "choices": [_choice(at, one, chat, top) for at, one in enumerate(completions(result))],
         "usage": usage,
     }
 

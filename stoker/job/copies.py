@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from stoker.engine.params import SamplingParams
+from stoker.job.answers import completions
 
 MEMORY = 32 << 20  # bytes of answers that are remembered, about; the oldest go first
 ENTRY = 1000  # bytes of an answer beside its text
@@ -50,7 +51,7 @@ class Copies:
     def put(self, key: tuple[bytes, str], answer: dict[str, Any]) -> None:
         """Remember an answer, and forget what there is no more room for."""
         size = 32 * len(answer.get("embedding", ()))
-        for one in answer.get("samples", [answer]):
+        for one in completions(answer):
             size += ENTRY + 4 * len(one.get("text", "")) + ENTRY * len(one.get("logprobs", ()))
         self._known[key] = (size, answer)
         self._size += size

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from stoker.job.answers import answers
+
 ALL = "all"  # the group of every row where no column names one
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NUMBER = re.compile(
@@ -91,20 +93,24 @@ class Expect:
     def group_of(self, fields: dict[str, Any]) -> str:
         return ALL if self.group is None else str(fields.get(self.group, "none"))
 
-    def agrees(self, fields: dict[str, Any], answer: str) -> bool | None:
-        """Whether the answer is as expected; None if the row has no such column.
+    def agree(self, fields: dict[str, Any], answers: list[str]) -> list[bool] | None:
+        """Which of the answers are as expected; None if the row has no such column.
 
         Raises:
             re.error: the mode is regex and the column holds no valid pattern.
         """
         if self.column not in fields or fields[self.column] is None:
             return None
-        return MODES[self.mode](answer, str(fields[self.column]))
+        wanted = str(fields[self.column])
+        return [MODES[self.mode](answer, wanted) for answer in answers]
 
 
 @dataclass
 class Accuracy:
-    """How many answers were as expected, by group. A row without an answer counts as wrong."""
+    """How many answers were as expected, by group: each of a row's samples counts.
+
+    A row without an answer counts as a wrong one.
+    """
 
     expect: Expect
     compared: Counter[str] = field(default_factory=Counter)
@@ -112,17 +118,19 @@ class Accuracy:
     bad_patterns: int = 0
 
     def add(self, fields: dict[str, Any], result: dict[str, Any]) -> bool | None:
-        """Count one row; returns whether it was as expected, None if it was not compared."""
+        """Count one row; returns whether all its answers were as expected, None if it was not
+        compared."""
         try:
-            agrees = self.expect.agrees(fields, str(result.get("text") or ""))
+            agree = self.expect.agree(fields, answers(fields, result) or [""])
         except re.error:
             self.bad_patterns += 1
             return None
-        if agrees is not None:
-            group = self.expect.group_of(fields)
-            self.compared[group] += 1
-            self.correct[group] += agrees
-        return agrees
+        if agree is None:
+            return None
+        group = self.expect.group_of(fields)
+        self.compared[group] += len(agree)
+        self.correct[group] += sum(agree)
+        return all(agree)
 
     @property
     def rate(self) -> float:

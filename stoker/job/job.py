@@ -74,8 +74,7 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
     first = next(source.rows())
     if isinstance(first, Row) and (problem := clash(first, settings)) is not None:
         raise JobError(f"{source.name}: {problem}")
-    _look_at_earlier(settings, report)
-    return report
+    return _with_earlier(settings, report)
 
 
 def _check_output(settings: JobSettings) -> None:
@@ -96,32 +95,30 @@ def _check_output(settings: JobSettings) -> None:
         need_parquet()
 
 
-def _look_at_earlier(settings: JobSettings, report: Report) -> None:
-    """Refuse what can't be continued, and count what is there."""
+def _with_earlier(settings: JobSettings, report: Report) -> Report:
+    """The report with what an earlier run has left; refuses what can't be continued."""
     state = State(settings)
     known = state.load()
     if state.lock.exists():
         with locked(state.lock, state.output):
             pass
-    model = None
     if settings.model is not None:
-        model = model_fingerprint(resolve_folder(settings.model))
+        report.model_fingerprint = model_fingerprint(resolve_folder(settings.model))
     if known is None or not state.has_rows():
-        return
-    state.check(known, identity(report.input_fingerprint, model, settings))
+        return report
+    state.check(known, identity(report.input_fingerprint, report.model_fingerprint, settings))
     report.resumed_rows = count_lines(state.journal)
     if report.total_rows is None or report.resumed_rows < report.total_rows:
-        return
+        return report
     accuracy = Accuracy(report.accuracy.expect) if report.accuracy else None
     counted = Report(report.total_rows, accuracy=accuracy, pooled=report.pooled)
-    counted.input_fingerprint = report.input_fingerprint
     state.tell(earlier(settings, counted))
     retried = any(counted.statuses[status] for status in settings.retry)
     finished = not settings.staged or (known.get("finished") and settings.output.exists())
     if counted.rows < report.total_rows or retried or not finished:
-        return
+        return report
     counted.complete, counted.total_rows = True, counted.rows
-    report.__dict__.update(counted.__dict__)
+    return counted
 
 
 def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress) -> None:

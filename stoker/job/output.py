@@ -13,7 +13,6 @@ from typing import Any
 
 from stoker.errors import JobError
 from stoker.job.batch_format import RESPONSE, is_batch, output_row
-from stoker.job.fingerprint import model_fingerprint
 from stoker.job.finish import make_output
 from stoker.job.journal import Entry, Journal, RowSet, encoded
 from stoker.job.lock import locked
@@ -21,7 +20,6 @@ from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
 from stoker.job.state import State, identity
-from stoker.model.checkpoint import resolve_folder
 
 INTERNAL = ("cached_tokens", "copied")  # they depend on what ran beside a row, so not on the row
 TIMINGS = ("queued_seconds", "running_seconds")
@@ -80,8 +78,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
     """
     report.pooled = settings.pooling is not None
     report.resumed_rows = 0
-    model = None if settings.model is None else model_fingerprint(resolve_folder(settings.model))
-    now = identity(report.input_fingerprint, model, settings)
+    now = identity(report.input_fingerprint, report.model_fingerprint, settings)
     state = State(settings)
     state.load()
     state.make_folder()

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stoker.job.answers import answers, own_columns
 from stoker.job.expect import Accuracy, Expect
-from stoker.report.outputs import RESULT, OutputRow, RowFinder, read_output
+from stoker.job.report import RESULT
+from stoker.report.outputs import OutputRow, RowFinder, read_output
 
 
 @dataclass
@@ -59,7 +61,7 @@ def compare(
                 totals.only_a += 1
                 continue
             totals.both += 1
-            totals.other_input += row.fields != other.fields
+            totals.other_input += own_columns(row.fields) != own_columns(other.fields)
             if totals.accuracy:
                 for accuracy, one in zip(totals.accuracy, (row, other), strict=True):
                     accuracy.add(one.fields, one.result)
@@ -74,5 +76,5 @@ def compare(
 
 
 def answer(row: OutputRow) -> object:
-    """What a run made of a row: its text, its embedding, or None."""
-    return row.result.get("text", row.result.get("embedding"))
+    """What a run made of a row: its texts, or its embedding."""
+    return row.result.get("embedding", answers(row.fields, row.result))

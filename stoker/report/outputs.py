@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoker.errors import JobError
+from stoker.job.report import RESULT
 
-RESULT = "result"
 NOWHERE = -1
 
 

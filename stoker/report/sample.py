@@ -11,6 +11,8 @@ import json
 import random
 from typing import Any
 
+from stoker.job.answers import as_text
+
 PER_STATUS = 400
 SLOWEST = 20
 TEXT_LIMIT = 4000  # characters of a text that are kept
@@ -71,9 +73,9 @@ class Sample:
             "status": result["status"],
             "prompt": prompt_of(fields),
         }
-        for name in ("text", "error"):
-            if result.get(name) is not None:
-                entry[name] = str(result[name])
+        for name, found in (("text", as_text(fields, result)), ("error", result.get("error"))):
+            if found is not None:
+                entry[name] = str(found)
         entry |= {name: result[name] for name in NUMBERS if name in result}
         if self._expected is not None and fields.get(self._expected) is not None:
             entry["expected"] = str(fields[self._expected])

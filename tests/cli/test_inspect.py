@@ -114,6 +114,34 @@ def test_two_runs_side_by_side(tmp_path, capsys):
     assert "agreement 100.0% (4 of 4" in run(capsys, a, a)
 
 
+def test_two_runs_of_a_batch_file(tmp_path, capsys):
+    """Their answers are compared, and a response that differs is no other input."""
+
+    def line(number, text):
+        response = {"body": {"choices": [{"message": {"content": text}}]}}
+        result = {"row": number, "status": "done", "output_tokens": 1}
+        return {"custom_id": str(number), "response": response, "error": None, "result": result}
+
+    a = write(tmp_path / "a.jsonl", [line(1, "same"), line(2, "old")])
+    b = write(tmp_path / "b.jsonl", [line(1, "same"), line(2, "new")])
+    out = run(capsys, a, b)
+    assert "agreement 50.0% (1 of 2 rows the same)" in out
+    assert "A       old" in out
+    assert "B       new" in out
+    assert "inputs    differ" not in out
+
+
+def test_several_samples_are_compared_and_shown(tmp_path, capsys):
+    def line(*texts):
+        samples = [{"text": text, "output_tokens": 1} for text in texts]
+        return {"prompt": "p", "result": {"row": 1, "status": "done", "samples": samples}}
+
+    a = write(tmp_path / "a.jsonl", [line("x", "y")])
+    b = write(tmp_path / "b.jsonl", [line("x", "z")])
+    assert "agreement 0.0% (0 of 1 rows the same)" in run(capsys, a, b)
+    assert "[1] x [2] y" in run(capsys, a, "--rows")
+
+
 def test_what_is_no_output(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(row(1)) + '\n{"prompt": "x"}\n')

@@ -99,7 +99,6 @@ RESULT = {
     "text": "hi",
     "finish_reason": "stop",
     "prompt_tokens": 5,
-    "cached_tokens": 2,
     "output_tokens": 3,
     "logprobs": [[entry("é", -2.0, 3), entry("a", -0.5, 1), entry("b", -1.0, 2)]],
 }
@@ -117,7 +116,6 @@ def test_a_chat_s_response():
         "prompt_tokens": 5,
         "completion_tokens": 3,
         "total_tokens": 8,
-        "prompt_tokens_details": {"cached_tokens": 2},
     }
     (choice,) = body["choices"]
     assert choice["message"] == {"role": "assistant", "content": "hi", "refusal": None}
@@ -160,7 +158,6 @@ def test_the_row_that_is_written():
         "row": 7,
         "status": "done",
         "prompt_tokens": 5,
-        "cached_tokens": 2,
         "output_tokens": 3,
     }
     assert json.dumps(found)

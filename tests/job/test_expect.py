@@ -3,6 +3,7 @@
 import pytest
 
 from stoker.errors import ConfigError
+from stoker.job.answers import answers, as_text, own_columns
 from stoker.job.expect import MODES, Accuracy, Expect, last_number
 from stoker.job.report import Report
 
@@ -36,7 +37,7 @@ from stoker.job.report import Report
     ],
 )
 def test_modes(mode, answer, expected, agrees):
-    assert Expect("want", mode).agrees({"want": expected}, answer) is agrees
+    assert Expect("want", mode).agree({"want": expected}, [answer]) == [agrees]
 
 
 def test_numbers():
@@ -91,3 +92,25 @@ def test_options_without_expect_are_refused():
     with pytest.raises(ConfigError, match="--expect-mode has no effect"):
         asked("--expect-mode", "exact")
     assert set(MODES) == {"exact", "normalized", "numeric", "regex"}
+
+
+def test_each_sample_counts():
+    accuracy = Accuracy(Expect("want"))
+    result = {"samples": [{"text": "yes"}, {"text": "no"}, {"text": " yes "}]}
+    assert accuracy.add({"want": "yes"}, result) is False
+    assert accuracy.add({"want": "yes"}, {"samples": [{"text": "yes"}] * 2}) is True
+    assert (accuracy.correct["all"], accuracy.compared["all"]) == (4, 5)
+
+
+def test_answers_of_a_batch_file():
+    """Read again, a row is its response; the answers are there and not in the result."""
+    chat = [{"message": {"content": "a"}}, {"message": {"content": "b"}}]
+    for choices in (chat, [{"text": "a"}, {"text": "b"}]):
+        response = {"status_code": 200, "body": {"choices": choices}}
+        fields = {"id": "r", "custom_id": "1", "response": response, "error": None}
+        assert answers(fields, {"row": 1, "status": "done"}) == ["a", "b"]
+        assert as_text(fields, {}) == "[1] a\n\n[2] b"
+        assert own_columns(fields) == {"id": "r", "custom_id": "1"}
+    failed = {"custom_id": "1", "response": {"body": {"error": {}}}}
+    assert answers(failed, {"status": "failed"}) == []
+    assert as_text({}, {"text": "x"}) == "x"

@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from stoker import LLM, SamplingParams
+from stoker.cli.inputs import FORMATS as cli_formats  # noqa: N811
 from stoker.cli.main import main
 from stoker.errors import InvalidRequestError
 from stoker.job.job import JobSettings, prepare_job, run_job
 from stoker.job.prompts import PromptSettings
-from stoker.job.sources import Shard
+from stoker.job.sources import FORMATS, Shard
 
 PARAMS = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
 CSV = "word,mark\n" + "".join(f"hello {at},{at}\n" for at in range(20))
@@ -194,3 +195,28 @@ def test_replicas_take_the_same_prompts(text_model, tmp_path, capsys):
     assert len(one) == 9
     assert one == two
     capsys.readouterr()
+
+
+def test_an_answer_s_form_in_a_batch_file(llm, tmp_path):
+    """`response_format` constrains the answer; what can't be compiled is that request's error."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema["additionalProperties"] = False
+    forms = [schema, {"not": {}}, None]
+    lines = []
+    for number, form in enumerate(forms):
+        body = {"messages": [{"role": "user", "content": "well?"}], "max_tokens": 40}
+        if form is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": form}}
+        request = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions"}
+        lines.append(json.dumps({**request, "body": body}) + "\n")
+    rows = run(llm, tmp_path, "batch.jsonl", "".join(lines), params=SamplingParams(max_tokens=8))
+    assert rows[1]["result"]["complete"] is True
+    (choice,) = rows[1]["response"]["body"]["choices"]
+    assert isinstance(json.loads(choice["message"]["content"])["ok"], bool)
+    assert rows[2]["response"]["status_code"] == 400
+    assert "not" in rows[2]["response"]["body"]["error"]["message"]
+    assert rows[3]["response"]["status_code"] == 200
+
+
+def test_the_command_line_knows_the_formats():
+    assert cli_formats == ("auto", *FORMATS)

@@ -11,34 +11,23 @@
  */
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
-#ifdef __AVX512F__
-#define LANES 16
+#include "vectors.h"
+
+#if LANES == 16
 #define ROWS 6 /* queries met by a tile at a time: 24 sums, 4 vectors of the tile, 1 of a query */
 #else
-#define LANES 8
 #define ROWS 3
 #endif
 #define TILE 16              /* keys taken at a time */
 #define PARTS (TILE / LANES) /* vectors of scores in a tile */
-#define CHUNK 4              /* vectors of a head mixed at a time, and partial sums of a score */
-#define WORTH_TURNING 6 /* query heads that repay the transposition of a tile */
-#define INLINE __attribute__((always_inline))
+#define CHUNK 4              /* vectors of a head mixed at a time */
+#define WORTH_TURNING 6      /* query heads that repay the transposition of a tile */
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-
-static inline vec load(const float *from) {
-    vec x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-static inline void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 
 static inline vec spread(float x) { return x - (vec){}; }
 

@@ -14,33 +14,20 @@
  * Built by build.py; described in stoker/ops/linear.py.
  */
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
 
 #include "activation.h"
+#include "vectors.h"
 
-#ifdef __AVX512F__
-#define LANES 16
+#if LANES == 16
 #define TILE 14 /* rows: 28 sums, 2 weights, 1 input in 32 registers */
 #else
-#define LANES 8
 #define TILE 6 /* 12 sums, 2 weights, 1 input in 16 registers */
 #endif
 #define WIDTH (2 * LANES)
 #define BLOCK_BYTES (512 << 10) /* of inputs, which stay in the second-level cache */
 #define PACKED 64 /* inputs of a tile that a thread packs at a time */
-#define INLINE __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
-
-static inline vec load(const float *from) {
-    vec x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-static inline void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 
 /* The two vectors of weights for input k. */
 static inline INLINE void weights_at(const char *panel, int64_t k, vec *low, vec *high,
