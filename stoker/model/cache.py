@@ -5,13 +5,11 @@ Knows layers and blocks, not sequences. Written and read by the mixers, copied b
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from stoker.model.spec import ModelSpec
+from stoker.ops import memory
 
 
 class PagedCache:
@@ -55,7 +53,4 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     """As torch.zeros, but on a CPU the pages take no memory until they are touched."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size, page = math.prod(shape) * dtype.itemsize, 4096
-    raw = np.zeros(size + page, np.uint8)  # calloc, which aligns to 16 bytes only
-    start = -raw.ctypes.data % page
-    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)
+    return memory.zeros(shape, dtype)

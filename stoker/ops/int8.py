@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stoker.ops.linear import LinearFn
+from stoker.ops.memory import settled
 from stoker.ops.native.build import load, signature
 
 
@@ -63,7 +64,7 @@ class Int8Linear:
         padded = F.pad(integers, (0, groups * group - size, 0, panels * width - self.out_features))
         shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
         shaped = shifted.view(panels, width, groups, group)
-        self.weight = shaped.transpose(1, 2).contiguous()
+        self.weight = settled(shaped.transpose(1, 2))
         self.bias = bias
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:

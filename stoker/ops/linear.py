@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stoker.ops.memory import settled
 from stoker.ops.native.build import load, signature
 
 log = logging.getLogger(__name__)
@@ -149,8 +150,8 @@ def _panels(halves: Tensor) -> Tensor:
     """halves (panels, 2, lanes, K) -> (panels, K, 2 * lanes) in the order of the kernel."""
     if _holds_bf16(halves):
         upper = halves.view(torch.int16)[..., 1::2]
-        return upper.permute(0, 3, 2, 1).contiguous().flatten(2).view(torch.bfloat16)
-    return halves.permute(0, 3, 1, 2).contiguous().flatten(2)
+        return settled(upper.permute(0, 3, 2, 1)).flatten(2).view(torch.bfloat16)
+    return settled(halves.permute(0, 3, 1, 2)).flatten(2)
 
 
 def _holds_bf16(x: Tensor) -> bool:
