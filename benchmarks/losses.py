@@ -1,9 +1,10 @@
 """Where the time of a run goes that the machine's limit does not ask for.
 
 The limit is the time that the products of weights and of attention take at the measured rate of
-packed products. Timers around the model's operations, in a pass of their own, give each
-operation its own time, without what it calls; a loss is that time less what the limit allows.
-So the limit and the losses together are the run.
+packed products. Where reading their weights, keys and values at the measured rate of memory takes
+longer, that is a loss of its own. Timers around the model's operations, in a pass of their own,
+give each operation its own time, without what it calls; what goes beyond limit and reading is the
+operation's loss. So the limit and the losses together are the run.
 
     python benchmarks/losses.py 17m 107m prefix [--dtype int8] [--threads 2]
 """
@@ -22,10 +23,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-FEW = 16  # rows; a product of so few waits for the weights to be read
-FEW_ROWS = f"matrix products of {FEW} rows or fewer, below the limit"
-MANY_ROWS = f"matrix products of more than {FEW} rows, below the limit"
+PRODUCTS = "matrix products, below the limit"
 ATTENTION = "attention, below the limit"
+READING = "waiting for memory: weights, keys and values"
 ELEMENTWISE = "norms, rotation and activation"
 BETWEEN = "between the kernels"
 BATCHES = "building batches"
@@ -52,57 +52,70 @@ class Profile:
 
 
 class _Timers:
-    """Seconds and FLOPs by name; nested calls count for the innermost."""
+    """Seconds by name, and what of them the rates allow; nested calls count for the innermost."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float, read: float) -> None:
         self.seconds: collections.Counter[str] = collections.Counter()
-        self.flops: collections.Counter[str] = collections.Counter()
+        self.allowed: collections.Counter[str] = collections.Counter()
+        self.limit = 0.0  # seconds
+        self._rates = rate, read
         self._inner = [0.0]
         self._pairs: tuple[Any, Any] = ((), ())
+        self._tokens = 0  # of distinct blocks
 
     def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        return self._timed(function, lambda args, kwargs, result: (name, 0))
+        return self._timed(function, name, lambda args, result: (0, 0))
 
     def linear(self, function: Callable[..., Any], outputs: int) -> Callable[..., Any]:
-        def told(args: Any, kwargs: Any, y: Any) -> tuple[str, int]:
-            x = args[0]
-            return FEW_ROWS if len(x) <= FEW else MANY_ROWS, 2 * x.numel() * outputs
+        def work(args: Any, y: Any) -> tuple[int, int]:
+            return 2 * args[0].numel() * outputs, function.weight.nbytes
 
-        return self._timed(function, told)
+        return self._timed(function, PRODUCTS, work)
 
     def attention_plan(self, function: Callable[..., Any]) -> Callable[..., Any]:
         import numpy as np
 
         def plan(layout: Any) -> Any:
-            self._pairs = np.diff(layout.query_starts), np.array(layout.context_lens)
+            contexts = np.array(layout.context_lens)
+            self._pairs = np.diff(layout.query_starts), contexts
+            whole = contexts // layout.block_size
+            blocks = layout.block_tables.numpy()
+            full = len(np.unique(blocks[np.arange(blocks.shape[1]) < whole[:, None]]))
+            self._tokens = full * layout.block_size + int((contexts % layout.block_size).sum())
             return function(layout)
 
         return plan
 
     def attention(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def told(args: Any, kwargs: Any, y: Any) -> tuple[str, int]:
+        def work(args: Any, y: Any) -> tuple[int, int]:
             counts, contexts = self._pairs
-            window = args[4].window
+            keys, window = args[2], args[4].window
             seen = contexts if window is None else contexts.clip(max=window)
             pairs = int((counts * seen - counts * (counts - 1) // 2).clip(min=counts).sum())
-            return ATTENTION, 4 * pairs * y.shape[1] * y.shape[2]
+            tokens = self._tokens if window is None else min(self._tokens, int(seen.sum()))
+            flops = 4 * pairs * y.shape[1] * y.shape[2]
+            return flops, 2 * tokens * keys[0, 0].nbytes
 
-        return self._timed(function, told)
+        return self._timed(function, ATTENTION, work)
 
     def _timed(
-        self, function: Callable[..., Any], tell: Callable[..., tuple[str, int]]
+        self, function: Callable[..., Any], name: str, work: Callable[..., tuple[int, int]]
     ) -> Callable[..., Any]:
-        """`function` with its own time counted; `tell` gives the name and the FLOPs of a call."""
+        """`function` with its own time counted; `work` gives the FLOPs and bytes of a call."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
             start = time.perf_counter()
             result = function(*args, **kwargs)
             spent = time.perf_counter() - start
-            name, flops = tell(args, kwargs, result)
             self.seconds[name] += spent - self._inner.pop()
-            self.flops[name] += flops
-            self._inner[-1] += spent
+            flops, read = (
+                done / rate for done, rate in zip(work(args, result), self._rates, strict=True)
+            )
+            self.limit += flops
+            self.allowed[READING] += max(read - flops, 0)
+            self.allowed[name] += max(flops, read)
+            self._inner[-1] += time.perf_counter() - start  # with the counting itself
             return result
 
         return timed
@@ -113,18 +126,19 @@ def products(function: Any) -> int:
     return int(function.out_features) * (2 if getattr(function, "_gate", None) else 1)
 
 
-def profile(llm: Any, action: Callable[[], object], rate: float) -> Profile:
+def profile(llm: Any, action: Callable[[], object], rate: float, read: float) -> Profile:
     """Run `action`, which uses `llm`, under timers.
 
     Args:
         llm: a `stoker.LLM` on a CPU.
         action: the run, to be called once.
         rate: FLOP/s that the limit allows.
+        read: bytes/s that memory can be read at.
     """
     from stoker.engine import runner as runner_module
     from stoker.model.transformer import Linear
 
-    timers = _Timers()
+    timers = _Timers(rate, read)
     engine, runner = llm.engine, llm.engine.runner
     model = runner.model
     ops, attention = model.ops, model.ops.attention
@@ -152,11 +166,12 @@ def profile(llm: Any, action: Callable[[], object], rate: float) -> Profile:
             stack.enter_context(mock.patch.object(owner, name, replacement))
         timers.wrap(action, SCHEDULING)()
     total = sum(timers.seconds.values())
-    lost = {name: timers.seconds[name] - timers.flops[name] / rate for name in timers.seconds}
+    lost = {name: timers.seconds[name] - timers.allowed[name] for name in timers.seconds}
+    lost[READING] = timers.allowed[READING]
     ranked = sorted(lost.items(), key=lambda one: -one[1])
     return Profile(
         seconds=total,
-        limit_seconds=sum(timers.flops.values()) / rate,
+        limit_seconds=timers.limit,
         losses=[Loss(name, seconds, seconds / total) for name, seconds in ranked],
     )
 
@@ -191,14 +206,14 @@ def main() -> None:
 
 def _of_workload(work: str, dtype: str, threads: int) -> Profile:
     from peer_stoker import make
-    from workloads import WORK, make_model
+    from workloads import WORK, make_model, read_rate
 
     shape, load = WORK[work].shape, WORK[work].make()
     with tempfile.TemporaryDirectory() as name:
         make_model(Path(name), shape)
         run = make(Path(name), threads, work, dtype=dtype)
         run(load[:8])
-        return profile(run.llm, lambda: run(load), stoker_rate(shape, dtype))
+        return profile(run.llm, lambda: run(load), stoker_rate(shape, dtype), read_rate())
 
 
 if __name__ == "__main__":

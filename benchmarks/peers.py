@@ -1,8 +1,9 @@
 """Stoker against its peers on a CPU: seeded workloads, one interleaved run.
 
 Each engine runs in a process of its own, loaded once; then, round after round, each in turn
-gets the workload. So the machine's drift touches all alike. A peer may live in another virtual
-environment (README.md beside this file has the commands): name its interpreter.
+gets the workload, with tokens that none has seen. So the machine's drift touches all alike. A peer
+may live in another virtual environment (README.md beside this file has the commands): name its
+interpreter.
 
     python benchmarks/peers.py 17m 107m prefix [--rounds 5] [--json FILE]
         [--engines stoker openvino ...] [--python vllm=/path/to/python ...]
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from workloads import (
     matmul_rate,
     outputs_of,
     read_rate,
+    with_other_tokens,
     work_flops,
 )
 
@@ -72,19 +75,21 @@ def serve(engine: str, folder: Path, threads: int, work: str) -> None:
         print(json.dumps({"error": f"{type(problem).__name__}: {problem}"[:300]}), file=out)
         return
     print(json.dumps({"packages": about(*PACKAGES)}), file=out)
-    for line in sys.stdin:
+    # no engine may know a prompt from the round before
+    for number, line in enumerate(sys.stdin, 1):
+        fresh = with_other_tokens(load, WORK[work].shape, number)
         if line.strip() == "losses":
             from losses import profile, stoker_rate
 
             try:
                 rate = stoker_rate(WORK[work].shape, options.get("dtype", "float32"))
-                found = dataclasses.asdict(profile(run.llm, lambda: run(load), rate))
+                found = dataclasses.asdict(profile(run.llm, partial(run, fresh), rate, read_rate()))
             except Exception as problem:
                 found = {"error": f"{type(problem).__name__}: {problem}"[:300]}
             print(json.dumps(found), file=out)
             continue
         start = time.perf_counter()
-        run(load)
+        run(fresh)
         print(json.dumps({"seconds": time.perf_counter() - start}), file=out)
 
 

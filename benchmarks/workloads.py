@@ -69,6 +69,12 @@ def shared_prefix(shape: str, requests: int = 64, seed: int = 0) -> Workload:
     ]
 
 
+def with_other_tokens(work: Workload, shape: str, number: int) -> Workload:
+    """The same lengths and the same sharing, but no prompt that an engine has seen in number 0."""
+    vocab = SHAPES[shape]["vocab_size"]
+    return [([(token + 101 * number) % vocab for token in prompt], count) for prompt, count in work]
+
+
 def _tokens(rng: random.Random, shape: str, count: int) -> list[int]:
     return [rng.randrange(SHAPES[shape]["vocab_size"]) for _ in range(count)]
 
