@@ -67,7 +67,7 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
     check_prompts(source, builder)
     if count is not None and settings.limit is not None:
         count = min(count, settings.limit)
-    report = Report(count, input_fingerprint=source.fingerprint())
+    report = Report(count, input_fingerprint=source.fingerprint(), input_format=source.form)
     report.accuracy = Accuracy(expect) if expect else None
     report.pooled = settings.pooling is not None
     _check_output(settings)
@@ -106,7 +106,7 @@ def _with_earlier(settings: JobSettings, report: Report) -> Report:
         report.model_fingerprint = model_fingerprint(resolve_folder(settings.model))
     if known is None or not state.has_rows():
         return report
-    state.check(known, identity(report.input_fingerprint, report.model_fingerprint, settings))
+    state.check(known, identity(report, settings))
     report.resumed_rows = count_lines(state.journal)
     if report.total_rows is None or report.resumed_rows < report.total_rows:
         return report

@@ -78,7 +78,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
     """
     report.pooled = settings.pooling is not None
     report.resumed_rows = 0
-    now = identity(report.input_fingerprint, report.model_fingerprint, settings)
+    now = identity(report, settings)
     state = State(settings)
     state.load()
     state.make_folder()

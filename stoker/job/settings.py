@@ -18,8 +18,9 @@ from stoker.job.prompts import PromptSettings
 from stoker.job.report import RESULT, STATUSES
 from stoker.job.sources import Part, Shard, Source, open_source
 
-# a result does not follow from these, so they may change between the runs of one job
-FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup")
+# A result does not follow from these, so they may change between the runs of one job. In place
+# of the format that was asked for, the one that was read is compared (state.py).
+FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup", "format")
 
 
 @dataclass(frozen=True)

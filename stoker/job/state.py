@@ -13,6 +13,7 @@ from typing import Any
 
 from stoker.errors import JobError
 from stoker.job.journal import Entry, RowSet, entries, replacing
+from stoker.job.report import Report
 from stoker.job.settings import JobSettings
 
 FORMAT = 1
@@ -179,14 +180,12 @@ class State:
         return size
 
 
-def identity(
-    input_fingerprint: str, model_fingerprint: str | None, settings: JobSettings
-) -> dict[str, Any]:
+def identity(report: Report, settings: JobSettings) -> dict[str, Any]:
     """What a job is a job of, as it stands in job.json."""
     return {
-        "input": input_fingerprint,
-        "model": model_fingerprint,
-        "settings": settings.described(),
+        "input": report.input_fingerprint,
+        "model": report.model_fingerprint,
+        "settings": {**settings.described(), "format": report.input_format},
         "input_name": str(settings.input),
         "model_name": settings.model,
     }

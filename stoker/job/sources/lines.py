@@ -21,6 +21,8 @@ SHOWN = 200  # characters of a line that is too long to keep
 class JsonLines(FileSource):
     """A JSON object in each line. A row's number is that of its line."""
 
+    form = "jsonl"
+
     def rows(self) -> Rows:
         with opened(self.paths[0]) as file:
             for number, line in numbered(file):
@@ -32,6 +34,8 @@ class JsonLines(FileSource):
 
 class TextLines(FileSource):
     """A prompt in each line, as the column `text`. A row's number is that of its line."""
+
+    form = "text"
 
     def rows(self) -> Rows:
         with opened(self.paths[0]) as file:
