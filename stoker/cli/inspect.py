@@ -23,7 +23,7 @@ TEXT = 160  # characters of a text that are printed
 def add_inspect(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `inspect`."""
     add = command.add_argument
-    add("output", metavar="OUT", help="what stoker run or stoker embed wrote, as JSON Lines")
+    add("output", metavar="OUT", help="what stoker run or stoker embed wrote")
     add(
         "other", metavar="OTHER", nargs="?", help="another run over the same input, to compare with"
     )
@@ -159,7 +159,7 @@ def _print_comparison(args: argparse.Namespace, a: Path, b: Path, expect: Expect
     from stoker.report.sample import prompt_of
 
     totals = Comparison()
-    differing = compare(a, b, totals, expect, _key(args, a))
+    differing = compare(a, b, totals, expect, (_key(args, a), _key(args, b)))
     for row, other in islice(differing, args.limit):
         old, new = row.result["status"], other.result["status"]
         print(f"row {row.number}  {old}" + ("" if old == new else f" -> {new}"))
