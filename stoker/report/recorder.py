@@ -80,7 +80,7 @@ class Recorder:
             "sample": self.sample.rows,
         }
 
-    def take(self, gauges: Gauges | None) -> None:
+    def take(self, gauges: Gauges) -> None:
         """Add a sample of the engine's state to the series, now."""
         seconds = time.monotonic() - self.report.started
         self.series.add(seconds, self.report.rows - self.report.resumed_rows, gauges)
