@@ -1,6 +1,7 @@
 """`stoker inspect`: earlier runs read again from their files, and two side by side."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -110,6 +111,30 @@ def test_rows_by_status(tmp_path, capsys, form):
     assert max(map(len, printed.splitlines())) < 180
     assert run(capsys, out, "--rows").count("row ") == 3
     assert run(capsys, out, "--rows", "--limit", 1).count("row ") == 1
+    assert main(["inspect", str(out), "--rows", "done,lenght"]) == 1
+    assert "'lenght' is no status; did you mean 'length'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_prompts_are_shown_as_they_were_made(text_model, tmp_path, capsys, replicas):
+    """While it runs and read again: with the figures beside the output, which name the template."""
+    if replicas > len(os.sched_getaffinity(0)):
+        pytest.skip("there is one core")
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"word": "hello"}\n{"wort": "x"}\n{"word": "hello again"}\n')
+    command = ["run", source, "-o", out, "-m", text_model, "--max-tokens", 3]
+    command += ["--prompt", "Say: {{ word | upper }}", "--replicas", replicas]
+    assert main([str(one) for one in command]) == 3
+    prompts = ["Say: HELLO", '{"wort": "x"}', "Say: HELLO AGAIN"]
+    assert [entry["prompt"] for entry in read_figures(out)["sample"]] == prompts
+    run(capsys, out, "--html")
+    assert [entry["prompt"] for entry in read_figures(out)["sample"]] == prompts
+    assert "  prompt  Say: HELLO\n" in run(capsys, out, "--rows")
+    other = tmp_path / "other.jsonl"
+    other.write_text(out.read_text().replace("length", "done"))
+    assert "  prompt  Say: HELLO AGAIN\n" in run(capsys, out, other)
+    figures_path(out).unlink()
+    assert '  prompt  {"word": "hello"}\n' in run(capsys, out, "--rows")
 
 
 @PAIRS
