@@ -23,7 +23,7 @@ from stoker.job.finish import need_parquet
 from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
-from stoker.job.output import clash, earlier, output_file, remaining
+from stoker.job.output import clash, earlier, output_file
 from stoker.job.prompts import PromptBuilder, check_prompts
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
@@ -148,8 +148,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
             progress(report)
             return not stopping()
 
-        rows = remaining(settings, sink.there)
-        with Feeder(rows, encoder) as feeder:
+        with Feeder(sink.remaining(), encoder) as feeder:
             RowRunner(llm, settings, sink.write).run(feeder.take, after_step)
         if stopping():
             raise KeyboardInterrupt

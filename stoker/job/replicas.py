@@ -169,7 +169,7 @@ def run_replicated(
         JobError: the output can't be written, or no replica is left.
         StokerError: what a replica raised for the whole job.
     """
-    from stoker.job.output import output_file, remaining
+    from stoker.job.output import output_file
 
     with stop_requests() as stopping, output_file(settings, report) as sink:
 
@@ -178,7 +178,7 @@ def run_replicated(
             progress(report)
             return not stopping()
 
-        _Pool(replicas, remaining(settings, sink.there), report).run(sink.write, after_results)
+        _Pool(replicas, sink.remaining(), report).run(sink.write, after_results)
         if stopping():
             raise KeyboardInterrupt
 
