@@ -78,10 +78,10 @@ def say_earlier(args: argparse.Namespace, report: Report, settings: JobSettings)
         )
     elif report.resumed_rows:
         of = "" if report.total_rows is None else f" of {report.total_rows}"
-        print(
-            f"stoker: continuing {settings.output}, where {report.resumed_rows}{of} rows are",
-            file=sys.stderr,
-        )
+        there = f"{report.resumed_rows}{of} rows are"
+        if settings.retry:
+            there += f"; those that are {' or '.join(settings.retry)} run again"
+        print(f"stoker: continuing {settings.output}, where {there}", file=sys.stderr)
     return report.complete
 
 

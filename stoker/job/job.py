@@ -24,7 +24,7 @@ from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
 from stoker.job.output import clash, earlier, output_file
-from stoker.job.prompts import PromptBuilder, check_prompts
+from stoker.job.prompts import PromptBuilder, check_column, check_prompts
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
@@ -53,8 +53,8 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
         finished.
 
     Raises:
-        JobError: the input can't be read or has no rows; the output exists and is not of this job;
-            another process runs the job.
+        JobError: the input can't be read or has no rows, or lacks the column that answers are
+            expected in; the output exists and is not of this job; another process runs the job.
         InvalidRequestError: the parameters ask for what a row's result has no place for, or a
             template is wrong.
         ModelError: there is no such model.
@@ -65,6 +65,8 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
     source = settings.source()
     count = require_rows(source)
     check_prompts(source, builder)
+    if expect is not None:
+        check_column(source, expect.column)
     if count is not None and settings.limit is not None:
         count = min(count, settings.limit)
     report = Report(count, input_fingerprint=source.fingerprint(), input_format=source.form)

@@ -57,7 +57,7 @@ class OutputFile:
         if self._settings.strict and result["status"] not in GOOD:
             raise JobError(
                 f"row {row.number} is {result['status']}: {result.get('error')} "
-                "(--strict stops here; the rows before are kept)"
+                "(--strict stops here; finished rows are kept)"
             )
         shown = {name: value for name, value in result.items() if name not in self._left_out}
         key, plain = self._settings.result_key, requests_are_plain(self._settings)

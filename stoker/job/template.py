@@ -47,7 +47,7 @@ class Template:
             self._template = env.from_string(text)
         except jinja2.TemplateSyntaxError as problem:
             raise InvalidRequestError(
-                f"{origin}, line {problem.lineno}: the template is no Jinja: {problem.message}; "
+                f"{origin}, line {problem.lineno}: the template is no Jinja: {str(problem.message).rstrip('.')}; "
                 "a column is written {{ name }}"
             ) from None
         except _NullError:
