@@ -117,6 +117,7 @@ class OrderedFile:
         """
         self.order.expect_no_more()
         self.advance()
+        assert not self.order.held_up, "a row has no result"
         try:
             self._cut()
             os.fsync(self._fd)
