@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.watching import add_expect, expect_of
-from stoker.errors import ConfigError
+from stoker.errors import ConfigError, suggest
 from stoker.job.expect import Accuracy, Expect
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ TEXT = 160  # characters of a text that are printed
 def add_inspect(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `inspect`."""
     add = command.add_argument
-    add("output", metavar="OUT", help="what stoker run or stoker embed wrote, as JSON Lines")
+    add("output", metavar="OUT", help="what stoker run or stoker embed wrote")
     add(
         "other", metavar="OTHER", nargs="?", help="another run over the same input, to compare with"
     )
@@ -57,7 +57,7 @@ def inspect(args: argparse.Namespace) -> int:
             raise ConfigError("--html and --rows are for one run; leave out the second")
         _print_comparison(args, path, Path(args.other), expect)
     elif args.rows is not None:
-        for line in islice(_listed(path, args.rows, _key(args, path)), args.limit):
+        for line in islice(_listed(args, path), args.limit):
             print(line)
     else:
         _print_summary(args, path, expect)
@@ -101,27 +101,36 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
         print("report    none; --html writes one")
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    """The run's settings, as the figures beside the output have them; none without these."""
+    from stoker.report.files import read_figures
+
+    found: dict[str, Any] = (read_figures(path) or {}).get("settings", {})
+    return found
+
+
 def _key(args: argparse.Namespace, path: Path) -> str:
     """The column that holds the results."""
     from stoker.job.report import RESULT
-    from stoker.report.files import read_figures
 
-    if args.result_key is not None:
-        return str(args.result_key)
-    return str((read_figures(path) or {}).get("settings", {}).get("result_key", RESULT))
+    return str(args.result_key or _settings(path).get("result_key", RESULT))
 
 
 def _written(path: Path) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(path.stat().st_mtime))
 
 
-def _listed(path: Path, statuses: str, key: str) -> Iterator[str]:
+def _listed(args: argparse.Namespace, path: Path) -> Iterator[str]:
     """A few lines for each row of the statuses."""
+    from stoker.job.report import STATUSES
+    from stoker.job.shown import PromptText
     from stoker.report.outputs import read_output
-    from stoker.report.sample import prompt_of
 
-    wanted = {name.strip() for name in statuses.split(",")} - {""}
-    for row in read_output(path, key):
+    prompt_of = PromptText(_settings(path).get("template"))
+    wanted = {name.strip() for name in args.rows.split(",")} - {""}
+    for name in wanted - {*STATUSES}:
+        raise ConfigError(f"--rows: {name!r} is no status; {suggest(name, [*STATUSES])}")
+    for row in read_output(path, _key(args, path)):
         if not wanted or row.result["status"] in wanted:
             yield "\n".join(
                 [
@@ -155,11 +164,12 @@ def _short(text: str) -> str:
 
 
 def _print_comparison(args: argparse.Namespace, a: Path, b: Path, expect: Expect | None) -> None:
+    from stoker.job.shown import PromptText
     from stoker.report.compare import Comparison, compare
-    from stoker.report.sample import prompt_of
 
+    prompt_of = PromptText(_settings(a).get("template"))
     totals = Comparison()
-    differing = compare(a, b, totals, expect, _key(args, a))
+    differing = compare(a, b, totals, expect, (_key(args, a), _key(args, b)))
     for row, other in islice(differing, args.limit):
         old, new = row.result["status"], other.result["status"]
         print(f"row {row.number}  {old}" + ("" if old == new else f" -> {new}"))

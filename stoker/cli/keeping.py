@@ -34,8 +34,7 @@ def add_keeping(command: argparse.ArgumentParser) -> None:
     add(
         "--ordered",
         action="store_true",
-        help="write OUTPUT in the order of the input, once all rows are done "
-        "(default: as they finish)",
+        help="write OUTPUT in the order of the input (default: as rows finish)",
     )
     add(
         "--result-key",

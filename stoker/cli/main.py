@@ -14,6 +14,7 @@ from stoker import __version__
 from stoker.cli.inputs import add_chat, add_inputs, add_samples
 from stoker.cli.inspect import add_inspect
 from stoker.cli.keeping import add_keeping
+from stoker.cli.parser import Parser
 from stoker.cli.sampling import add_sampling
 from stoker.cli.watching import add_expect, add_watching
 from stoker.config import DTYPES, EngineConfig
@@ -26,9 +27,7 @@ INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="stoker", description="Run large language models over piles of prompts."
-    )
+    parser = Parser(prog="stoker", description="Run large language models over piles of prompts.")
     parser.add_argument("--version", action="version", version=f"stoker {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

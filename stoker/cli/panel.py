@@ -123,10 +123,9 @@ def draw(now: Progress) -> RenderableType:
         "status", Text(", ".join(f"{n} {name}" for name, n in now.statuses.items()) or "…")
     )
     grid.add_row("speed", Text(speed(now)))
-    if now.running is not None and now.cache_use is not None:
-        grid.add_row("running", Text(f"{now.running}, {now.waiting} waiting"))
-        saved = f"{now.saved_tokens:,} prompt tokens saved by shared prefixes"
-        grid.add_row("cache", Text(f"{now.cache_use:.0%} in use, {saved}"))
+    grid.add_row("running", Text(f"{now.running}, {now.waiting} waiting"))
+    saved = f"{now.saved_tokens:,} prompt tokens saved by shared prefixes"
+    grid.add_row("cache", Text(f"{now.cache_use:.0%} in use, {saved}"))
     if now.accuracy is not None:
         grid.add_row("accuracy", Text(f"{now.accuracy:.1%} so far"))
     return grid
@@ -138,11 +137,8 @@ def rows(now: Progress) -> str:
 
 
 def speed(now: Progress) -> str:
-    """Tokens per second: of the engine lately, or of the written rows where there are replicas."""
-    if now.prefill_rate is not None and now.decode_rate is not None:
-        return f"{now.prefill_rate:,.0f} prefill + {now.decode_rate:,.0f} decode tokens/s"
-    rate = now.output_tokens / now.elapsed if now.elapsed else 0.0
-    return f"{rate:,.0f} output tokens/s"
+    """Tokens per second, lately."""
+    return f"{now.prefill_rate:,.0f} prefill + {now.decode_rate:,.0f} decode tokens/s"
 
 
 def clock(seconds: float) -> str:

@@ -12,6 +12,7 @@ from stoker.cli.keeping import keeping
 from stoker.cli.sampling import sampling_params
 from stoker.cli.watch import summed_up, watched
 from stoker.cli.watching import expect_of, say_loading
+from stoker.engine.gauges import read_gauges
 from stoker.job.report import Report
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from stoker.job.replicas import (
         core_groups,
         replica_threads,
+        replicas_gauges,
         run_replicated,
         started_replicas,
     )
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
                 settings,
                 report,
                 lambda show: run_replicated(replicas, settings, report, show),
+                lambda: replicas_gauges(replicas),
             )
     from stoker.llm import LLM
 
@@ -75,10 +78,10 @@ def say_earlier(args: argparse.Namespace, report: Report, settings: JobSettings)
         )
     elif report.resumed_rows:
         of = "" if report.total_rows is None else f" of {report.total_rows}"
-        print(
-            f"stoker: continuing {settings.output}, where {report.resumed_rows}{of} rows are",
-            file=sys.stderr,
-        )
+        there = f"{report.resumed_rows}{of} rows are"
+        if settings.retry:
+            there += f"; those that are {' or '.join(settings.retry)} run again"
+        print(f"stoker: continuing {settings.output}, where {there}", file=sys.stderr)
     return report.complete
 
 
@@ -87,5 +90,10 @@ def carry_out(args: argparse.Namespace, llm: LLM, settings: JobSettings, report:
     from stoker.job.job import run_job
 
     return watched(
-        args, settings, report, lambda show: run_job(llm, settings, report, show), llm.engine
+        args,
+        settings,
+        report,
+        lambda show: run_job(llm, settings, report, show),
+        lambda: read_gauges(llm.engine),
+        llm.engine,
     )

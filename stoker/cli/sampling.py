@@ -84,7 +84,7 @@ def _read(option: str, name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except OSError as problem:
-        raise InvalidRequestError(f"{option} {name}: {problem.strerror}") from None
+        raise InvalidRequestError(f"{option} {name}: {problem.strerror}; check the path") from None
     except UnicodeDecodeError as problem:
         raise InvalidRequestError(f"{option} {name} is not UTF-8: {problem}") from None
 
@@ -105,12 +105,18 @@ def sampling_params(
             f"--{name} has no effect at temperature 0, which takes the likeliest token; "
             "give --temperature as well"
         )
-    return SamplingParams(
-        temperature=args.temperature,
-        max_tokens=args.max_tokens,
-        repetition_penalty=args.repetition_penalty,
-        seed=seed,
-        logprobs=logprobs,
-        **given,
-        **form,
-    )
+    try:
+        return SamplingParams(
+            temperature=args.temperature,
+            max_tokens=args.max_tokens,
+            repetition_penalty=args.repetition_penalty,
+            seed=seed,
+            logprobs=logprobs,
+            **given,
+            **form,
+        )
+    except InvalidRequestError as problem:
+        for option, name in (("json_schema", args.schema), ("grammar", args.grammar)):
+            if name is not None and str(problem).startswith(option):  # so it is in the file
+                raise InvalidRequestError(f"{name}: {problem}") from None
+        raise

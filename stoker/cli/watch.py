@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.panel import say_json, screen
-from stoker.engine.gauges import Gauges, read_gauges
+from stoker.engine.gauges import Gauges
 from stoker.errors import JobError
 from stoker.job.report import Report
 from stoker.report.files import write_report
@@ -34,6 +34,7 @@ def watched(
     settings: JobSettings,
     report: Report,
     job: Job,
+    gauges: Callable[[], Gauges],
     engine: Engine | None = None,
 ) -> int:
     """Run `job`, showing its progress, then its summary and its report.
@@ -42,7 +43,8 @@ def watched(
         args: of the command.
         settings, report: of the job.
         job: is given what to call after each step.
-        engine: that computes; None if several do.
+        gauges: reads those of what computes.
+        engine: whose settings the report shows; None if several compute.
 
     Returns:
         The exit code.
@@ -53,13 +55,13 @@ def watched(
         recorder = Recorder(report, described(args, settings, engine), settings.seed)
     try:
         with screen(args.quiet, args.json_progress) as shown:
-            watch = _Watch(report, recorder, engine)
+            watch = _Watch(report, recorder, gauges)
             job(lambda _: watch.step(shown))
             watch.end(shown)
     finally:
         page = None
         if recorder:
-            recorder.take(_gauges(engine))
+            recorder.take(gauges())
             page = _page(settings, recorder)
         code = summed_up(args, settings, report, page)
     return code
@@ -93,33 +95,31 @@ def summed_up(
 
 
 class _Watch:
-    """Looks at the engine after steps, as often as the screen and the recorder want."""
+    """Looks at what computes after steps, as often as the screen and the recorder want."""
 
-    def __init__(self, report: Report, recorder: Recorder | None, engine: Engine | None) -> None:
-        self._report, self._recorder, self._engine = report, recorder, engine
-        gauges = _gauges(engine)
-        self._pace = Pace(report, gauges)
+    def __init__(
+        self, report: Report, recorder: Recorder | None, gauges: Callable[[], Gauges]
+    ) -> None:
+        self._report, self._recorder, self._gauges = report, recorder, gauges
+        begun = gauges()
+        self._pace = Pace(report, begun)
         self._shown = 0.0
         if recorder:
-            recorder.series.begin(gauges)
+            recorder.series.begin(begun)
 
     def step(self, shown: Any) -> None:
         seconds = time.monotonic() - self._report.started
         if self._recorder and self._recorder.series.due(seconds):
-            self._recorder.take(_gauges(self._engine))
+            self._recorder.take(self._gauges())
         if seconds - self._shown >= shown.every:
             self._shown = seconds
-            shown.show(self._pace.look(seconds, _gauges(self._engine)))
+            shown.show(self._pace.look(seconds, self._gauges()))
 
     def end(self, shown: Any) -> None:
         """Show the end, where what is shown stays or is read by a program."""
         if shown.every < 10:
             seconds = time.monotonic() - self._report.started
-            shown.show(self._pace.look(seconds, _gauges(self._engine)))
-
-
-def _gauges(engine: Engine | None) -> Gauges | None:
-    return None if engine is None else read_gauges(engine)
+            shown.show(self._pace.look(seconds, self._gauges()))
 
 
 def described(

@@ -1,10 +1,12 @@
-"""What an engine is doing right now, in numbers: totals, queues, cache, and the work foreseen.
+"""What engines are doing right now, in numbers: totals, queues, cache, and the work foreseen.
 
 Read between steps by whoever watches the engine; knows neither jobs nor screens, and no torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,10 @@ if TYPE_CHECKING:  # the engine has tensors, which are not looked into here
 
 @dataclass(frozen=True)
 class Gauges:
-    """The state of an engine between two steps.
+    """The state of an engine between two steps, or of several together.
 
     Attributes:
+        engines: how many there are.
         steps, prefill_tokens, decode_tokens: totals since the engine was made. A token is a
             decode if it is the only one its sequence has to compute in the step.
         saved_tokens: tokens found in the prefix cache and not computed, in all.
@@ -40,11 +43,29 @@ class Gauges:
     num_blocks: int = 0
     expected_left: int = 0
     longest_left: int = 0
+    engines: int = 1
 
     @property
     def cache_use(self) -> float:
         """The share of the cache's blocks that have an owner."""
         return self.held_blocks / self.num_blocks if self.num_blocks else 0.0
+
+
+def summed(several: Seq[Gauges]) -> Gauges:
+    """The gauges of several engines as one: the longest sequence of all, and sums of the rest."""
+    names = [field.name for field in dataclasses.fields(Gauges)]
+    sums = {name: sum(getattr(one, name) for one in several) for name in names}
+    sums["longest_left"] = max((one.longest_left for one in several), default=0)
+    return Gauges(**sums)
+
+
+def ended(gauges: Gauges) -> Gauges:
+    """What is left of the gauges of an engine that is gone: its totals."""
+    return dataclasses.replace(
+        gauges,
+        **dict.fromkeys(("running", "waiting", "held_blocks", "num_blocks"), 0),
+        **dict.fromkeys(("expected_left", "longest_left", "engines"), 0),
+    )
 
 
 def read_gauges(engine: Engine) -> Gauges:

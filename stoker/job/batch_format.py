@@ -148,7 +148,8 @@ def response(number: int, fields: dict[str, Any], result: dict[str, Any]) -> dic
 def output_row(row: Row | BadRow, result: dict[str, Any], key: str, plain: bool) -> dict[str, Any]:
     """What is written for any row: its columns with the result, or a response to a request.
 
-    A response keeps the result's status and counts under the key, beside what OpenAI's have.
+    A response keeps the result's status and counts under the key, beside what OpenAI's have, and
+    the columns that the request had beside its own: what an answer is compared with, for one.
 
     Args:
         row: of the input.
@@ -159,7 +160,9 @@ def output_row(row: Row | BadRow, result: dict[str, Any], key: str, plain: bool)
     if plain or not isinstance(row, Row) or not is_batch(row.fields):
         return {**row.fields, key: result}
     counts = {name: value for name, value in result.items() if name not in SAID}
-    return {**response(row.number, row.fields, result), key: counts}
+    said = response(row.number, row.fields, result)
+    own = {name: row.fields[name] for name in row.fields if name not in (*FIELDS, *RESPONSE)}
+    return {**said, **own, key: counts}
 
 
 def _error(result: dict[str, Any]) -> dict[str, Any]:

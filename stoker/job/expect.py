@@ -16,11 +16,16 @@ from typing import Any
 from stoker.job.answers import answers
 
 ALL = "all"  # the group of every row where no column names one
+PATIENCE = 0.1  # seconds for an answer to be searched for a pattern
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NUMBER = re.compile(
     r"(?:(?<![\w.])[-+−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4})?"
     r"|(?:(?<![\w.])[-+−])?\.[0-9]+"
 )
+
+
+class NotComparedError(Exception):
+    """An answer can't be compared with what its row expects; says what is wrong with the column."""
 
 
 def exact(answer: str, expected: str) -> bool:
@@ -63,9 +68,16 @@ def matches(answer: str, expected: str) -> bool:
     """The expected text is a regular expression that is found in the answer.
 
     Raises:
-        re.error: it is none.
+        NotComparedError: it is none, or it backtracks for longer than `PATIENCE`.
     """
-    return re.search(expected, answer) is not None
+    import regex  # Python's own has no limit of time
+
+    try:
+        return regex.search(expected, answer, timeout=PATIENCE) is not None
+    except regex.error:
+        raise NotComparedError("holds no valid regular expression") from None
+    except TimeoutError:
+        raise NotComparedError(f"holds a pattern that takes over {PATIENCE} s") from None
 
 
 MODES: dict[str, Callable[[str, str], bool]] = {
@@ -91,13 +103,14 @@ class Expect:
     group: str | None = None
 
     def group_of(self, fields: dict[str, Any]) -> str:
-        return ALL if self.group is None else str(fields.get(self.group, "none"))
+        found = None if self.group is None else fields.get(self.group)
+        return ALL if self.group is None else "none" if found is None else str(found)
 
     def agree(self, fields: dict[str, Any], answers: list[str]) -> list[bool] | None:
         """Which of the answers are as expected; None if the row has no such column.
 
         Raises:
-            re.error: the mode is regex and the column holds no valid pattern.
+            NotComparedError: the mode is regex and the column's pattern is of no use.
         """
         if self.column not in fields or fields[self.column] is None:
             return None
@@ -115,15 +128,15 @@ class Accuracy:
     expect: Expect
     compared: Counter[str] = field(default_factory=Counter)
     correct: Counter[str] = field(default_factory=Counter)
-    bad_patterns: int = 0
+    not_compared: Counter[str] = field(default_factory=Counter)  # rows, by what was wrong
 
     def add(self, fields: dict[str, Any], result: dict[str, Any]) -> bool | None:
         """Count one row; returns whether all its answers were as expected, None if it was not
         compared."""
         try:
             agree = self.expect.agree(fields, answers(fields, result) or [""])
-        except re.error:
-            self.bad_patterns += 1
+        except NotComparedError as problem:
+            self.not_compared[str(problem)] += 1
             return None
         if agree is None:
             return None
@@ -147,6 +160,7 @@ class Accuracy:
                 name: {"compared": count, "correct": self.correct[name]}
                 for name, count in sorted(self.compared.items())
             },
+            "not_compared": dict(sorted(self.not_compared.items())),
         }
 
     def lines(self) -> list[str]:
@@ -156,13 +170,12 @@ class Accuracy:
         if compared:
             right = self.correct.total()
             out.append(f"accuracy  {self.rate:.1%} ({right} of {compared} as expected)")
-        elif not self.bad_patterns:
+        elif not self.not_compared:
             out.append(f"accuracy  no row has a column {self.expect.column!r} to compare with")
-        if self.bad_patterns:
-            out.append(
-                f"accuracy  {self.bad_patterns} rows not compared: their column "
-                f"{self.expect.column!r} holds no valid regular expression"
-            )
+        out += [
+            f"accuracy  {count} rows not compared: their column {self.expect.column!r} {problem}"
+            for problem, count in sorted(self.not_compared.items())
+        ]
         if len(self.compared) > 1:
             width = max(map(len, self.compared))
             out += [

@@ -1,14 +1,13 @@
-"""Makes a job's output from its journal, where rows can't just be appended to it.
+"""Makes a job's Parquet output from its journal: a row can't be appended to one, and the type of
+a column follows from all its values.
 
-In the order of the input, without the rows in memory: an index of offsets, then the rows from
-their places. As Parquet, a batch of rows at a time. The output appears whole or not at all.
-Called by the job at its end; knows no model.
+A batch of rows at a time is in memory. The output appears whole or not at all. Called by the job at
+its end; knows no model.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.errors import JobError
 from stoker.job.journal import entries, replacing
+from stoker.job.order import InOrder
 from stoker.job.settings import JobSettings
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ def make_output(journal: Path, settings: JobSettings) -> None:
     """
     draft = journal.with_name("output.draft")
     with replacing(settings.output, draft):
-        if settings.parquet:
-            _write_parquet(journal, settings, draft)
-        else:
-            with draft.open("wb") as file:
-                file.writelines(_lines(journal, settings))
+        _write_parquet(journal, settings, draft)
 
 
 def need_parquet() -> None:
@@ -55,20 +51,17 @@ def need_parquet() -> None:
 
 def _lines(journal: Path, settings: JobSettings) -> Iterator[bytes]:
     """The journal's lines, in the order that is asked for."""
-    if not settings.ordered:
-        with journal.open("rb") as file:
-            yield from file
-        return
-    places = array("q")  # offset + 1 of each row; 0 where there is none
-    for entry in entries(journal, settings.result_key):
-        if entry.number >= len(places):
-            places.extend([0] * max(entry.number + 1 - len(places), len(places)))
-        places[entry.number] = entry.start + 1
     with journal.open("rb") as file:
-        for place in places:
-            if place:
-                file.seek(place - 1)
-                yield file.readline()
+        if not settings.ordered:
+            yield from file
+            return
+        order = InOrder()
+        for entry in entries(journal, settings.result_key):
+            order.found(entry.number, entry.start)
+        order.expect_no_more()
+        for offset in order.take():
+            file.seek(offset)
+            yield file.readline()
 
 
 def _write_parquet(journal: Path, settings: JobSettings, draft: Path) -> None:

@@ -23,8 +23,8 @@ from stoker.job.finish import need_parquet
 from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
-from stoker.job.output import clash, earlier, output_file, remaining
-from stoker.job.prompts import PromptBuilder, check_prompts
+from stoker.job.output import clash, earlier, output_file
+from stoker.job.prompts import PromptBuilder, check_column, check_prompts
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
@@ -53,8 +53,8 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
         finished.
 
     Raises:
-        JobError: the input can't be read or has no rows; the output exists and is not of this job;
-            another process runs the job.
+        JobError: the input can't be read or has no rows, or lacks the column that answers are
+            expected in; the output exists and is not of this job; another process runs the job.
         InvalidRequestError: the parameters ask for what a row's result has no place for, or a
             template is wrong.
         ModelError: there is no such model.
@@ -65,9 +65,11 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
     source = settings.source()
     count = require_rows(source)
     check_prompts(source, builder)
+    if expect is not None:
+        check_column(source, expect.column)
     if count is not None and settings.limit is not None:
         count = min(count, settings.limit)
-    report = Report(count, input_fingerprint=source.fingerprint())
+    report = Report(count, input_fingerprint=source.fingerprint(), input_format=source.form)
     report.accuracy = Accuracy(expect) if expect else None
     report.pooled = settings.pooling is not None
     _check_output(settings)
@@ -106,7 +108,7 @@ def _with_earlier(settings: JobSettings, report: Report) -> Report:
         report.model_fingerprint = model_fingerprint(resolve_folder(settings.model))
     if known is None or not state.has_rows():
         return report
-    state.check(known, identity(report.input_fingerprint, report.model_fingerprint, settings))
+    state.check(known, identity(report, settings))
     report.resumed_rows = count_lines(state.journal)
     if report.total_rows is None or report.resumed_rows < report.total_rows:
         return report
@@ -148,8 +150,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
             progress(report)
             return not stopping()
 
-        rows = remaining(settings, sink.there)
-        with Feeder(rows, encoder) as feeder:
+        with Feeder(sink.remaining(), encoder) as feeder:
             RowRunner(llm, settings, sink.write).run(feeder.take, after_step)
         if stopping():
             raise KeyboardInterrupt

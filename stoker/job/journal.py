@@ -150,16 +150,20 @@ class Journal:
         self._thread = threading.Thread(target=self._keep_synced, daemon=True)
         self._thread.start()
 
-    def append(self, line: bytes) -> None:
+    def append(self, line: bytes) -> int:
         """Add a whole line; it reaches the file with the next `flush`.
+
+        Returns: the byte at which it begins.
 
         Raises:
             JobError: the file can't be written.
         """
+        begin = self._size + self._buffered
         self._lines.append(line)
         self._buffered += len(line)
         if self._buffered >= BUFFERED:
             self.flush()
+        return begin
 
     def flush(self) -> None:
         """Hand what was appended to the operating system, or nothing of it.

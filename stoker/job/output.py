@@ -6,8 +6,8 @@ replicas; knows no model but by its fingerprint.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from stoker.job.batch_format import RESPONSE, is_batch, output_row
 from stoker.job.finish import make_output
 from stoker.job.journal import Entry, Journal, RowSet, encoded
 from stoker.job.lock import locked
+from stoker.job.order import InOrder, OrderedFile
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
@@ -28,15 +29,23 @@ TIMINGS = ("queued_seconds", "running_seconds")
 class OutputFile:
     """Writes results as rows end, and counts them.
 
-    Attributes:
+    Args:
+        journal: takes the results.
+        settings, report: of the job.
         there: the rows that an earlier run has finished.
+        ordered: the output, where it is in the order of the input and not the journal itself.
     """
 
     def __init__(
-        self, journal: Journal, settings: JobSettings, report: Report, there: RowSet
+        self,
+        journal: Journal,
+        settings: JobSettings,
+        report: Report,
+        there: RowSet,
+        ordered: OrderedFile | None,
     ) -> None:
-        self.there = there
         self._journal, self._settings, self._report = journal, settings, report
+        self._there, self._ordered = there, ordered
         self._left_out = INTERNAL if settings.timings else INTERNAL + TIMINGS
 
     def write(self, row: Row | BadRow, result: dict[str, Any]) -> None:
@@ -48,11 +57,13 @@ class OutputFile:
         if self._settings.strict and result["status"] not in GOOD:
             raise JobError(
                 f"row {row.number} is {result['status']}: {result.get('error')} "
-                "(--strict stops here; the rows before are kept)"
+                "(--strict stops here; finished rows are kept)"
             )
         shown = {name: value for name, value in result.items() if name not in self._left_out}
         key, plain = self._settings.result_key, requests_are_plain(self._settings)
-        self._journal.append(encoded(output_row(row, shown, key, plain)))
+        place = self._journal.append(encoded(output_row(row, shown, key, plain)))
+        if self._ordered:
+            self._ordered.order.found(row.number, place)
         self._report.add(row.fields, result)
 
     def flush(self) -> None:
@@ -62,9 +73,22 @@ class OutputFile:
             JobError: the output can't be written.
         """
         self._journal.flush()
+        if self._ordered:
+            self._ordered.advance()
+
+    def remaining(self) -> Iterator[Row | BadRow]:
+        """The rows of the input that are to be run and have no result yet."""
+        settings = self._settings
+        for row in islice(settings.source().rows(), settings.limit):
+            if self._ordered:
+                self._ordered.order.expect(row.number)
+            if row.number in self._there:
+                continue
+            problem = clash(row, settings)
+            yield row if problem is None else BadRow(row.number, problem, row.fields)
 
 
-@contextmanager
+@contextlib.contextmanager
 def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
     """The job's output, begun or continued; it is made final when the context ends well.
 
@@ -78,7 +102,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
     """
     report.pooled = settings.pooling is not None
     report.resumed_rows = 0
-    now = identity(report.input_fingerprint, report.model_fingerprint, settings)
+    now = identity(report, settings)
     state = State(settings)
     state.load()
     state.make_folder()
@@ -88,15 +112,30 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
             state.clear()
         if known is not None and state.has_rows():
             state.check(known, now)
-        there, size = state.recover(earlier(settings, report))
+        count = earlier(settings, report)
+        order = InOrder() if settings.ordered and not settings.parquet else None
+
+        def take(entry: Entry, place: int) -> None:
+            count(entry)
+            if order:
+                order.found(entry.number, place)
+
+        there, size = state.recover(take)
         state.save(now, finished=False)
         report.begin()
         journal = Journal(state.journal, size)
-        try:
-            yield OutputFile(journal, settings, report, there)
-        finally:
-            journal.close()
-        if settings.staged:
+        with contextlib.ExitStack() as stack:
+            ordered = None
+            try:
+                if order:
+                    ordered = OrderedFile(settings.output, state.journal, order)
+                    stack.callback(ordered.close)
+                yield OutputFile(journal, settings, report, there, ordered)
+            finally:
+                journal.close()
+            if ordered:
+                ordered.finish()
+        if settings.parquet:
             make_output(state.journal, settings)
         state.save(now, finished=True)
 
@@ -114,15 +153,6 @@ def earlier(settings: JobSettings, report: Report) -> Callable[[Entry], None]:
         report.resume(entry.fields, entry.result)
 
     return count
-
-
-def remaining(settings: JobSettings, there: RowSet) -> Iterator[Row | BadRow]:
-    """The rows of the input that are to be run and have no result yet."""
-    for row in islice(settings.source().rows(), settings.limit):
-        if row.number in there:
-            continue
-        problem = clash(row, settings)
-        yield row if problem is None else BadRow(row.number, problem, row.fields)
 
 
 def requests_are_plain(settings: JobSettings) -> bool:

@@ -6,6 +6,7 @@ row, and before the model is loaded for the first few.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -216,6 +217,23 @@ def check_prompts(source: Source, builder: PromptBuilder) -> None:
                 return
     if problem is not None:
         raise JobError(f"none of the first rows can be used: {problem}")
+
+
+def check_column(source: Source, name: str) -> None:
+    """See that the column which answers are to be compared with is there.
+
+    Raises:
+        JobError: none of the first rows has it.
+    """
+    rows = [row for row in islice(source.rows(), TRIED) if isinstance(row, Row)]
+    if rows and not any(name in row.fields for row in rows):
+        known = list({column: None for row in rows for column in row.fields})
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise JobError(
+            f"{source.name}: none of the first rows has the column {name!r} that answers are "
+            f"expected in; {hint}the columns are {', '.join(known)}"
+        )
 
 
 def read_template(path: str) -> str:

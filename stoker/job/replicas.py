@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing import get_context
@@ -21,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoker.engine.gauges import Gauges, ended, read_gauges, summed
 from stoker.engine.threads import core_list, default_threads, physical_cores
 from stoker.errors import ConfigError, JobError, StokerError
 from stoker.job.interrupt import stop_requests
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 NODES = Path("/sys/devices/system/node")
 LOOK_EVERY = 0.2  # seconds between looks at whether to stop
 LEAST, MOST = 16, 1024  # rows in a replica's hands
+GAUGES_EVERY = 0.25  # seconds between a replica's messages of how its engine is
 
 
 def core_groups(replicas: str) -> list[list[int]]:
@@ -74,6 +78,7 @@ def replica_threads(groups: list[list[int]], threads: int | None) -> list[int]:
 
 
 Results = list[tuple[int, dict[str, Any]]]  # number of a row, its result
+Message = tuple[Results, Gauges | None]  # None: not read again since the last message
 
 
 @dataclass
@@ -83,25 +88,31 @@ class Replica:
     process: BaseProcess
     pipe: Connection
     rows: dict[int, Row | BadRow] = field(default_factory=dict)  # in its hands, by number
+    gauges: Gauges = field(default_factory=Gauges)  # of its engine, a moment ago
 
     def receive(self) -> Results:
         """Results, waited for. The first ones are none, and say that the model is loaded.
+
+        The gauges that come with them are kept.
 
         Raises:
             StokerError: what it raised.
             JobError: it has died.
         """
         try:
-            message: Results | StokerError = self.pipe.recv()
+            message: Message | StokerError = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
+            self.gauges = ended(self.gauges)
             raise ReplicaDiedError(
                 f"a replica ended with code {self.process.exitcode}; if memory was short, try "
                 "fewer replicas"
             ) from None
         if isinstance(message, StokerError):
             raise message
-        return message
+        results, gauges = message
+        self.gauges = gauges or self.gauges
+        return results
 
 
 class ReplicaDiedError(JobError):
@@ -144,6 +155,11 @@ def started_replicas(
             replica.process.join()
 
 
+def replicas_gauges(replicas: Seq[Replica]) -> Gauges:
+    """The gauges of all of them together."""
+    return summed([replica.gauges for replica in replicas])
+
+
 def run_replicated(
     replicas: list[Replica], settings: JobSettings, report: Report, progress: Progress
 ) -> None:
@@ -153,7 +169,7 @@ def run_replicated(
         JobError: the output can't be written, or no replica is left.
         StokerError: what a replica raised for the whole job.
     """
-    from stoker.job.output import output_file, remaining
+    from stoker.job.output import output_file
 
     with stop_requests() as stopping, output_file(settings, report) as sink:
 
@@ -162,7 +178,7 @@ def run_replicated(
             progress(report)
             return not stopping()
 
-        _Pool(replicas, remaining(settings, sink.there), report).run(sink.write, after_results)
+        _Pool(replicas, sink.remaining(), report).run(sink.write, after_results)
         if stopping():
             raise KeyboardInterrupt
 
@@ -173,14 +189,14 @@ class _Pool:
     def __init__(
         self, replicas: list[Replica], rows: Iterator[Row | BadRow], report: Report
     ) -> None:
-        self._replicas, self._report = replicas, report
+        self._replicas, self._report = list(replicas), report  # those that live
         self._rows = rows
         self._returned: deque[Row | BadRow] = deque()
         self._share = 2 * len(replicas)
 
     def run(self, write: Write, after_results: Callable[[], bool]) -> None:
         """Until all rows have results, or `after_results` says to leave."""
-        for replica in list(self._replicas):
+        for replica in self._replicas:
             self._give(replica)
         while any(replica.rows for replica in self._replicas):
             for pipe in wait([replica.pipe for replica in self._replicas], LOOK_EVERY):
@@ -238,6 +254,7 @@ def _replica(
     from stoker.llm import LLM
 
     results: Results = []
+    read = 0.0  # when the gauges were
 
     def next_rows(may_wait: bool) -> list[Ready] | None:
         send()
@@ -250,8 +267,13 @@ def _replica(
         return encoder.encode(rows)
 
     def send() -> bool:
-        if results:
-            pipe.send(results)
+        nonlocal read
+        now = time.monotonic()
+        gauges = None
+        if now - read >= GAUGES_EVERY or not llm.engine.has_work:  # it may be idle from here on
+            gauges, read = read_gauges(llm.engine), now
+        if results or (gauges and llm.engine.has_work):
+            pipe.send((results, gauges))
             results.clear()
         return True
 
@@ -264,7 +286,7 @@ def _replica(
                     llm, settings, lambda row, out: results.append((row.number, out))
                 )
                 encoder = Encoder(llm, settings)
-                pipe.send([])
+                pipe.send(([], read_gauges(llm.engine)))
                 runner.run(next_rows, send)
         except StokerError as problem:
             pipe.send(problem)

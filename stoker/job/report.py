@@ -38,6 +38,7 @@ class Report:
     pooled: bool = False  # embeddings are made, and no output tokens
     watchers: list[Watcher] = field(default_factory=list)
     input_fingerprint: str = ""
+    input_format: str = ""  # as it was told or found out
     model_fingerprint: str | None = None  # None if the job is not bound to a model's files
     resumed_rows: int = 0  # counted rows that an earlier run has finished
     resumed_tokens: tuple[int, int] = (0, 0)  # of prompts and outputs, in these rows

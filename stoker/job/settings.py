@@ -18,8 +18,9 @@ from stoker.job.prompts import PromptSettings
 from stoker.job.report import RESULT, STATUSES
 from stoker.job.sources import Part, Shard, Source, open_source
 
-# a result does not follow from these, so they may change between the runs of one job
-FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup")
+# A result does not follow from these, so they may change between the runs of one job. In place
+# of the format that was asked for, the one that was read is compared (state.py).
+FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup", "format")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class JobSettings:
         pooling: embed the rows this way instead of completing them.
         model: what is loaded for the job; with it a job that can't go on is refused before.
         dtype: the engine's arithmetic, as it was asked for.
-        ordered: write the output in the order of the input, at the end.
+        ordered: write the output in the order of the input.
         limit: take the first so many rows of the input and leave the others.
         strict: stop at the first row that has no answer.
         retry: run again the rows that an earlier run gave one of these statuses.
@@ -94,7 +95,7 @@ class JobSettings:
 
     @property
     def staged(self) -> bool:
-        """Whether the output is made at the end, from a journal beside it."""
+        """Whether results are kept in a journal beside the output, which is made from it."""
         return self.ordered or self.parquet
 
     def source(self) -> Source:

@@ -13,6 +13,7 @@ from typing import Any
 
 from stoker.errors import JobError
 from stoker.job.journal import Entry, RowSet, entries, replacing
+from stoker.job.report import Report
 from stoker.job.settings import JobSettings
 
 FORMAT = 1
@@ -139,13 +140,13 @@ class State:
         for entry in entries(self.journal, self.settings.result_key):
             take(entry)
 
-    def recover(self, take: Callable[[Entry], None]) -> tuple[RowSet, int]:
+    def recover(self, take: Callable[[Entry, int], None]) -> tuple[RowSet, int]:
         """Go through the results that are there and stay.
 
         Rows with a status that is to be retried are taken out of the journal, atomically.
 
         Args:
-            take: is given each result that stays.
+            take: is given each result that stays, and the byte of the journal where it then is.
 
         Returns: the rows that are there, and the bytes of the journal that hold them.
 
@@ -155,18 +156,17 @@ class State:
         retry, key = self.settings.retry, self.settings.result_key
         rows, size, gone = RowSet(), 0, 0
         for entry in entries(self.journal, key):
-            size = entry.end
             if entry.result["status"] in retry:
                 gone += 1
                 continue
             rows.add(entry.number)
-            take(entry)
+            take(entry, size)
+            size += entry.end - entry.start
         if gone:
-            size = self._drop(retry, key)
+            self._drop(retry, key)
         return rows, size
 
-    def _drop(self, statuses: tuple[str, ...], key: str) -> int:
-        size = 0
+    def _drop(self, statuses: tuple[str, ...], key: str) -> None:
         with (
             replacing(self.journal, self.folder / "rows.draft") as draft,
             self.journal.open("rb") as old,
@@ -175,18 +175,15 @@ class State:
             for entry in entries(self.journal, key):
                 if entry.result["status"] not in statuses:
                     old.seek(entry.start)
-                    size += new.write(old.read(entry.end - entry.start))
-        return size
+                    new.write(old.read(entry.end - entry.start))
 
 
-def identity(
-    input_fingerprint: str, model_fingerprint: str | None, settings: JobSettings
-) -> dict[str, Any]:
+def identity(report: Report, settings: JobSettings) -> dict[str, Any]:
     """What a job is a job of, as it stands in job.json."""
     return {
-        "input": input_fingerprint,
-        "model": model_fingerprint,
-        "settings": settings.described(),
+        "input": report.input_fingerprint,
+        "model": report.model_fingerprint,
+        "settings": {**settings.described(), "format": report.input_format},
         "input_name": str(settings.input),
         "model_name": settings.model,
     }

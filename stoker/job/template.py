@@ -46,8 +46,9 @@ class Template:
         try:
             self._template = env.from_string(text)
         except jinja2.TemplateSyntaxError as problem:
+            message = str(problem.message).rstrip(".")
             raise InvalidRequestError(
-                f"{origin}, line {problem.lineno}: the template is no Jinja: {problem.message}; "
+                f"{origin}, line {problem.lineno}: the template is no Jinja: {message}; "
                 "a column is written {{ name }}"
             ) from None
         except _NullError:

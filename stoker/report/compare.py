@@ -5,10 +5,12 @@ Knows output rows. Memory depends on the number of rows alone, by eight bytes ea
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stoker.job.answers import answers, own_columns
 from stoker.job.expect import Accuracy, Expect
@@ -43,25 +45,36 @@ class Comparison:
 
 
 def compare(
-    a: Path, b: Path, totals: Comparison, expect: Expect | None = None, key: str = RESULT
+    a: Path,
+    b: Path,
+    totals: Comparison,
+    expect: Expect | None = None,
+    keys: tuple[str, str] = (RESULT, RESULT),
 ) -> Iterator[tuple[OutputRow, OutputRow]]:
     """The rows that differ, in the order of `a`; `totals` is complete when they are read.
 
     A row is the same if its status and its answer (text or embedding) are.
+
+    Args:
+        a, b: the outputs.
+        totals: is counted up.
+        expect: what answers are compared with.
+        keys: the columns that hold the results of each.
 
     Raises:
         JobError: one can't be read.
     """
     if expect:
         totals.accuracy = (Accuracy(expect), Accuracy(expect))
-    with RowFinder(b, key) as others:
-        for row in read_output(a, key):
+    with RowFinder(b, keys[1]) as others:
+        for row in read_output(a, keys[0]):
             other = others[row.number]
             if other is None:
                 totals.only_a += 1
                 continue
             totals.both += 1
-            totals.other_input += own_columns(row.fields) != own_columns(other.fields)
+            columns = (own_columns(one.fields) for one in (row, other))
+            totals.other_input += not same_value(*columns)
             if totals.accuracy:
                 for accuracy, one in zip(totals.accuracy, (row, other), strict=True):
                     accuracy.add(one.fields, one.result)
@@ -73,6 +86,22 @@ def compare(
             else:
                 yield row, other
         totals.only_b = others.rows - totals.both
+
+
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two values from an input are the same, though one may have gone through Parquet.
+
+    There what is absent is null, and values without a common type are text, JSON where they
+    were none.
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(same_value(a.get(name), b.get(name)) for name in a.keys() | b.keys())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same_value, a, b))
+    if isinstance(a, str) != isinstance(b, str) and None not in (a, b):
+        text, value = (a, b) if isinstance(a, str) else (b, a)
+        return bool(text == json.dumps(value))
+    return bool(a == b)
 
 
 def answer(row: OutputRow) -> object:

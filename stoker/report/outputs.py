@@ -1,4 +1,4 @@
-"""Reads the JSON Lines that a run wrote, a row at a time, and finds a row of one by its number.
+"""Reads what a run wrote, JSON Lines or Parquet, a row at a time, and finds a row by its number.
 
 Knows the form of an output row. Files of any size: rows are streamed, and a finder keeps eight
 bytes for each.
@@ -7,15 +7,20 @@ bytes for each.
 from __future__ import annotations
 
 import json
+import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from stoker.errors import JobError
+from stoker.job.journal import encoded
 from stoker.job.report import RESULT
+from stoker.job.rows import BadRow
+from stoker.job.sources.columnar import Parquet
 
 NOWHERE = -1
+FORM = "that has a row number and a status; name a file that stoker run or stoker embed wrote"
 
 
 class OutputRow(NamedTuple):
@@ -32,30 +37,55 @@ class OutputRow(NamedTuple):
 def read_output(path: Path, key: str = RESULT) -> Iterator[OutputRow]:
     """The rows of an output, as they stand in it. A last line that is torn is left out.
 
+    In Parquet every row has every column of the file, so there nulls count as absent.
+
     Raises:
-        JobError: the file can't be read, or a line is no row of an output.
+        JobError: the file can't be read, or a row is no row of an output.
     """
-    return (row for _, row in _rows(path, key))
+    if _is_parquet(path):
+        return _parquet_rows(path, key)
+    return (row for _, row in _lines(path, key))
 
 
 class RowFinder:
-    """The rows of an output by their numbers.
+    """The rows of an output by their numbers. Those of Parquet, which has no places to go to, are
+    written to a temporary file (in TMPDIR) as JSON Lines first.
 
     Raises:
-        JobError: as `read_output`.
+        JobError: as `read_output`; there is no room for the temporary file.
     """
 
     def __init__(self, path: Path, key: str = RESULT) -> None:
         self._key = key
         self._places = array("q")
         self.rows = 0
-        for place, row in _rows(path, key):
-            number = row.number
-            if number >= len(self._places):
-                self._places.extend([NOWHERE] * (number + 1 - len(self._places)))
-            self.rows += self._places[number] == NOWHERE
-            self._places[number] = place
+        if _is_parquet(path):
+            self._file = self._unfold(path)
+            return
+        for place, row in _lines(path, key):
+            self._note(row.number, place)
         self._file = path.open("rb")
+
+    def _unfold(self, path: Path) -> IO[bytes]:
+        file = tempfile.TemporaryFile(prefix="stoker-")  # noqa: SIM115  # outlives this call
+        try:
+            place = 0
+            for row in read_output(path, self._key):
+                self._note(row.number, place)
+                place += file.write(encoded({**row.fields, self._key: row.result}))
+            file.flush()
+        except OSError as problem:
+            raise JobError(
+                f"cannot keep the rows of {path} in {tempfile.gettempdir()}: {problem.strerror}; "
+                "set TMPDIR to a folder with more room"
+            ) from None
+        return file
+
+    def _note(self, number: int, place: int) -> None:
+        if number >= len(self._places):
+            self._places.extend([NOWHERE] * (number + 1 - len(self._places)))
+        self.rows += self._places[number] == NOWHERE
+        self._places[number] = place
 
     def __enter__(self) -> RowFinder:
         return self
@@ -71,8 +101,16 @@ class RowFinder:
         return _parsed(self._file.readline(), self._key)
 
 
-def _rows(path: Path, key: str) -> Iterator[tuple[int, OutputRow]]:
-    """Each row with the place in the file where its line begins."""
+def _is_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError as problem:
+        raise JobError(f"cannot read {path}: {problem.strerror}; check the path") from None
+
+
+def _lines(path: Path, key: str) -> Iterator[tuple[int, OutputRow]]:
+    """Each row of JSON Lines with the place in the file where its line begins."""
     try:
         with path.open("rb") as file:
             place = 0
@@ -83,21 +121,56 @@ def _rows(path: Path, key: str) -> Iterator[tuple[int, OutputRow]]:
                 elif line.endswith(b"\n") and line.strip():
                     raise JobError(
                         f"line {number} of {path} is no row of an output, which is a JSON object "
-                        f"with a {key!r} that has a row number and a status; name a file that "
-                        "stoker run wrote as JSON Lines"
+                        f"with a {key!r} {FORM}"
                     )
                 place += len(line)
     except OSError as problem:
-        raise JobError(f"cannot read {path}: {problem.strerror}") from None
+        raise JobError(f"cannot read {path}: {problem.strerror}; check the path") from None
 
 
 def _parsed(line: bytes, key: str) -> OutputRow | None:
     try:
-        fields = json.loads(line)
+        return _row(json.loads(line), key)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _row(fields: Any, key: str) -> OutputRow | None:
+    try:
         result = fields.pop(key)
         number, status = result["row"], result["status"]
-        if not isinstance(number, int) or number < 0 or not isinstance(status, str):
-            return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
+        return None
+    if not isinstance(number, int) or number < 0 or not isinstance(status, str):
         return None
     return OutputRow(fields, result)
+
+
+def _parquet_rows(path: Path, key: str) -> Iterator[OutputRow]:
+    for at, found in enumerate(Parquet([path], str(path)).rows(), 1):
+        row = None
+        if not isinstance(found, BadRow):
+            fields = without_nulls(found.fields)
+            for name in (key, "response"):  # as text, where their values had no type in common
+                if isinstance(fields.get(name), str):
+                    fields[name] = _json(fields[name])
+            row = _row(fields, key)
+        if row is None:
+            raise JobError(
+                f"row {at} of {path} is no row of an output, which has a column {key!r} {FORM}"
+            )
+        yield row
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the entries of objects in it that are null."""
+    if isinstance(value, dict):
+        return {name: without_nulls(one) for name, one in value.items() if one is not None}
+    return [without_nulls(one) for one in value] if isinstance(value, list) else value

@@ -30,7 +30,7 @@ class Progress:
         saved_tokens: tokens found in the prefix cache and not computed again.
         accuracy: share of the compared rows that were as expected (None: none compared).
 
-    Where several replicas compute, what only an engine knows is None.
+    With replicas, what is of an engine is summed over theirs.
     """
 
     rows: int
@@ -38,14 +38,14 @@ class Progress:
     statuses: dict[str, int]
     elapsed: float
     eta: float | None
-    prefill_rate: float | None
-    decode_rate: float | None
-    running: int | None
-    waiting: int | None
-    cache_use: float | None
+    prefill_rate: float
+    decode_rate: float
+    running: int
+    waiting: int
+    cache_use: float
     prompt_tokens: int
     output_tokens: int
-    saved_tokens: int | None
+    saved_tokens: int
     accuracy: float | None
 
     def as_json(self) -> dict[str, Any]:
@@ -60,17 +60,17 @@ class Progress:
 class _Mark:
     seconds: float
     rows: int  # of this run
-    gauges: Gauges | None
+    gauges: Gauges
 
 
 class Pace:
     """Follows a run; `look` is to be called now and then, and says how it goes."""
 
-    def __init__(self, report: Report, gauges: Gauges | None) -> None:
+    def __init__(self, report: Report, gauges: Gauges) -> None:
         self._report = report
         self._marks = deque([_Mark(0.0, 0, gauges)])
 
-    def look(self, seconds: float, gauges: Gauges | None) -> Progress:
+    def look(self, seconds: float, gauges: Gauges) -> Progress:
         """The run now, `seconds` after its start."""
         report, marks = self._report, self._marks
         now = _Mark(seconds, report.rows - report.resumed_rows, gauges)
@@ -87,16 +87,16 @@ class Pace:
             eta=self._eta(now, decode),
             prefill_rate=prefill,
             decode_rate=decode,
-            running=gauges.running if gauges else None,
-            waiting=gauges.waiting if gauges else None,
-            cache_use=gauges.cache_use if gauges else None,
+            running=gauges.running,
+            waiting=gauges.waiting,
+            cache_use=gauges.cache_use,
             prompt_tokens=report.prompt_tokens,
             output_tokens=report.output_tokens,
-            saved_tokens=gauges.saved_tokens if gauges else report.cached_tokens,
+            saved_tokens=gauges.saved_tokens,
             accuracy=accuracy.rate if accuracy and accuracy.compared else None,
         )
 
-    def _eta(self, now: _Mark, decode_rate: float | None) -> float | None:
+    def _eta(self, now: _Mark, decode_rate: float) -> float | None:
         """Seconds until the end.
 
         Output tokens still to come are those the running sequences are expected to add, by the
@@ -109,23 +109,22 @@ class Pace:
         if not report.total_rows or not done:
             return None
         left = max(report.total_rows - report.rows, 0)
-        if now.gauges is None or not decode_rate or not report.output_tokens:
+        if not decode_rate or not report.output_tokens:
             return left * now.seconds / done
         begun = min(now.gauges.running, left)
         mean = report.output_tokens / report.rows
         tokens = now.gauges.expected_left + mean * (left - begun)
         first = self._marks[0]
-        steps = now.gauges.steps - (first.gauges.steps if first.gauges else 0)
+        steps = (now.gauges.steps - first.gauges.steps) / max(now.gauges.engines, 1)
         step = (now.seconds - first.seconds) / steps if steps else 0.0
         return max(tokens / decode_rate, now.gauges.longest_left * step)
 
 
-def _rates(then: _Mark, now: _Mark) -> tuple[float | None, float | None]:
+def _rates(then: _Mark, now: _Mark) -> tuple[float, float]:
     """Prefill and decode tokens per second between two moments."""
     seconds = now.seconds - then.seconds
-    if now.gauges is None or seconds <= 0:
-        return None, None
-    before = then.gauges or Gauges()
-    prefill = now.gauges.prefill_tokens - before.prefill_tokens
-    decode = now.gauges.decode_tokens - before.decode_tokens
+    if seconds <= 0:
+        return 0.0, 0.0
+    prefill = now.gauges.prefill_tokens - then.gauges.prefill_tokens
+    decode = now.gauges.decode_tokens - then.gauges.decode_tokens
     return prefill / seconds, decode / seconds

@@ -26,7 +26,8 @@ class Recorder:
 
     Attributes:
         report: the running totals; `watch` joins this to it.
-        settings: of the run, by name, as they are to be shown.
+        settings: of the run, by name, as they are to be shown; the `template` among them makes the
+            prompts that are.
         begun: when the run began, in seconds since 1970.
     """
 
@@ -40,7 +41,9 @@ class Recorder:
 
     def __post_init__(self) -> None:
         accuracy = self.report.accuracy
-        self.sample = Sample(self.seed, expected=accuracy.expect.column if accuracy else None)
+        expected = accuracy.expect.column if accuracy else None
+        template = self.settings.get("template")
+        self.sample = Sample(self.seed, expected=expected, template=template)
         self.report.watchers.append(self.add)
 
     def add(self, fields: dict[str, Any], result: dict[str, Any], agrees: bool | None) -> None:
@@ -80,7 +83,7 @@ class Recorder:
             "sample": self.sample.rows,
         }
 
-    def take(self, gauges: Gauges | None) -> None:
+    def take(self, gauges: Gauges) -> None:
         """Add a sample of the engine's state to the series, now."""
         seconds = time.monotonic() - self.report.started
         self.series.add(seconds, self.report.rows - self.report.resumed_rows, gauges)

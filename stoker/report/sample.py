@@ -7,11 +7,11 @@ and results as plain dicts.
 from __future__ import annotations
 
 import heapq
-import json
 import random
 from typing import Any
 
 from stoker.job.answers import as_text
+from stoker.job.shown import PromptText
 
 PER_STATUS = 400
 SLOWEST = 20
@@ -29,12 +29,19 @@ class Sample:
         seed: the same rows in the same order with the same seed give the same sample.
         per_status: rows kept of each status.
         expected: the column with the expected answer, shown beside the answer.
+        template: the job's, so that a prompt is shown as it was made; only rows that are kept cost
+            its rendering.
     """
 
     def __init__(
-        self, seed: int = 0, per_status: int = PER_STATUS, expected: str | None = None
+        self,
+        seed: int = 0,
+        per_status: int = PER_STATUS,
+        expected: str | None = None,
+        template: str | None = None,
     ) -> None:
         self._random = random.Random(seed)
+        self._prompt = PromptText(template)
         self._per_status, self._expected = per_status, expected
         self._kept: dict[str, list[Entry]] = {}
         self._seen: dict[str, int] = {}
@@ -71,7 +78,7 @@ class Sample:
         entry: Entry = {
             "row": result["row"],
             "status": result["status"],
-            "prompt": prompt_of(fields),
+            "prompt": self._prompt(fields),
         }
         for name, found in (("text", as_text(fields, result)), ("error", result.get("error"))):
             if found is not None:
@@ -82,16 +89,6 @@ class Sample:
         if agrees is not None:
             entry["agrees"] = agrees
         return shorten(entry, TEXT_LIMIT)
-
-
-def prompt_of(fields: dict[str, Any]) -> str:
-    """What a row asked, to be read by a person: its prompt, its chat, or all its columns."""
-    prompt, chat = fields.get("prompt"), fields.get("messages")
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(chat, list) and all(isinstance(one, dict) for one in chat):
-        return "\n\n".join(f"{one.get('role')}: {one.get('content')}" for one in chat)
-    return json.dumps(fields, ensure_ascii=False, default=str)
 
 
 def shorten(entry: Entry, limit: int) -> Entry:

@@ -37,27 +37,26 @@ class Series:
         """Whether a sample is to be taken, `seconds` after the start."""
         return seconds - self._seconds >= self._stretch
 
-    def begin(self, gauges: Gauges | None, rows: int = 0) -> None:
+    def begin(self, gauges: Gauges, rows: int = 0) -> None:
         """Count from here: what the engine and the job had done before is not of this run."""
-        self._gauges, self._rows = gauges or Gauges(), rows
+        self._gauges, self._rows = gauges, rows
 
-    def add(self, seconds: float, rows: int, gauges: Gauges | None) -> None:
+    def add(self, seconds: float, rows: int, gauges: Gauges) -> None:
         """Take a sample.
 
         Args:
             seconds: since the start.
             rows: finished in all.
-            gauges: of the engine; None where there is none to be read.
+            gauges: of the engine, or of all that there are.
         """
         if seconds <= self._seconds:
             return
-        now = gauges or Gauges()
         sample = {"seconds": seconds - self._seconds, "rows": float(rows - self._rows)}
         for name in ENGINE_COUNTS:
-            sample[name] = float(getattr(now, name) - getattr(self._gauges, name))
+            sample[name] = float(getattr(gauges, name) - getattr(self._gauges, name))
         for name in LEVELS:
-            sample[name] = float(getattr(now, name))
-        self._seconds, self._rows, self._gauges = seconds, rows, now
+            sample[name] = float(getattr(gauges, name))
+        self._seconds, self._rows, self._gauges = seconds, rows, gauges
         self.samples.append(sample)
         if len(self.samples) >= self._most:
             pairs = zip(self.samples[::2], self.samples[1::2], strict=True)

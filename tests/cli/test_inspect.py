@@ -1,13 +1,18 @@
 """`stoker inspect`: earlier runs read again from their files, and two side by side."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from stoker.cli.main import main
+from stoker.engine.params import SamplingParams
 from stoker.errors import JobError
+from stoker.job.finish import make_output
+from stoker.job.settings import JobSettings
+from stoker.report.compare import same_value
 from stoker.report.files import figures_path, page_path, read_figures
 from stoker.report.outputs import RowFinder, read_output
 
@@ -18,9 +23,19 @@ def row(number, text="x", status="done", **fields):
     return {"prompt": f"p{number}", **fields, "result": {**result, **counts}}
 
 
-def write(path, rows):
+def write(path, rows, form="jsonl"):
     path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows))
+    if form == "parquet":
+        parquet = path.with_suffix(".parquet")
+        make_output(path, JobSettings(path, parquet, SamplingParams()))
+        return parquet
     return path
+
+
+FORMS = pytest.mark.parametrize("form", ["jsonl", "parquet"])
+PAIRS = pytest.mark.parametrize(
+    "forms", [("jsonl", "jsonl"), ("parquet", "jsonl"), ("jsonl", "parquet"), ("parquet",) * 2]
+)
 
 
 def run(capsys, *args):
@@ -30,8 +45,9 @@ def run(capsys, *args):
     return out.out
 
 
-def test_summary_of_a_run(text_model, tmp_path, capsys):
-    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+@FORMS
+def test_summary_of_a_run(text_model, tmp_path, capsys, form):
+    source, out = tmp_path / "in.jsonl", tmp_path / f"out.{form}"
     lines = [json.dumps({"prompt": "hello", "want": "no", "kind": k}) for k in ("a", "b")]
     source.write_text("\n".join([*lines, "{"]) + "\n")
     command = [
@@ -82,10 +98,11 @@ def test_a_run_without_its_figures(tmp_path, capsys):
     assert json.loads(figures_path(out).read_text())["begun"].endswith("Z")
 
 
-def test_rows_by_status(tmp_path, capsys):
+@FORMS
+def test_rows_by_status(tmp_path, capsys, form):
     rows = [row(1), row(2, "a\n\x1b[2Jb" + "c" * 500, "length"), row(3, status="failed")]
     rows[2]["result"]["error"] = "it broke"
-    out = write(tmp_path / "out.jsonl", rows)
+    out = write(tmp_path / "out.jsonl", rows, form)
     printed = run(capsys, out, "--rows", "length,failed")
     assert printed.count("row ") == 2
     assert "  answer  a [2Jbccc" in printed
@@ -94,12 +111,39 @@ def test_rows_by_status(tmp_path, capsys):
     assert max(map(len, printed.splitlines())) < 180
     assert run(capsys, out, "--rows").count("row ") == 3
     assert run(capsys, out, "--rows", "--limit", 1).count("row ") == 1
+    assert main(["inspect", str(out), "--rows", "done,lenght"]) == 1
+    assert "'lenght' is no status; did you mean 'length'?" in capsys.readouterr().err
 
 
-def test_two_runs_side_by_side(tmp_path, capsys):
-    a = write(tmp_path / "a.jsonl", [row(1, want="x"), row(2), row(3), row(5, want="x")])
-    b = [row(5, "z", want="x"), row(3, status="length"), row(1, want="x"), row(4), row(2, extra=1)]
-    b = write(tmp_path / "b.jsonl", b)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_prompts_are_shown_as_they_were_made(text_model, tmp_path, capsys, replicas):
+    """While it runs and read again: with the figures beside the output, which name the template."""
+    if replicas > len(os.sched_getaffinity(0)):
+        pytest.skip("there is one core")
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"word": "hello"}\n{"wort": "x"}\n{"word": "hello again"}\n')
+    command = ["run", source, "-o", out, "-m", text_model, "--max-tokens", 3]
+    command += ["--prompt", "Say: {{ word | upper }}", "--replicas", replicas]
+    assert main([str(one) for one in command]) == 3
+    prompts = ["Say: HELLO", '{"wort": "x"}', "Say: HELLO AGAIN"]
+    assert [entry["prompt"] for entry in read_figures(out)["sample"]] == prompts
+    run(capsys, out, "--html")
+    assert [entry["prompt"] for entry in read_figures(out)["sample"]] == prompts
+    assert "  prompt  Say: HELLO\n" in run(capsys, out, "--rows")
+    other = tmp_path / "other.jsonl"
+    other.write_text(out.read_text().replace("length", "done"))
+    assert "  prompt  Say: HELLO AGAIN\n" in run(capsys, out, other)
+    figures_path(out).unlink()
+    assert '  prompt  {"word": "hello"}\n' in run(capsys, out, "--rows")
+
+
+@PAIRS
+def test_two_runs_side_by_side(tmp_path, capsys, forms):
+    rows = [row(1, want="x", deep={"a": 1, "b": None}), row(2, mixed=[7]), row(3)]
+    a = write(tmp_path / "a.jsonl", [*rows, row(5, want="x", mixed="7")], forms[0])
+    b = [row(5, "z", want="x", mixed="7"), row(3, status="length")]
+    b += [row(1, want="x", deep={"a": 1, "b": None}), row(4), row(2, extra=1, mixed=[7])]
+    b = write(tmp_path / "b.jsonl", b, forms[1])
     printed = run(capsys, a, b, "--expect", "want")
     assert "row 3  done -> length" in printed
     assert "row 5  done\n  prompt  p5\n  A       x\n  B       z\n" in printed
@@ -114,16 +158,18 @@ def test_two_runs_side_by_side(tmp_path, capsys):
     assert "agreement 100.0% (4 of 4" in run(capsys, a, a)
 
 
-def test_two_runs_of_a_batch_file(tmp_path, capsys):
+@PAIRS
+def test_two_runs_of_a_batch_file(tmp_path, capsys, forms):
     """Their answers are compared, and a response that differs is no other input."""
 
     def line(number, text):
-        response = {"body": {"choices": [{"message": {"content": text}}]}}
+        said = {"message": {"content": text}} if number == 1 else {"text": text}
+        response = {"body": {"choices": [said]}}
         result = {"row": number, "status": "done", "output_tokens": 1}
         return {"custom_id": str(number), "response": response, "error": None, "result": result}
 
-    a = write(tmp_path / "a.jsonl", [line(1, "same"), line(2, "old")])
-    b = write(tmp_path / "b.jsonl", [line(1, "same"), line(2, "new")])
+    a = write(tmp_path / "a.jsonl", [line(1, "same"), line(2, "old")], forms[0])
+    b = write(tmp_path / "b.jsonl", [line(1, "same"), line(2, "new")], forms[1])
     out = run(capsys, a, b)
     assert "agreement 50.0% (1 of 2 rows the same)" in out
     assert "A       old" in out
@@ -131,14 +177,16 @@ def test_two_runs_of_a_batch_file(tmp_path, capsys):
     assert "inputs    differ" not in out
 
 
-def test_several_samples_are_compared_and_shown(tmp_path, capsys):
+@PAIRS
+def test_several_samples_are_compared_and_shown(tmp_path, capsys, forms):
     def line(*texts):
         samples = [{"text": text, "output_tokens": 1} for text in texts]
         return {"prompt": "p", "result": {"row": 1, "status": "done", "samples": samples}}
 
-    a = write(tmp_path / "a.jsonl", [line("x", "y")])
-    b = write(tmp_path / "b.jsonl", [line("x", "z")])
-    assert "agreement 0.0% (0 of 1 rows the same)" in run(capsys, a, b)
+    bad = row(2, None, "bad_row")  # where Parquet has a null in place of samples
+    a = write(tmp_path / "a.jsonl", [line("x", "y"), bad], forms[0])
+    b = write(tmp_path / "b.jsonl", [line("x", "z"), bad], forms[1])
+    assert "agreement 50.0% (1 of 2 rows the same)" in run(capsys, a, b)
     assert "[1] x [2] y" in run(capsys, a, "--rows")
 
 
@@ -155,13 +203,43 @@ def test_what_is_no_output(tmp_path, capsys):
     assert "no effect without --expect" in capsys.readouterr().err
     path.write_bytes(b'{"result": {"row": 1, "status": "done"}}\n\n{"result": {"ro')
     assert [one.number for one in read_output(path)] == [1]
+    other = write(tmp_path / "y.jsonl", [{"prompt": "x"}], "parquet")
+    assert main(["inspect", str(other)]) == 1
+    assert f"row 1 of {other} is no row of an output" in capsys.readouterr().err
+    other.write_bytes(other.read_bytes()[:-9])
+    assert main(["inspect", str(other)]) == 1
+    assert "is damaged or cut off" in capsys.readouterr().err
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(JobError, match="line 1"):
         list(read_output(path))
 
 
-def test_rows_are_found_by_number(tmp_path):
-    path = write(tmp_path / "x.jsonl", [row(9, "é"), row(2, "\u2028"), row(4)])
+def test_each_run_may_have_a_result_key_of_its_own(tmp_path, capsys):
+    a = write(tmp_path / "a.jsonl", [row(1)])
+    b = write(tmp_path / "b.jsonl", [{"prompt": "p1", "out": row(1)["result"]}])
+    figures_path(b).write_text(json.dumps({"format": 1, "settings": {"result_key": "out"}}))
+    assert "agreement 100.0% (1 of 1" in run(capsys, a, b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ({"x": None}, {}, True),
+        ({"x": [{"y": 1}]}, {"x": [{"y": 1.0, "z": None}]}, True),
+        ({"x": {}}, {"x": "{}"}, True),
+        ({"x": 7}, {"x": "7"}, True),
+        ({"x": None}, {"x": "null"}, False),
+        ({"x": "a"}, {"x": "b"}, False),
+        ([1], [1, 2], False),
+    ],
+)
+def test_values_that_went_through_parquet(a, b, same):
+    assert same_value(a, b) == same_value(b, a) == same
+
+
+@FORMS
+def test_rows_are_found_by_number(tmp_path, form):
+    path = write(tmp_path / "x.jsonl", [row(9, "é"), row(2, "\u2028"), row(4)], form)
     with RowFinder(path) as finder:
         assert finder.rows == 3
         assert [finder[n] and finder[n].result["text"] for n in (2, 3, 9, 10)] == [
@@ -172,13 +250,16 @@ def test_rows_are_found_by_number(tmp_path):
         ]
 
 
-def test_memory_does_not_grow_with_the_texts(tmp_path):
-    """150 MB of rows are compared in far less memory."""
-    text = "x" * 15_000
+@FORMS
+def test_memory_does_not_grow_with_the_texts(tmp_path, form):
+    """150 MB of rows are compared in far less memory; Arrow itself takes 60 MiB of it."""
     path = tmp_path / "big.jsonl"
     with path.open("w") as file:
         for number in range(1, 10_001):
-            file.write(json.dumps(row(number, text)) + "\n")
+            file.write(json.dumps(row(number, f"{number}" + "x" * 15_000)) + "\n")
+    if form == "parquet":
+        make_output(path, JobSettings(path, path.with_suffix(".parquet"), SamplingParams()))
+        path = path.with_suffix(".parquet")
     code = (
         "import sys; from pathlib import Path; from stoker.report.compare import *;"
         "t = Comparison(); p = Path(sys.argv[1]); assert not list(compare(p, p, t));"
@@ -189,4 +270,4 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 80, "MiB"
+    assert int(done.stdout) < {"jsonl": 80, "parquet": 200}[form], "MiB"

@@ -63,12 +63,12 @@ def test_the_panel_shows_everything():
         "50.0% so far",
     ):
         assert wanted in text
-    bare = Progress(0, None, {}, 0.0, None, None, None, None, None, None, 0, 0, None, None)
+    bare = Progress(0, None, {}, 0.0, None, 0.0, 0.0, 0, 0, 0.0, 0, 0, 0, None)
     console.print(draw(bare))
     text = console.export_text()
     assert "0 rows" in text
-    assert "cache" not in text
-    assert line(bare) == "0 rows, 0 output tokens/s"
+    assert "accuracy" not in text
+    assert line(bare) == "0 rows, 0 prefill + 0 decode tokens/s"
 
 
 def test_lines_and_clock(capsys):
@@ -85,9 +85,13 @@ def test_lines_and_clock(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_json_progress(text_model, rows, tmp_path):
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_json_progress(text_model, rows, tmp_path, replicas):
+    if replicas > len(os.sched_getaffinity(0)):
+        pytest.skip("there is one core")
     out = tmp_path / "out.jsonl"
-    done = stoker("run", rows, "-o", out, "-m", text_model, "--max-tokens", 3, "--json-progress")
+    more = ["--max-tokens", 3, "--json-progress", "--replicas", replicas, "--no-dedup"]
+    done = stoker("run", rows, "-o", out, "-m", text_model, *more)
     assert done.returncode == 0, done.stderr
     events = [json.loads(text) for text in done.stderr.splitlines()]
     assert [events[0]["event"], events[-2]["event"], events[-1]["event"]] == [
@@ -100,6 +104,13 @@ def test_json_progress(text_model, rows, tmp_path):
     assert (progress["rows"], progress["total_rows"], progress["eta"]) == (20, 20, 0)
     assert progress["statuses"] == {"length": 20}
     assert progress["decode_rate"] > 0
+    assert progress["prefill_rate"] > 0
+    assert (progress["running"], progress["waiting"]) == (0, 0)
+    # every sequence's first token comes with its prompt, and the rest are decodes
+    series = json.loads((tmp_path / "out.jsonl.report.json").read_text())["series"]
+    assert sum(series["decode_tokens"]) == 20 * 2
+    assert sum(series["prefill_tokens"]) + sum(series["saved_tokens"]) == progress["prompt_tokens"]
+    assert sum(series["saved_tokens"]) == progress["saved_tokens"]
     assert events[-1]["report"] == f"{out}.report.html"
     documented = (ROOT / "docs" / "jobs.md").read_text()
     assert all(f"`{name}`" in documented for name in {*progress, *events[-1]} - {"event"})

@@ -162,6 +162,8 @@ def test_the_row_that_is_written():
     }
     assert json.dumps(found)
     assert batch_format.output_row(row, RESULT, "result", plain=True)["result"] == RESULT
+    marked = Row(7, {**row.fields, "want": "y", "id": 3}, "a, line 7")
+    assert batch_format.output_row(marked, RESULT, "result", plain=False) == {**found, "want": "y"}
     bad = BadRow(7, "no", {"line": "x"})
     assert batch_format.output_row(bad, {"row": 7}, "r", plain=False) == {
         "line": "x",

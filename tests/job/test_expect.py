@@ -1,5 +1,7 @@
 """Answers compared with a column, in four ways."""
 
+import time
+
 import pytest
 
 from stoker.errors import ConfigError
@@ -72,9 +74,24 @@ def test_a_column_that_is_not_there_and_patterns_that_are_none():
     accuracy.add({}, {"text": "x"})
     assert accuracy.lines() == ["accuracy  no row has a column 'want' to compare with"]
     accuracy.add({"want": "(("}, {"text": "x"})
-    assert "1 rows not compared" in accuracy.lines()[0]
+    told = "accuracy  1 rows not compared: their column 'want' holds no valid regular expression"
+    assert accuracy.lines() == [told]
     accuracy.add({"want": "x"}, {"text": "x"})
     assert accuracy.rate == 1.0
+
+
+def test_a_pattern_that_backtracks_without_end_holds_nothing_up():
+    """Such a pattern takes Python's own matcher longer than the age of the universe."""
+    accuracy = Accuracy(Expect("want", "regex"))
+    endless, answer = r"^(a+)+$", "a" * 5000 + "b"
+    began = time.monotonic()
+    assert accuracy.add({"want": endless}, {"text": answer}) is None
+    assert accuracy.add({"want": endless}, {"text": "aaa"}) is True
+    assert time.monotonic() - began < 2
+    told = "accuracy  1 rows not compared: their column 'want' holds a pattern that takes over"
+    assert accuracy.lines()[0] == "accuracy  100.0% (1 of 1 as expected)"
+    assert accuracy.lines()[1].startswith(told)
+    assert sum(accuracy.as_json()["not_compared"].values()) == 1
 
 
 def test_options_without_expect_are_refused():

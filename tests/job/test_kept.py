@@ -84,6 +84,8 @@ def check_kills(tasks, tmp_path, kills, seed, *options):
         process.kill()
         process.communicate()
         if process.returncode == -signal.SIGKILL:
+            if options:
+                check_beginning(out, whole)
             seen.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
             continue
         assert process.returncode == 3
@@ -95,6 +97,21 @@ def check_kills(tasks, tmp_path, kills, seed, *options):
     assert lines(out) == whole
     assert len({rows for rows in seen if 0 < rows < len(whole)}) >= kills // 4
     return out
+
+
+def by_number(line):
+    return json.loads(line)["result"]["row"]
+
+
+def check_beginning(out, whole):
+    """What there is of an ordered output is a beginning of all of it; gives its rows."""
+    there = [line for line in lines_of(out) if line.endswith(b"\n")]
+    assert there == sorted(whole, key=by_number)[: len(there)]
+    return len(there)
+
+
+def lines_of(path):
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 def test_killed_five_times(tasks, tmp_path):
@@ -109,8 +126,27 @@ def test_killed_twenty_five_times(tasks, tmp_path):
 @pytest.mark.slow
 def test_killed_with_ordered_output(tasks, tmp_path):
     out = check_kills(tasks, tmp_path, 8, 3, "--ordered")
-    numbers = [json.loads(line)["result"]["row"] for line in out.read_bytes().splitlines()]
-    assert numbers == sorted(numbers)
+    assert check_beginning(out, tasks[1]) == len(tasks[1])
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_ordered_output_grows_and_goes_on(tasks, tmp_path, replicas):
+    """It is seen to grow, and killed at each size it has what is next and no more."""
+    if replicas > len(os.sched_getaffinity(0)):
+        pytest.skip("there is one core")
+    source, whole = tasks
+    out = tmp_path / "out.jsonl"
+    options = ("--ordered", "--replicas", replicas)
+    seen = [0]
+    for _ in range(3):
+        process = started(source, out, *options)
+        when_writing(process, out, out.stat().st_size + 1 if out.exists() else 1)
+        process.kill()
+        process.communicate()
+        seen.append(check_beginning(out, whole))
+    assert 0 < seen[1] <= seen[2] <= seen[3] < len(whole)
+    assert finished(source, out, *options).returncode == 3
+    assert check_beginning(out, whole) == len(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -157,11 +193,20 @@ def test_a_torn_last_line(tasks, tmp_path):
     assert lines(out) == whole
 
 
-def test_a_full_disk(tasks, tmp_path):
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_full_disk(tasks, tmp_path, ordered):
     source, whole = tasks
     out = tmp_path / "out.jsonl"
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
-    full = finished(source, out, before=limit)
+    options = ("--ordered",) if ordered else ()
+    full = finished(source, out, *options, before=limit)
+    if ordered:
+        assert full.returncode == 1
+        assert "rows.jsonl: File too large; the finished rows" in full.stderr
+        assert 0 < check_beginning(out, whole) < len(whole)
+        assert finished(source, out, *options).returncode == 3
+        assert check_beginning(out, whole) == len(whole)
+        return
     assert full.returncode == 1
     assert f"stoker: cannot write {out}: File too large; the finished rows" in full.stderr
     assert "the same command goes on" in full.stderr

@@ -9,7 +9,13 @@ import pytest
 from stoker import SamplingParams
 from stoker.errors import ConfigError, JobError, ModelError
 from stoker.job.job import JobSettings, prepare_job, run_job
-from stoker.job.replicas import core_groups, memory_nodes, run_replicated, started_replicas
+from stoker.job.replicas import (
+    core_groups,
+    memory_nodes,
+    replicas_gauges,
+    run_replicated,
+    started_replicas,
+)
 from stoker.llm import LLM
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -85,8 +91,12 @@ def test_a_dead_replicas_rows_go_to_the_other(tmp_path, text_model, alone):
             if victims:
                 os.kill(victims.pop(), signal.SIGKILL)
 
-        run_replicated(list(replicas), settings, prepare_job(settings), kill_once)
+        run_replicated(replicas, settings, prepare_job(settings), kill_once)
+        gauges = replicas_gauges(replicas)
     assert rows_of(settings) == alone
+    assert gauges.engines == 1
+    assert gauges.decode_tokens > 0
+    assert (gauges.running, gauges.held_blocks) == (0, 0)
 
 
 def test_when_all_have_died_the_job_says_so(tmp_path, text_model):
@@ -95,7 +105,7 @@ def test_when_all_have_died_the_job_says_so(tmp_path, text_model):
         for replica in replicas:
             os.kill(replica.process.pid, signal.SIGKILL)
         with pytest.raises(JobError, match="last replica ended with code -9"):
-            run_replicated(list(replicas), settings, prepare_job(settings), lambda report: None)
+            run_replicated(replicas, settings, prepare_job(settings), lambda report: None)
 
 
 def test_a_model_that_cannot_be_had_leaves_no_output(tmp_path):

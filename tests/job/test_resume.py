@@ -264,6 +264,42 @@ def test_ordered(llm, job):
     assert lines(ordered.output) == whole
 
 
+def test_what_is_left_of_an_ordered_output_is_mended(llm, job):
+    """It follows from the journal: what was torn, edited or is run again is written anew."""
+    ordered = dataclasses.replace(job, ordered=True)
+    run(llm, ordered)
+    whole = job.output.read_bytes()
+    first = whole.splitlines(keepends=True)
+    sidecar = job.output.with_name("out.jsonl.stoker")
+    (known,) = [json.loads((sidecar / "job.json").read_text())]
+    for there in (b"", whole[:-7], b"x" + whole[1:], whole + b"more", first[0] + first[2]):
+        (sidecar / "job.json").write_text(json.dumps({**known, "finished": False}))
+        job.output.write_bytes(there)
+        _, asked = run(llm, ordered)
+        assert asked == []
+        assert job.output.read_bytes() == whole
+    retried = dataclasses.replace(ordered, retry=("bad_row",))
+    report = prepare_job(retried)
+    seen = []
+    run_job(llm, retried, report, lambda report: seen.append(job.output.read_bytes()))
+    assert job.output.read_bytes() == whole
+    assert all(whole.startswith(one) for one in seen)
+
+
+def test_an_ordered_output_that_is_replaced_is_noticed(llm, job):
+    ordered = dataclasses.replace(job, ordered=True)
+
+    def replace(report):
+        if job.output.exists() and not job.output.with_name("away").exists():
+            job.output.rename(job.output.with_name("away"))
+
+    with pytest.raises(JobError, match=r"out.jsonl has been removed or replaced"):
+        run_job(llm, ordered, prepare_job(ordered), replace)
+    report, asked = run(llm, ordered)
+    assert (report.rows, asked) == (12, [])
+    assert list(rows_of(job.output)) == list(range(1, 13))
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_parquet(llm, job, ordered):
     pq = pytest.importorskip("pyarrow.parquet")

@@ -7,6 +7,7 @@ import pytest
 
 from stoker import LLM, SamplingParams
 from stoker.errors import JobError
+from stoker.job.expect import Expect
 from stoker.job.job import JobSettings, prepare_job, run_job
 from stoker.job.prompts import PromptSettings
 from stoker.job.sources import Shard
@@ -70,6 +71,29 @@ def test_requests_go_on_where_they_were(llm, batch, ordered):
     assert lines(batch.output) == whole
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("requests", [True, False])
+def test_accuracy_counts_rows_of_an_earlier_run(llm, tmp_path, requests, samples):
+    """Of requests and of rows with samples too, whether or not it was asked for before."""
+    rows = [request(at) if requests else {"messages": CHAT} for at in range(8)]
+    rows = [{**row, "want": "[a-f]", "kind": at % 2} for at, row in enumerate(rows)]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    params = dataclasses.replace(PARAMS, n=samples)
+    job = JobSettings(source, tmp_path / "out.jsonl", params)
+    expect = Expect("want", "regex", "kind")
+    whole = prepare_job(job, expect)
+    run_job(llm, job, whole, lambda report: None)
+    cut(job.output, 3)
+    again = prepare_job(job, expect)
+    run_job(llm, job, again, lambda report: None)
+    assert again.resumed_rows == 3
+    for report in (again, prepare_job(job, expect)):
+        assert report.accuracy.as_json() == whole.accuracy.as_json()
+    assert whole.accuracy.compared == {"0": 4 * samples, "1": 4 * samples}
+    assert 0 < whole.accuracy.rate < 1
+
+
 def test_a_response_keeps_its_own_columns(batch):
     for key in ("id", "response", "error"):
         with pytest.raises(JobError, match=rf"a response has '{key}' already, .* --result-key"):
@@ -90,13 +114,13 @@ def test_settings_of_the_input_are_compared(llm, tmp_path):
         ({"prompts": dataclasses.replace(job.prompts, examples=(("a", "b"),))}, "examples was"),
         ({"sample": 3}, "sample was null and is 3"),
         ({"shard": Shard(1, 2)}, "shard.index was null and is 1"),
-        ({"format": "csv"}, "format was"),
+        ({"format": "tsv"}, 'format was "csv" and is "tsv"'),
         ({"params": dataclasses.replace(PARAMS, n=2)}, "n was 1 and is 2"),
     ]:
         with pytest.raises(JobError, match=told):
             prepare_job(dataclasses.replace(job, **changes))
     same = PromptSettings("Say {{ word }}", "prompt.txt")  # the same text from a file
-    report = run(llm, dataclasses.replace(job, prompts=same))
+    report = run(llm, dataclasses.replace(job, prompts=same, format="csv"))  # it was told so now
     assert (report.resumed_rows, report.rows) == (4, 9)
     assert lines(job.output) == whole
 

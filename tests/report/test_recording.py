@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from stoker.engine.gauges import Gauges
+from stoker.engine.gauges import Gauges, ended, summed
 from stoker.errors import JobError
 from stoker.job.expect import Accuracy, Expect
 from stoker.job.report import Report
@@ -183,12 +183,31 @@ def test_eta_follows_the_lengths_seen():
     assert pace.look(20.0, last).eta == pytest.approx(15 * 19 / 200)
 
 
-def test_eta_by_rows_where_no_engine_is_seen():
+def test_eta_by_rows_where_nothing_is_decoded():
     report = Report(100)
-    pace = Pace(report, None)
+    pace = Pace(report, Gauges())
     for number in range(1, 26):
         report.add({}, result(number))
-    now = pace.look(5.0, None)
+    now = pace.look(5.0, Gauges(prefill_tokens=500, saved_tokens=25))
     assert now.eta == 15.0
-    assert (now.running, now.decode_rate, now.saved_tokens) == (None, None, 25)
+    assert (now.running, now.decode_rate, now.prefill_rate, now.saved_tokens) == (0, 0, 100, 25)
     assert json.dumps(now.as_json())
+
+
+def test_gauges_of_several_engines_are_one():
+    first = Gauges(100, 50, 400, 7, 1, 3, 9, 10, 40, 60, 25)
+    second = Gauges(300, 70, 600, 5, 0, 1, 0, 30, 40, 10, 10)
+    both = summed([first, second])
+    assert both == Gauges(400, 120, 1000, 12, 1, 4, 9, 40, 80, 70, 25, engines=2)
+    assert both.cache_use == 0.5
+    # one has died: what it did stays, and it holds nothing
+    left = summed([ended(first), second])
+    assert (left.decode_tokens, left.running, left.longest_left, left.engines) == (1000, 1, 10, 1)
+    assert left.num_blocks == 40
+    # a step of each of two engines takes as long as one step of one
+    report = Report(2)
+    pace = Pace(report, summed([Gauges(), Gauges()]))
+    report.add({}, result(1, output_tokens=9))
+    last = Gauges(steps=100, decode_tokens=9, longest_left=20, expected_left=20, running=1)
+    now = pace.look(10.0, summed([last, Gauges(steps=100, decode_tokens=9000)]))
+    assert now.eta == pytest.approx(20 * 10 / 100)

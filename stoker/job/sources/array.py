@@ -22,6 +22,8 @@ BLANK = b" \t\r\n"
 class JsonArray(FileSource):
     """The elements of a JSON array. A row's number is its place in the array."""
 
+    form = "json"
+
     def rows(self) -> Rows:
         with opened(self.paths[0]) as file:
             for number, (line, element) in enumerate(_elements(file), 1):

@@ -24,6 +24,7 @@ class Source(Protocol):
     """Rows to read, as often as asked, a few of them in memory at a time."""
 
     name: str
+    form: str  # a key of `FORMATS`
 
     def fingerprint(self) -> str:
         """A hash of the content, the same wherever the input lies."""
@@ -36,12 +37,14 @@ class Source(Protocol):
 
 
 class FileSource:
-    """The part of a source that is the same for all files.
+    """The part of a source that is the same for all files; each format sets `form`.
 
     Args:
         paths: the files in order, of the same format.
         name: of the input, for messages; that of the only file by default.
     """
+
+    form: str
 
     def __init__(self, paths: Sequence[Path], name: str = "") -> None:
         self.paths = list(paths)

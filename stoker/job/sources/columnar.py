@@ -88,6 +88,8 @@ class Columnar(FileSource):
 class Parquet(Columnar):
     """Parquet files."""
 
+    form = "parquet"
+
     def _length(self, path: Path) -> int:
         import pyarrow.parquet as pq
 
@@ -103,6 +105,8 @@ class Parquet(Columnar):
 
 class Arrow(Columnar):
     """Arrow files, with an index at their end or as a stream (which is what datasets saves)."""
+
+    form = "arrow"
 
     def _length(self, path: Path) -> int:
         return sum(batch.num_rows for batch in self._whole(path))

@@ -27,6 +27,8 @@ class TextFolder(FileSource):
         JobError: there is no text file.
     """
 
+    form = "text"
+
     def __init__(self, folder: Path) -> None:
         everything = sorted(
             path

@@ -15,11 +15,14 @@ from stoker.job.sources.streams import opened
 
 BOM = b"\xef\xbb\xbf"
 DECODER = json.JSONDecoder(parse_constant=lambda name: None)  # NaN and infinity are no JSON
+WANTED = 'it must be an object such as {"prompt": "..."}'
 SHOWN = 200  # characters of a line that is too long to keep
 
 
 class JsonLines(FileSource):
     """A JSON object in each line. A row's number is that of its line."""
+
+    form = "jsonl"
 
     def rows(self) -> Rows:
         with opened(self.paths[0]) as file:
@@ -32,6 +35,8 @@ class JsonLines(FileSource):
 
 class TextLines(FileSource):
     """A prompt in each line, as the column `text`. A row's number is that of its line."""
+
+    form = "text"
 
     def rows(self) -> Rows:
         with opened(self.paths[0]) as file:
@@ -68,12 +73,12 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
     try:
         fields: Any = DECODER.decode(text)
     except (ValueError, RecursionError) as problem:
-        why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
-        return BadRow(number, f"{place} is not valid JSON: {why}", {"line": text})
+        return BadRow(
+            number, f"{place} is not valid JSON: {_why(problem)}; {WANTED}", {"line": text}
+        )
     if not isinstance(fields, dict):
         what = "a list" if isinstance(fields, list) else "a single value"
-        error = f'{place} must hold a JSON object such as {{"prompt": "..."}}, not {what}'
-        return BadRow(number, error, {"line": text})
+        return BadRow(number, f"{place} holds {what}; {WANTED}", {"line": text})
     if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(fields, ensure_ascii=False).encode()
@@ -81,6 +86,14 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
             error = f"{place} holds half a surrogate pair (\\ud...), which is no character"
             return BadRow(number, error, fields)
     return Row(number, fields, place)
+
+
+def _why(problem: Exception) -> str:
+    """What is wrong with a JSON text, and where in it."""
+    if not isinstance(problem, json.JSONDecodeError):
+        return "it is nested too deeply"
+    line = f"line {problem.lineno} of it, " if problem.lineno > 1 else ""
+    return f"{problem.msg} at {line}column {problem.colno}"
 
 
 def text_row(number: int, text: bytes, place: str, fields: dict[str, Any]) -> Row | BadRow:

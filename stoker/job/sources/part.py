@@ -60,7 +60,7 @@ class Part:
     ) -> None:
         if sample is not None and sample < 1:
             raise JobError(f"--sample must be at least 1 row, not {sample}")
-        self.name = whole.name
+        self.name, self.form = whole.name, whole.form
         self._whole, self._sample, self._shard, self._seed = whole, sample, shard, seed
         self._known: int | None = None
 

@@ -29,6 +29,7 @@ class Table(FileSource):
 
     def __init__(self, paths: Sequence[Path], name: str = "", delimiter: str | None = None) -> None:
         super().__init__(paths, name)
+        self.form = "tsv" if delimiter == "\t" else "csv"
         self._delimiter = delimiter
 
     def rows(self) -> Rows:

@@ -148,11 +148,8 @@ def test_lines_that_are_no_json(tmp_path):
     )
     found = errors(rows(tmp_path, "a.jsonl", data))
     assert found[2].startswith("a.jsonl, line 2 is not valid JSON: Expecting value")
-    assert (
-        'line 3 must hold a JSON object such as {"prompt": "..."}, not a single value' in found[3]
-    )
-    assert "line 4 must hold a JSON object" in found[4]
-    assert found[4].endswith("not a list")
+    assert 'line 3 holds a single value; it must be an object such as {"prompt": "..."}' in found[3]
+    assert "line 4 holds a list; it must be" in found[4]
     assert "nested too deeply" in found[5]
     assert "half a surrogate pair" in found[6]
 
@@ -162,7 +159,7 @@ def test_arrays_with_faults(tmp_path):
     found = rows(tmp_path, "a.json", data)
     assert errors(found).keys() == {2, 3}
     assert errors(found)[2].startswith("a.json, element 2 (line 2) is not valid JSON")
-    assert "element 3 (line 3) must hold a JSON object" in errors(found)[3]
+    assert "element 3 (line 3) holds a single value" in errors(found)[3]
     found = rows(tmp_path, "cut.json", b'[{"prompt": "a"}, {"prompt": "b')
     assert "element 2 (line 1) is not valid JSON: Unterminated string" in errors(found)[2]
     found = rows(tmp_path, "chats.jsonl", b'[{"role": "user"}]\n[{"role": "user"}]\n')

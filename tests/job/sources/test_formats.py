@@ -256,7 +256,7 @@ def test_csv_gives_back_what_was_written(tmp_path_factory, rows):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """Three formats of 60 MB each are read within 40 MB, in a process of its own."""
+    """Formats of 60 MB each, and standard input, are read within 40 MB, in a process of its own."""
     line = json.dumps({"prompt": "x" * 1000}) + "\n"
     (tmp_path / "a.jsonl").write_text(line * 60_000)
     (tmp_path / "a.json").write_text("[" + ",\n".join([line] * 60_000) + "]")
@@ -271,9 +271,11 @@ assert sum(1 for _ in source.rows()) == source.count() == 60_000
 source.fingerprint()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    for name in ("a.jsonl", "a.json", "a.csv", "a.jsonl.gz"):
-        command = [sys.executable, "-c", code, str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name in ("a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "-"):
+        path = "-" if name == "-" else tmp_path / name
+        command = [sys.executable, "-c", code, str(path)]
+        with (tmp_path / "a.jsonl").open("rb") as stdin:
+            done = subprocess.run(command, stdin=stdin, capture_output=True, check=True)
         assert int(done.stdout) < 40_000, name
 
 

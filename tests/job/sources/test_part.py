@@ -12,7 +12,7 @@ from stoker.job.sources import Part, Shard
 class Numbers:
     """A source of rows whose numbers have gaps, as blank lines leave them."""
 
-    name = "numbers"
+    name, form = "numbers", "jsonl"
 
     def __init__(self, count, known=True):
         self._rows = [
