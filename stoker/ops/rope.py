@@ -54,6 +54,8 @@ def rotate_and_store(
     slots: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor:
     """Norm and rotate queries and keys, store keys and values; returns the queries.
 
@@ -61,8 +63,11 @@ def rotate_and_store(
         qkv: (T, (H + 2G) * D), for H query heads and G key-value heads.
         norms: of the heads, if the model has them.
         rope: the tokens' rows of the table, (T, 2, R/2) float32; R = 0 rotates nothing.
-        slots: (T,) int64, block * block_size + offset.
+        slots: (T,) int64, block * block_size + offset. Negative ones are those of padding, of
+            which nothing is stored.
         k_cache, v_cache: (blocks, block_size, G, D), written in place.
+        k_scale, v_scale: (G,) float32, of caches that hold float8_e4m3fn: what is stored is
+            value / scale, at most the largest number of the type.
 
     Returns: queries (T, H, D).
     """
@@ -71,9 +76,26 @@ def rotate_and_store(
     q, k, v = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads : -kv_heads], heads[:, -kv_heads:]
     if norms is not None:
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
-    k_cache.flatten(0, 1).index_copy_(0, slots, apply_rope(k, rope))
-    v_cache.flatten(0, 1).index_copy_(0, slots, v)
+    kept = (slots >= 0).nonzero()[:, 0]
+    _store(apply_rope(k, rope)[kept], slots[kept], k_cache, k_scale)
+    _store(v[kept], slots[kept], v_cache, v_scale)
     return apply_rope(q, rope)
+
+
+def _store(x: Tensor, slots: Tensor, cache: Tensor, scale: Tensor | None) -> None:
+    """Write x (T, G, D) to the slots."""
+    if scale is not None:
+        x = x.float() / scale[:, None]
+    pages, top = cache.flatten(0, 1), largest(cache.dtype)
+    if top:
+        # bytes, since not everything is implemented for the type itself
+        x, pages = x.float().clamp(-top, top).to(cache.dtype).view(torch.uint8), pages.view(torch.uint8)
+    pages.index_copy_(0, slots, x)
+
+
+def largest(dtype: torch.dtype) -> float:
+    """The largest number of an 8-bit type, where values stop; 0 for wider types."""
+    return torch.finfo(dtype).max if dtype.itemsize == 1 else 0.0
 
 
 class NativeRotateAndStore:

@@ -116,6 +116,7 @@ def test_rotate_and_store(norms, share, heads, kv_heads, dim):
     weights = HeadNorms(torch.randn(dim), torch.randn(dim), 1e-5) if norms else None
     rope = rope_table(torch.rand(int(share * dim / 2)), 40, 1.2)[torch.randperm(40)[:tokens]]
     slots = torch.randperm(32)[:tokens]
+    slots[4] = -1
     results = []
     for function in (rotate_and_store, NativeRotateAndStore(LIBRARY)):
         caches = torch.zeros(2, 8, 4, kv_heads, dim)
