@@ -169,13 +169,13 @@ class Block(nn.Module):
         if rows is not None:
             x_TD, mixed = x_TD[rows], mixed[rows]
             normed = normed[rows] if self.layer.parallel else normed
+        if self.layer.parallel:  # before the sum, which may take the memory of x
+            normed = self.ffn_norm(x_TD, ops) if self.layer.parallel == "two norms" else normed
+            inner = self.ffn(normed, ops)
         after = self._joined(x_TD, self.mixer.out, mixed, self.mixer_post_norm, ops)
         after = self.mixer_sum_norm(after, ops)
-        if self.layer.parallel is None:
-            normed = self.ffn_norm(after, ops)
-        elif self.layer.parallel == "two norms":
-            normed = self.ffn_norm(x_TD, ops)
-        inner = self.ffn(normed, ops)
+        if not self.layer.parallel:
+            inner = self.ffn(self.ffn_norm(after, ops), ops)
         return cast(
             Tensor,
             self.ffn_sum_norm(
@@ -186,7 +186,10 @@ class Block(nn.Module):
     def _joined(
         self, x: Tensor, project: nn.Module, inner: Tensor, post_norm: nn.Module, ops: Operations
     ) -> Tensor:
-        """The residual x plus the projection of `inner`, in one pass where nothing lies between."""
+        """The residual x plus the projection of `inner`, in one pass where nothing lies between.
+
+        x may be overwritten.
+        """
         if not self.layer.post_norms and self.layer.residual_scale == 1:
             return cast(Tensor, project(inner, add=x))
         y, scale = post_norm(project(inner), ops), self.layer.residual_scale
