@@ -144,7 +144,10 @@ def first_bad_weight(model: Transformer) -> str | None:
 
 
 def weights(model: Transformer) -> list[tuple[str, Tensor]]:
-    """All weights by name, packed ones unpacked on the way, in the order of execution."""
+    """All weights by name, packed ones unpacked on the way, in the order of execution.
+
+    Of those quantised to 8-bit floats the scales stand for the whole.
+    """
     found: list[tuple[str, Tensor]] = []
     for name, module in model.named_modules():
         found += [
@@ -154,6 +157,6 @@ def weights(model: Transformer) -> list[tuple[str, Tensor]]:
         function = getattr(module, "_apply_fn", None)
         for part in ("weight", "scale"):  # a quantised weight's NaN is in its scale
             packed = getattr(function, part, None)
-            if packed is not None:
+            if packed is not None and packed.dtype != torch.float8_e4m3fn:
                 found.append((f"{name}.weight", packed.to_dense()))
     return found

@@ -89,7 +89,10 @@ def _store(x: Tensor, slots: Tensor, cache: Tensor, scale: Tensor | None) -> Non
     pages, top = cache.flatten(0, 1), largest(cache.dtype)
     if top:
         # bytes, since not everything is implemented for the type itself
-        x, pages = x.float().clamp(-top, top).to(cache.dtype).view(torch.uint8), pages.view(torch.uint8)
+        x, pages = (
+            x.float().clamp(-top, top).to(cache.dtype).view(torch.uint8),
+            pages.view(torch.uint8),
+        )
     pages.index_copy_(0, slots, x)
 
 

@@ -79,8 +79,10 @@ def test_no_filters_are_filters_that_keep_all():
             draw(logits, temperature, *given, *rest), draw(logits, temperature, *off, *rest)
         )
     assert torch.equal(
-        draw(logits, temperature, top_k, None, *rest), draw(logits, temperature, top_k, off[1], *rest)
+        draw(logits, temperature, top_k, None, *rest),
+        draw(logits, temperature, top_k, off[1], *rest),
     )
     assert torch.equal(
-        draw(logits, temperature, None, top_p, *rest), draw(logits, temperature, off[0], top_p, *rest)
+        draw(logits, temperature, None, top_p, *rest),
+        draw(logits, temperature, off[0], top_p, *rest),
     )

@@ -41,7 +41,9 @@ def _act(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def _activate(x, out, SIZE: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
+def _activate(
+    x, out, SIZE: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = d < SIZE

@@ -105,7 +105,7 @@ def rotate_and_store(
     v_scale: Tensor | None = None,
 ) -> Tensor:
     """As `stoker.ops.rope.rotate_and_store`; the rows of `qkv` may lie apart."""
-    blocks, block_size, kv_heads, head_dim = k_cache.shape
+    block_size, kv_heads, head_dim = k_cache.shape[1:]
     assert k_cache.stride() == v_cache.stride()
     assert k_cache.stride(3) == 1
     assert k_cache.stride(0) == block_size * k_cache.stride(1), "slots must lie evenly apart"

@@ -36,8 +36,8 @@ def draw(
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     for start in range(0, rows, max(1, part)):
         at = slice(start, start + part)
-        filters = [None if values is None else values[at] for values in (top_k, top_p)]
-        _draw(logits[at], temperature[at], *filters, seeds[at], positions[at], out[at])
+        k, p = (None if values is None else values[at] for values in (top_k, top_p))
+        _draw(logits[at], temperature[at], k, p, seeds[at], positions[at], out[at])
     return out
 
 

@@ -17,9 +17,7 @@ def _scores(x, top, temperature):
 
 
 @triton.jit
-def _measure(
-    values, count, top, temperature, least, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr
-):
+def _measure(values, count, top, temperature, least, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
     """Of `count` values: how many (or which weight) have a score of `least` or more, the smallest
     such score, and the largest score below."""
     sums = tl.zeros([BLOCK], tl.float64)
@@ -37,9 +35,7 @@ def _measure(
 
 
 @triton.jit
-def _largest(
-    values, count, top, temperature, need, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr
-):
+def _largest(values, count, top, temperature, need, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
     """The largest score such that those from it on reach `need`; -inf if all together do not.
 
     Halves the range between a score that does and one that may, both always scores of the row.
