@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from stoker.ops.linear import LinearFn, prepare_linear
+from stoker.ops.pages import FP8, FP8_MOST
 from stoker.ops.triton.available import triton_serves
 
-FP8 = torch.float8_e4m3fn
-LARGEST = 448.0  # of e4m3
 _LEAST_SIZE = 4096
 _MULTIPLE = 16  # what the product asks of both sizes
 
@@ -54,9 +53,9 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     a scale that is not.
     """
     values = x.float()
-    scales = values.abs().amax(dim=1, keepdim=True) / LARGEST
+    scales = values.abs().amax(dim=1, keepdim=True) / FP8_MOST
     by = torch.where(scales > 0, scales, 1.0)
-    return (values / by).clamp(-LARGEST, LARGEST).to(FP8), scales
+    return (values / by).clamp(-FP8_MOST, FP8_MOST).to(FP8), scales
 
 
 class Fp8Reference:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stoker.ops.native.build import signature
 from stoker.ops.norm import rms_norm
+from stoker.ops.pages import Fp8Pages, Pages, store
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,8 @@ def rotate_and_store(
     norms: HeadNorms | None,
     rope: Tensor,
     slots: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    k_scale: Tensor | None = None,
-    v_scale: Tensor | None = None,
+    k_cache: Pages,
+    v_cache: Pages,
 ) -> Tensor:
     """Norm and rotate queries and keys, store keys and values; returns the queries.
 
@@ -65,9 +64,7 @@ def rotate_and_store(
         rope: the tokens' rows of the table, (T, 2, R/2) float32; R = 0 rotates nothing.
         slots: (T,) int64, block * block_size + offset. Negative ones are those of padding, of
             which nothing is stored.
-        k_cache, v_cache: (blocks, block_size, G, D), written in place.
-        k_scale, v_scale: (G,) float32, of caches that hold float8_e4m3fn: what is stored is
-            value / scale, at most the largest number of the type.
+        k_cache, v_cache: (blocks, block_size, G, D), written in place, quantised if they are.
 
     Returns: queries (T, H, D).
     """
@@ -77,32 +74,13 @@ def rotate_and_store(
     if norms is not None:
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
     kept = (slots >= 0).nonzero()[:, 0]
-    _store(apply_rope(k, rope)[kept], slots[kept], k_cache, k_scale)
-    _store(v[kept], slots[kept], v_cache, v_scale)
+    store(k_cache, slots[kept], apply_rope(k, rope)[kept])
+    store(v_cache, slots[kept], v[kept])
     return apply_rope(q, rope)
 
 
-def _store(x: Tensor, slots: Tensor, cache: Tensor, scale: Tensor | None) -> None:
-    """Write x (T, G, D) to the slots."""
-    if scale is not None:
-        x = x.float() / scale[:, None]
-    pages, top = cache.flatten(0, 1), largest(cache.dtype)
-    if top:
-        # bytes, since not everything is implemented for the type itself
-        x, pages = (
-            x.float().clamp(-top, top).to(cache.dtype).view(torch.uint8),
-            pages.view(torch.uint8),
-        )
-    pages.index_copy_(0, slots, x)
-
-
-def largest(dtype: torch.dtype) -> float:
-    """The largest number of an 8-bit type, where values stop; 0 for wider types."""
-    return torch.finfo(dtype).max if dtype.itemsize == 1 else 0.0
-
-
 class NativeRotateAndStore:
-    """`rotate_and_store` for float32 on a CPU, for heads of up to 512."""
+    """`rotate_and_store` in C, for float32 pages on a CPU and heads of up to 512."""
 
     most_head_dim = 512
 
@@ -115,12 +93,13 @@ class NativeRotateAndStore:
         norms: HeadNorms | None,
         rope: Tensor,
         slots: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
+        k_cache: Pages,
+        v_cache: Pages,
     ) -> Tensor:
         kv_heads, head_dim = k_cache.shape[2:]
-        if head_dim > self.most_head_dim:
+        if head_dim > self.most_head_dim or isinstance(k_cache, Fp8Pages):
             return rotate_and_store(qkv, norms, rope, slots, k_cache, v_cache)
+        assert isinstance(v_cache, Tensor)
         rows, heads = qkv.shape[0], qkv.shape[1] // head_dim - 2 * kv_heads
         q = torch.empty(rows, heads, head_dim)
         self._call(

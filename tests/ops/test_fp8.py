@@ -6,8 +6,9 @@ import torch
 from stoker import LLM, SamplingParams
 from stoker.engine import build
 from stoker.errors import ConfigError
-from stoker.ops.fp8 import FP8, Fp8Linear, Fp8Reference, fp8_gains, prepare_fp8, quantize_rows
+from stoker.ops.fp8 import Fp8Linear, Fp8Reference, fp8_gains, prepare_fp8, quantize_rows
 from stoker.ops.linear import linear_reference
+from stoker.ops.pages import FP8
 
 
 @pytest.mark.parametrize(

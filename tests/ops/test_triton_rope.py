@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stoker.ops.pages import Fp8Pages
 from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
 from stoker.ops.triton.available import interpreted
 
@@ -76,7 +77,8 @@ def test_an_8_bit_cache_is_scaled_and_stops_at_its_largest_number():
     rope, rows = torch.empty(tokens, 2, 0, device=DEVICE), slots[slots >= 0]
     for function in (rotate_and_store, fused):
         caches = torch.full((2, 2, 4, kv_heads, dim), NAN, device=DEVICE).to(torch.float8_e4m3fn)
-        q = function(qkv.flatten(1).bfloat16(), None, rope, slots, *caches, *scales)
+        pages = [Fp8Pages(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
+        q = function(qkv.flatten(1), None, rope, slots, *pages)
         assert torch.equal(q, numbers[:, :heads])
         stored = caches.flatten(1, 2).float()
         expected = numbers[slots >= 0][:, heads:].view(-1, 2, kv_heads, dim).transpose(0, 1).float()

@@ -7,10 +7,13 @@ interpreted by NumPy: slow, and good for tests.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 
 def interpreted() -> bool:
@@ -27,18 +30,29 @@ def triton_serves(device_type: str) -> bool:
 
 @cache
 def mend_interpreter() -> None:
-    """Let interpreted loops have bounds that were loaded or computed; call before a launch.
+    """Call before the first launch: repairs two faults of the interpreter of Triton 3.6.
 
-    Triton 3.6 turns arrays of one element into indices by `int`, which NumPy 2.4 refuses.
+    Loop bounds that were loaded or computed are arrays of one element, which NumPy 2.4 does not
+    take for an index. And products of bfloat16, which NumPy does not have, multiplied their bits.
     """
     if not interpreted():
         return
-    from triton.runtime import interpreter
+    tl: Any = importlib.import_module("triton.language")
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
+    patch, dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
 
-    patch = interpreter._patch_lang_tensor
-
-    def mended(tensor: Any, scope: Any) -> None:
+    def mended_patch(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-    interpreter._patch_lang_tensor = mended
+    def widened(x: Any) -> Any:
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        values = (x.data.astype(np.uint32) << 16).view(np.float32)
+        return interpreter.TensorHandle(values, tl.float32)
+
+    def mended_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, widened(a), widened(b), *rest)
+
+    interpreter._patch_lang_tensor = mended_patch
+    interpreter.InterpreterBuilder.create_dot = mended_dot

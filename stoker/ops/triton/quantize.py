@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stoker.ops.pages import FP8, FP8_MOST
 from stoker.ops.triton.available import mend_interpreter
 
 
@@ -33,14 +34,14 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     mend_interpreter()
     assert x.stride(1) == 1
     rows, size = x.shape
-    numbers = torch.empty(rows, size, dtype=torch.float8_e4m3fn, device=x.device)
+    numbers = torch.empty(rows, size, dtype=FP8, device=x.device)
     scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
     if rows:
         block = triton.next_power_of_2(size)
         _kernel[(rows,)](
             *(x, numbers, scales, x.stride(0)),
             SIZE=size,
-            TOP=448.0,
+            TOP=FP8_MOST,
             BLOCK=block,
             num_warps=4 if block <= 4096 else 8,
         )

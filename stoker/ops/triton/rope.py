@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stoker.ops.rope import HeadNorms, largest
+from stoker.ops.pages import FP8_MOST, Fp8Pages, Pages
+from stoker.ops.rope import HeadNorms
 from stoker.ops.triton.available import mend_interpreter
 
 _TILE = 1024  # numbers that a program works on
@@ -85,8 +86,6 @@ def _kernel(
         beyond = head >= HEADS + 2 * KV_HEADS
         scale *= tl.load(v_scale + group, mask=is_v & ~beyond, other=1.0)
         x = tl.div_rn(x.to(tl.float32), scale)
-    if TOP > 0:
-        x = x.to(tl.float32)
         x = tl.where(x > TOP, TOP, tl.where(x < -TOP, -TOP, x))  # NaN stays NaN
     x = x.to(k_cache.dtype.element_ty)
     at = slot * stride_slot + group * stride_head + d
@@ -99,16 +98,20 @@ def rotate_and_store(
     norms: HeadNorms | None,
     rope: Tensor,
     slots: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    k_scale: Tensor | None = None,
-    v_scale: Tensor | None = None,
+    k_cache: Pages,
+    v_cache: Pages,
 ) -> Tensor:
     """As `stoker.ops.rope.rotate_and_store`; the rows of `qkv` may lie apart."""
     block_size, kv_heads, head_dim = k_cache.shape[1:]
-    assert k_cache.stride() == v_cache.stride()
-    assert k_cache.stride(3) == 1
-    assert k_cache.stride(0) == block_size * k_cache.stride(1), "slots must lie evenly apart"
+    keys, values, scales = k_cache, v_cache, None
+    if isinstance(k_cache, Fp8Pages):
+        assert isinstance(v_cache, Fp8Pages)
+        keys, values, scales = k_cache.data, v_cache.data, (k_cache.scale, v_cache.scale)
+    assert isinstance(keys, Tensor)
+    assert isinstance(values, Tensor)
+    assert keys.stride() == values.stride()
+    assert keys.stride(3) == 1
+    assert keys.stride(0) == block_size * keys.stride(1), "slots must lie evenly apart"
     assert qkv.stride(1) == 1
     tokens, heads = len(qkv), qkv.shape[1] // head_dim - 2 * kv_heads
     q = torch.empty(tokens, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
@@ -119,17 +122,17 @@ def rotate_and_store(
     tile = triton.next_power_of_2(heads + 2 * kv_heads)
     tile = max(1, min(tile, _TILE // width))
     _kernel[(tokens, triton.cdiv(heads + 2 * kv_heads, tile))](
-        *(qkv, q, k_cache, v_cache, rope.contiguous(), slots),
+        *(qkv, q, keys, values, rope.contiguous(), slots),
         *((norms.q, norms.k, norms.eps) if norms else (qkv, qkv, 0.0)),
-        *((qkv if scale is None else scale) for scale in (k_scale, v_scale)),
-        *(qkv.stride(0), k_cache.stride(1), k_cache.stride(2)),
+        *(scales or (qkv, qkv)),
+        *(qkv.stride(0), keys.stride(1), keys.stride(2)),
         HEADS=heads,
         KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
         ROTARY=2 * rope.shape[-1],
         NORMS=norms is not None,
-        SCALED=k_scale is not None,
-        TOP=largest(k_cache.dtype),
+        SCALED=scales is not None,
+        TOP=FP8_MOST,
         BLOCK_H=tile,
         BLOCK_D=width,
     )
