@@ -12,7 +12,7 @@ from typing import Any
 
 from stoker.errors import ConfigError, suggest
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
 POLICIES = ("fcfs", "prefix")
 
 
@@ -24,7 +24,9 @@ class EngineConfig:
         device: torch device the model runs on; only "cpu" has been proven so far.
         dtype: arithmetic and weight type; "auto" is float32 on a CPU, else the checkpoint's.
             "int8" (CPU only) quantises weights at load and activations as they come; what lies
-            between the projections, keys and values included, stays float32.
+            between the projections, keys and values included, stays float32. "fp8" (GPUs of
+            compute capability 8.9 or more) does so for large projections; the rest, the head
+            included, is bfloat16.
         block_size: tokens per cache block.
         num_blocks: cache blocks; None sizes the pool from `cache_memory`.
         cache_memory: bytes for keys and values; None takes a quarter of the free memory,

@@ -26,10 +26,15 @@ from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
+from stoker.model.transformer import Transformer
 from stoker.model.work import kv_bytes_per_token
+from stoker.ops.fp8 import fp8_gains, prepare_fp8, why_not_fp8
 from stoker.ops.int8 import prepare_int8
 from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start
+
+# the dtype of what lies between quantised projections
+_BETWEEN = {"int8": "float32", "fp8": "bfloat16"}
 
 
 @dataclass
@@ -62,14 +67,12 @@ def build_engine(
     folder = resolve_folder(model, revision, token)
     device = _device(config.device)
     start(config.device, config.dtype)
-    quantised = config.dtype == "int8"
-    if quantised and device.type != "cpu":
-        raise ConfigError(f"dtype int8 serves a CPU, not {device}; use bfloat16 or float16")
+    _check_quantised(config.dtype, device)
     threads = config.threads or (default_threads() if device.type == "cpu" else None)
     if threads is not None:
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)
-    loaded = load_model(folder, device, "float32" if quantised else config.dtype)
+    loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype))
     spec = loaded.model.spec
     config = _resolve(config, spec, loaded.dtype)
     assert config.max_context is not None
@@ -78,10 +81,7 @@ def build_engine(
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
-    if quantised:
-        loaded.model.prepare(config.max_context, prepare_int8)
-    else:
-        loaded.model.prepare(config.max_context, prepare_linear, prepare_gated)
+    _prepare(loaded.model, config.max_context, config.dtype)
     cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
@@ -110,6 +110,35 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _check_quantised(dtype: str, device: torch.device) -> None:
+    if dtype == "int8" and device.type != "cpu":
+        raise ConfigError(f"dtype int8 serves a CPU, not {device}; use fp8, bfloat16 or float16")
+    reason = why_not_fp8(device) if dtype == "fp8" else None
+    if reason:
+        raise ConfigError(f"dtype {reason}")
+
+
+def _prepare(model: Transformer, context: int, dtype: str) -> None:
+    """Choose the model's linear maps for `dtype`.
+
+    Raises:
+        ConfigError: fp8 would change nothing.
+    """
+    if dtype == "int8":
+        model.prepare(context, prepare_int8)
+    elif dtype == "fp8":
+        matrices = [one for one in model.layers.parameters() if one.dim() == 2]
+        if not any(fp8_gains(*matrix.shape) for matrix in matrices):
+            raise ConfigError(
+                "dtype fp8 gains nothing here: no projection of this model has 4,096 inputs and "
+                "outputs or more; use bfloat16"
+            )
+        # errors of the head go straight into the distribution
+        model.prepare(context, prepare_fp8, make_head=prepare_linear)
+    else:
+        model.prepare(context, prepare_linear, prepare_gated)
+
+
 def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
     """`config` with nothing left to be decided."""
     context = config.max_context or spec.context
@@ -130,7 +159,7 @@ def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
             )
     return dataclasses.replace(
         config,
-        dtype=config.dtype if config.dtype == "int8" else dtype,
+        dtype=config.dtype if config.dtype in _BETWEEN else dtype,
         max_context=context,
         max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
         num_blocks=blocks,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stoker.errors import ModelError
@@ -103,8 +104,11 @@ def tensor_files(folder: Path) -> list[Path]:
     return files
 
 
-def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor's name and memory-mapped content, shard by shard.
+def stream_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor's name and content, shard by shard: memory-mapped on a CPU, else on the device.
+
+    The host never holds more than the pages of one tensor that are being copied, and the device
+    one tensor beside what the caller keeps. What is done to a tensor is done where it will stay.
 
     Raises:
         ModelError: a file is missing, truncated or otherwise damaged, by name.
@@ -113,7 +117,7 @@ def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
     for file in tensor_files(folder):
         try:
-            with safe_open(file, framework="pt") as shard:
+            with safe_open(file, framework="pt", device=str(device)) as shard:
                 for name in shard.keys():  # noqa: SIM118  # not a mapping
                     yield name, shard.get_tensor(name)
         except SafetensorError as problem:

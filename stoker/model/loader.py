@@ -18,6 +18,7 @@ from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
 from stoker.model.transformer import Transformer
 from stoker.model.weights import places
+from stoker.ops.pages import FP8
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,7 +59,7 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     with torch.device("meta"):
         model = Transformer(spec)
     _allocate(model, DTYPES[name], device)
-    _fill(model, family, folder)
+    _fill(model, family, folder, device)
     eos = read_json(folder, "generation_config.json").get("eos_token_id")
     for part in (config, config.get("text_config") or {}):
         eos = part.get("eos_token_id") if eos is None else eos
@@ -98,13 +99,13 @@ def _resolve_dtype(dtype: str, stored: str | None, device: torch.device) -> str:
     return stored if stored in DTYPES else "bfloat16"
 
 
-def _fill(model: Transformer, family: Family, folder: Path) -> None:
+def _fill(model: Transformer, family: Family, folder: Path, device: torch.device) -> None:
     wanted = dict(places(family.names, dict(model.named_parameters()), model.spec))
     ignored = family.ignored
     if model.spec.tied_head:  # the checkpoint may carry its copy of the embedding
         ignored += family.names["head.weight"].tensors
     left_over: list[str] = []
-    for stored, tensor in stream_tensors(folder):
+    for stored, tensor in stream_tensors(folder, device):
         name = next((one for one in family.spellings(stored) if one in wanted), None)
         if name is None:
             if not stored.endswith(ignored) and not stored.startswith(family.beside):
@@ -122,6 +123,7 @@ def _fill(model: Transformer, family: Family, folder: Path) -> None:
                 f"checkpoints do; supported are {', '.join(DTYPES)}"
             )
         place.fill(tensor)
+        del tensor  # its memory is free before the next is read
     if wanted:
         raise ModelError(f"the checkpoint lacks {_some(sorted(wanted))}")
     if left_over:
@@ -144,7 +146,10 @@ def first_bad_weight(model: Transformer) -> str | None:
 
 
 def weights(model: Transformer) -> list[tuple[str, Tensor]]:
-    """All weights by name, packed ones unpacked on the way, in the order of execution."""
+    """All weights by name, packed ones unpacked on the way, in the order of execution.
+
+    Of those quantised to 8-bit floats the scales stand for the whole.
+    """
     found: list[tuple[str, Tensor]] = []
     for name, module in model.named_modules():
         found += [
@@ -154,6 +159,6 @@ def weights(model: Transformer) -> list[tuple[str, Tensor]]:
         function = getattr(module, "_apply_fn", None)
         for part in ("weight", "scale"):  # a quantised weight's NaN is in its scale
             packed = getattr(function, part, None)
-            if packed is not None:
+            if packed is not None and packed.dtype != FP8:
                 found.append((f"{name}.weight", packed.to_dense()))
     return found

@@ -169,13 +169,13 @@ class Block(nn.Module):
         if rows is not None:
             x_TD, mixed = x_TD[rows], mixed[rows]
             normed = normed[rows] if self.layer.parallel else normed
+        if self.layer.parallel:  # before the sum, which may take the memory of x
+            normed = self.ffn_norm(x_TD, ops) if self.layer.parallel == "two norms" else normed
+            inner = self.ffn(normed, ops)
         after = self._joined(x_TD, self.mixer.out, mixed, self.mixer_post_norm, ops)
         after = self.mixer_sum_norm(after, ops)
-        if self.layer.parallel is None:
-            normed = self.ffn_norm(after, ops)
-        elif self.layer.parallel == "two norms":
-            normed = self.ffn_norm(x_TD, ops)
-        inner = self.ffn(normed, ops)
+        if not self.layer.parallel:
+            inner = self.ffn(self.ffn_norm(after, ops), ops)
         return cast(
             Tensor,
             self.ffn_sum_norm(
@@ -186,7 +186,10 @@ class Block(nn.Module):
     def _joined(
         self, x: Tensor, project: nn.Module, inner: Tensor, post_norm: nn.Module, ops: Operations
     ) -> Tensor:
-        """The residual x plus the projection of `inner`, in one pass where nothing lies between."""
+        """The residual x plus the projection of `inner`, in one pass where nothing lies between.
+
+        x may be overwritten.
+        """
         if not self.layer.post_norms and self.layer.residual_scale == 1:
             return cast(Tensor, project(inner, add=x))
         y, scale = post_norm(project(inner), ops), self.layer.residual_scale
@@ -222,14 +225,19 @@ class Transformer(nn.Module):
         context: int,
         make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear,
         make_gated: MakeGated | None = None,
+        make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None,
     ) -> None:
         """Choose operations for the device the weights are on; tabulate `context` positions.
 
         `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py),
-        `make_gated` into one that applies its gated activation too, or None.
+        `make_gated` into one that applies its gated activation too, or None. `make_head` is for
+        the head, if it shall not be as the others.
         Frequencies that depend on the length of a sequence are those for `context` tokens.
         """
         device, dtype = self.embedding.device, self.embedding.dtype
+        make_head = make_head or make
+        if self.head is not None:
+            self.head.prepare(make_head)
         for module in self.modules():
             if isinstance(module, Ffn) and make_gated:
                 module.prepare(make_gated)
@@ -237,7 +245,7 @@ class Transformer(nn.Module):
                 module.prepare(make)
         self._logits = self.head
         if self.spec.tied_head:
-            self._logits = make(self.embedding, None)
+            self._logits = make_head(self.embedding, None)
         self.ops = select_operations(device, dtype)
         self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         for layer in self.spec.layers:

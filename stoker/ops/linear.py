@@ -32,7 +32,10 @@ class LinearFn(Protocol):
     """A linear map ready to be applied."""
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """x (M, K) -> (M, N), plus `add` (M, N), the residual, if there is one."""
+        """x (M, K) -> (M, N), plus `add` (M, N), the residual, if there is one.
+
+        The memory of `add` may be taken for the result.
+        """
 
 
 class MakeGated(Protocol):
@@ -56,7 +59,17 @@ def prepare_linear(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
     """
     if packs(weight):
         return NativeLinear(weight, bias) if load("linear") else OneDnnLinear(weight, bias)
-    return lambda x, add=None: linear_reference(x, weight, bias, add)
+    return functools.partial(_unpacked, weight, bias)
+
+
+def _unpacked(weight: Tensor, bias: Tensor | None, x: Tensor, add: Tensor | None = None) -> Tensor:
+    """`linear_reference`; without a bias the product is added to `add` where that lies.
+
+    So nothing but the product's own pass reads and writes the residual, and it is rounded once.
+    """
+    if add is None or bias is not None:
+        return linear_reference(x, weight, bias, add)
+    return add.addmm_(x, weight.t())
 
 
 def prepare_gated(weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None:

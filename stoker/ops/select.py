@@ -17,7 +17,10 @@ from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.native.build import load
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
+from stoker.ops.pages import Pages
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
+from stoker.ops.sampling import Draw, draw
+from stoker.ops.triton.select import fused_operations
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,16 @@ class Operations:
     layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = layer_norm
     activate: Callable[[Tensor, str, bool], Tensor] = activate
     soft_cap: Callable[[Tensor, float], Tensor] = soft_cap
-    rotate_and_store: Callable[
-        [Tensor, HeadNorms | None, Tensor, Tensor, Tensor, Tensor], Tensor
-    ] = rotate_and_store
+    rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor] = (
+        rotate_and_store
+    )
+    draw: Draw = draw
 
 
 def select_operations(device: torch.device, dtype: torch.dtype) -> Operations:
     """The fastest operations for `device` and `dtype`."""
     if device.type != "cpu":
-        return Operations(ReferenceAttention())
+        return Operations(ReferenceAttention(), **fused_operations(device.type))
     attention = load("attention") if dtype == torch.float32 else None
     elementwise = load("elementwise") if attention else None
     if attention is None or elementwise is None:

@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import weakref
 
 import huggingface_hub
 import pytest
+import safetensors
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from stoker import LLM, SamplingParams
 from stoker.errors import ConfigError, ModelError
+from stoker.model import loader
+from stoker.model.checkpoint import stream_tensors
 from stoker.model.families import spec_from_config
 
 ONE = SamplingParams(max_tokens=2, temperature=0)
@@ -239,3 +243,34 @@ def test_wrapped_configs_leave_fields_out():
     config = {"architectures": ["Mistral3ForConditionalGeneration"]}
     with pytest.raises(ModelError, match=r"text model 'gemma'.* mistral"):
         spec_from_config({**config, "text_config": {**text, "model_type": "gemma"}})
+
+
+def test_tensors_are_read_to_the_device_where_they_stay(folder, monkeypatch):
+    asked, open_cpu = [], safetensors.safe_open
+
+    def spy(file, *, framework, device):
+        asked.append(device)
+        return open_cpu(file, framework=framework, device="cpu")
+
+    monkeypatch.setattr(safetensors, "safe_open", spy)
+    names = [name for name, _ in stream_tensors(folder, torch.device("cuda", 1))]
+    assert asked == ["cuda:1"]
+    assert "model.embed_tokens.weight" in names
+
+
+def test_one_tensor_at_a_time_is_held_beside_the_model(folder, monkeypatch):
+    given, alive = [], []
+
+    def watched(*args):
+        for name, tensor in stream_tensors(*args):
+            alive.append(sum(one() is not None for one in given))
+            given.append(weakref.ref(tensor))
+            pair = (name, tensor)
+            del tensor
+            yield pair
+            del pair
+
+    monkeypatch.setattr(loader, "stream_tensors", watched)
+    loader.load_model(folder, torch.device("cpu"))
+    assert len(given) > 10
+    assert max(alive) == 0

@@ -50,6 +50,16 @@ def test_other_dtypes_take_the_reference():
     assert torch.equal(prepare_linear(weight)(x), linear_reference(x, weight))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_other_dtypes_add_the_residual(bias):
+    torch.manual_seed(0)
+    x, weight, add = (torch.randn(size).bfloat16() for size in [(3, 8), (5, 8), (3, 5)])
+    b = torch.randn(5).bfloat16() if bias else None
+    exact = linear_reference(*(None if t is None else t.double() for t in (x, weight, b, add)))
+    found = prepare_linear(weight, b)(x, add)
+    torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=2**-6)
+
+
 @native
 @pytest.mark.parametrize("shape", [(1, 64), (7, 384), (300, 128), (3, 5, 33)])
 def test_rms_norm(shape):
@@ -116,6 +126,7 @@ def test_rotate_and_store(norms, share, heads, kv_heads, dim):
     weights = HeadNorms(torch.randn(dim), torch.randn(dim), 1e-5) if norms else None
     rope = rope_table(torch.rand(int(share * dim / 2)), 40, 1.2)[torch.randperm(40)[:tokens]]
     slots = torch.randperm(32)[:tokens]
+    slots[4] = -1
     results = []
     for function in (rotate_and_store, NativeRotateAndStore(LIBRARY)):
         caches = torch.zeros(2, 8, 4, kv_heads, dim)

@@ -105,8 +105,8 @@ static inline void rotate_row(const float *x, const float *table, float *y, int6
 
 /* Splits qkv (rows, (heads + 2 * kv_heads) * dim); norms q and k if the weights are there;
  * rotates the first `rotary` of each head by the rows' tables (rows, 2, rotary / 2); writes q
- * (rows, heads, dim), and k and v to their slots in the caches (slots, kv_heads, dim). dim is at
- * most 512. */
+ * (rows, heads, dim), and k and v to their slots in the caches (slots, kv_heads, dim), unless the
+ * slot is negative. dim is at most 512. */
 void rotate_and_store(const float *qkv, const float *q_weight, const float *k_weight,
                       const float *tables, const int64_t *slots, float *q, float *k_cache,
                       float *v_cache, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
@@ -117,7 +117,8 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
         const float *x = qkv + r * width, *table = tables + r * rotary;
         float *keys = k_cache + slots[r] * kv_heads * dim;
         float normed[512];
-        for (int64_t h = 0; h < heads + kv_heads; h++, x += dim) {
+        const int64_t last = slots[r] < 0 ? heads : heads + kv_heads;
+        for (int64_t h = 0; h < last; h++, x += dim) {
             const float *weight = h < heads ? q_weight : k_weight;
             float *y = h < heads ? q + (r * heads + h) * dim : keys + (h - heads) * dim;
             if (weight) norm_row(x, weight, normed, dim, eps);
@@ -125,6 +126,7 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
             rotate_row(from, table, y, rotary / 2);
             for (int64_t d = rotary; d < dim; d++) y[d] = from[d];
         }
-        memcpy(v_cache + slots[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
+        if (slots[r] >= 0)
+            memcpy(v_cache + slots[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
     }
 }

@@ -1,0 +1,50 @@
+"""The operations beside attention that Triton serves, for ops/select.py.
+
+Nothing here imports Triton before it is asked for a kernel. Linear maps are not among them: cuBLAS
+is at the limit, and adds the residual to what it writes.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import TypedDict
+
+from torch import Tensor
+
+from stoker.ops.pages import Pages
+from stoker.ops.rope import HeadNorms
+from stoker.ops.sampling import Draw
+from stoker.ops.triton.available import triton_serves
+
+log = logging.getLogger(__name__)
+
+
+class Fused(TypedDict, total=False):
+    """Fields of `Operations`; those that are missing keep their references."""
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+    activate: Callable[[Tensor, str, bool], Tensor]
+    soft_cap: Callable[[Tensor, float], Tensor]
+    rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor]
+    draw: Draw
+
+
+@functools.cache  # and so the warning comes once
+def fused_operations(device_type: str) -> Fused:
+    """The kernels for a type of device ("cuda", or "cpu" under the interpreter), if any."""
+    if not triton_serves(device_type):
+        log.warning("Triton is not installed: norms, activations and draws take slower paths")
+        return {}
+    from stoker.ops.triton import activation, norm, rope, sampling
+
+    return {
+        "rms_norm": norm.rms_norm,
+        "layer_norm": norm.layer_norm,
+        "activate": activation.activate,
+        "soft_cap": activation.soft_cap,
+        "rotate_and_store": rope.rotate_and_store,
+        "draw": sampling.draw,
+    }

@@ -1,0 +1,100 @@
+"""Compiles the Triton kernels for a Hopper GPU, which needs none; run by test_triton_compiles.py.
+
+The interpreter takes what the compiler refuses, such as a loop whose variables change their type.
+"""
+
+import itertools
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from stoker.ops.triton import activation, norm, quantize, rope
+from stoker.ops.triton import sampling_kernels as draws
+
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+I32, I64, FP8 = torch.int32, torch.int64, torch.float8_e4m3fn
+NAMES = {
+    F16: "*fp16", BF16: "*bf16", F32: "*fp32", F64: "*fp64", I32: "*i32", I64: "*i64",
+    FP8: "*fp8e4nv",
+}  # fmt: skip
+VOCAB = 151936
+
+
+def compile_kernel(kernel, *args, **constants):
+    """Arguments are dtypes for tensors, or numbers; 1 becomes a constant, as at a launch."""
+    warps = constants.pop("num_warps", 4)
+    signature = {}
+    for name, arg in zip((one.name for one in kernel.params), args, strict=False):
+        if isinstance(arg, int) and arg == 1:
+            constants[name] = 1
+        else:
+            signature[name] = NAMES.get(arg) or ("fp32" if isinstance(arg, float) else "i32")
+    signature.update(dict.fromkeys(constants, "constexpr"))
+    assert set(signature) == {one.name for one in kernel.params}, kernel
+    signature = {one.name: signature[one.name] for one in kernel.params}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    target = GPUTarget("cuda", 90, 32)
+    made = triton.compile(source, target=target, options={"num_warps": warps})
+    assert made.asm["cubin"]
+    print(kernel.__name__, constants)
+
+
+def rows():
+    for cache, norms, (dim, rotary) in itertools.product(
+        (BF16, FP8), (True, False), ((128, 128), (80, 20), (256, 0))
+    ):
+        compile_kernel(
+            *(rope._kernel, BF16, BF16, cache, cache, F32, I64, BF16, BF16, 1e-6, F32, F32),
+            *(4096, 1024, 128),
+            HEADS=16, KV_HEADS=8, HEAD_DIM=dim, ROTARY=rotary, NORMS=norms, SCALED=cache == FP8,
+            TOP=448.0, BLOCK_H=4, BLOCK_D=triton.next_power_of_2(dim),
+        )  # fmt: skip
+    for dtype, flag, (tile, size) in itertools.product(
+        (F16, F32), (True, False), ((1, 5120), (16, 80))
+    ):
+        compile_kernel(
+            *(norm._kernel, dtype, dtype, dtype, dtype, 256, 1, 1e-6),
+            SIZE=size, CENTRED=flag, BIAS=flag, ROWS=tile, BLOCK=triton.next_power_of_2(size),
+        )  # fmt: skip
+    for kind, gated in itertools.product(("silu", "gelu", "gelu_tanh", "relu"), (True, False)):
+        compile_kernel(
+            activation._activate, BF16, BF16, SIZE=99, KIND=kind, GATED=gated, BLOCK=1024
+        )
+    compile_kernel(activation._soft_cap, BF16, BF16, 30.0, 100000, BLOCK=1024)
+    compile_kernel(quantize._kernel, BF16, FP8, F32, 5120, SIZE=5120, TOP=448.0, BLOCK=8192)
+
+
+def sampling():
+    for vocab, dtype, has_k, has_p in (
+        (VOCAB, BF16, True, True),
+        (VOCAB, F32, False, True),
+        (300, BF16, True, False),
+        (VOCAB, BF16, False, False),
+    ):
+        chunks = -(-vocab // 4096)
+        shape = {"VOCAB": vocab, "CHUNK": 4096, "num_warps": 8}
+        wide = {"HAS_K": has_k, "HAS_P": has_p, "BLOCK": 2048}
+        wide |= {"BLOCK_C": triton.next_power_of_2(chunks), **shape}
+        k, p = I64 if has_k else F32, F64 if has_p else F32
+        compile_kernel(
+            *(draws.sum_chunks, dtype, F32, F32, F64, I32, F32, vocab, chunks),
+            **(shape | {"GROUPED": has_k or has_p, "GROUP": 64}),
+        )
+        compile_kernel(
+            *(draws.find_tokens, dtype, F32, k, p, I64, I64, F32, F64, I32, F32, I32, I32, I64),
+            *(vocab, chunks),
+            **wide,
+        )
+        if has_k or has_p:
+            compile_kernel(
+                *(draws.gather_candidates, dtype, F32, k, p, F32, F64, F32, F32, I32, I32),
+                *(vocab, chunks),
+                **(wide | {"GROUP": 64}),
+            )
+
+
+if __name__ == "__main__":
+    rows()
+    sampling()
