@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stoker.model.module import Module
 from stoker.model.spec import Norm
 from stoker.ops.select import Operations
 
 
-class RmsNorm(nn.Module):
+class RmsNorm(Module):
     """The weight of an RMS norm over the last dimension."""
 
     def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
@@ -24,7 +25,7 @@ class RmsNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """Weight and, in some models, bias of a layer norm over the last dimension."""
 
     def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
@@ -38,7 +39,7 @@ class LayerNorm(nn.Module):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
-class NoNorm(nn.Module):
+class NoNorm(Module):
     """Stands where a model has no norm."""
 
     def forward(self, x: Tensor, ops: Operations) -> Tensor:

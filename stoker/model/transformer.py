@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
+from stoker.model.module import Module
 from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.rope import Rope
 from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
@@ -43,7 +44,7 @@ class ForwardInput:
     attention: Any
 
 
-class Linear(nn.Module):
+class Linear(Module):
     """A projection whose weight is packed, and dropped, once it has been loaded."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
@@ -68,7 +69,7 @@ class Linear(nn.Module):
         return self._apply_fn(x, add)
 
 
-class AttentionMixer(nn.Module):
+class AttentionMixer(Module):
     """Grouped-query attention with a fused QKV projection; writes and reads the cache."""
 
     def __init__(self, spec: Attention, hidden: int, norm: Norm, index: int) -> None:
@@ -116,7 +117,7 @@ class AttentionMixer(nn.Module):
         return mixed.flatten(1)
 
 
-class Ffn(nn.Module):
+class Ffn(Module):
     """down(act(gate(x)) * up(x)) with gate and up in one projection, or down(act(up(x)))."""
 
     def __init__(self, spec: Dense, hidden: int) -> None:
@@ -137,7 +138,7 @@ class Ffn(nn.Module):
         return up if self.fused else ops.activate(up, self.spec.activation, self.spec.gated)
 
 
-class Block(nn.Module):
+class Block(Module):
     """A layer; see `Layer` for what it computes."""
 
     def __init__(self, layer: Layer, hidden: int, norm: Norm, index: int) -> None:
@@ -196,7 +197,7 @@ class Block(nn.Module):
         return cast(Tensor, x + (y if scale == 1 else y * scale))
 
 
-class Transformer(nn.Module):
+class Transformer(Module):
     """Executes `spec`. Make it empty, load its weights, `prepare` it, then call it."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -217,6 +218,7 @@ class Transformer(nn.Module):
         rows = spec.vocab if spec.labels is None else spec.labels
         self.head = None if spec.tied_head or not rows else Linear(width, rows)
         self._logits: LinearFn | None = None
+        self._blocks: tuple[Block, ...] = ()
         self._ropes: dict[Rope | None, Tensor] = {}
         self.ops: Operations | None = None
 
@@ -255,6 +257,8 @@ class Transformer(nn.Module):
             elif rope not in self._ropes:
                 table = rope_table(rope.inv_freq(context), context, rope.factor)
                 self._ropes[rope] = table.to(device)
+        self.settle()
+        self._blocks = cast(tuple[Block, ...], tuple(self.layers))
 
     def _embed(self, batch: ForwardInput) -> Tensor:
         x_TD = self.embedding[batch.token_ids]
@@ -301,7 +305,7 @@ class Transformer(nn.Module):
         ropes = {key: table[batch.positions] for key, table in self._ropes.items()}
         for index, layer in enumerate(self.spec.layers):
             rows = batch.sample_rows if index + 1 == len(self.spec.layers) else None
-            x_TD = self.layers[index](x_TD, ropes[layer.mixer.rope], cache, batch, self.ops, rows)
+            x_TD = self._blocks[index](x_TD, ropes[layer.mixer.rope], cache, batch, self.ops, rows)
             if watch:
                 watch(f"layers.{index}", x_TD)
         x_TD = self.norm(x_TD, self.ops)
