@@ -7,6 +7,7 @@ equal tokens.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -92,5 +93,5 @@ def prefix_tree(
             nodes.append((first, end - first, done, depth))
             done = depth
         cuts = [first, *(np.flatnonzero(common == depth) + first + 1).tolist(), end]
-        branches += [(a, b, done) for a, b in zip(cuts, cuts[1:], strict=False)]
+        branches += [(a, b, done) for a, b in pairwise(cuts)]
     return PrefixTree(order, own, np.array(nodes, np.int64).reshape(-1, 4))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,17 +22,32 @@ from stoker.ops.pages import Fp8Pages, Pages
 from stoker.ops.triton.available import mend_interpreter
 from stoker.ops.triton.tasks import Cutting, TaskLists, make_tasks
 
-Shape = tuple[int, int]  # query heads per key-value head, key-value heads
+
+class Shape(NamedTuple):
+    """What task lists depend on besides the step: heads, and members of either kind of tile."""
+
+    group: int  # query heads of a key-value head
+    kv_heads: int
+    narrow: int
+    wide: int
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kind of tile: rows of queries, keys per turn, and what Triton is told."""
+    """A kind of tile: rows of queries, keys per turn, and what Triton is told.
+
+    The block table's entry comes before the key it points to, so of 5 stages two hold keys and
+    values on their way; with 3, nothing is fetched ahead.
+    """
 
     rows: int
     keys: int
     warps: int
     stages: int
+
+    def rows_for(self, group: int) -> int:
+        """Rows of a tile that holds a group of query heads at least once."""
+        return max(self.rows, _power_of_2(group))
 
 
 @dataclass(frozen=True)
@@ -44,19 +59,29 @@ class Tuning:
             head take their share of it.
         wide: chunks of prompts and shared prefixes.
         large: as wide, for heads above 128, whose tiles take twice the shared memory.
+        exact_narrow, exact_wide: as narrow and wide, in float32, which is for comparisons: it has
+            no matrix product of that precision, and larger tiles would not fit its registers.
         waves: programs per multiprocessor that a step is cut into, if it is long enough.
         piece: the least tokens of a piece; partial results cost about as much as 8 to 16 tokens.
         shared: the least tokens of a shared prefix that is attended to once for its sharers.
         merged: partial results that the merge takes at a time.
     """
 
-    narrow: Launch = Launch(rows=16, keys=64, warps=4, stages=3)
-    wide: Launch = Launch(rows=128, keys=64, warps=8, stages=3)
-    large: Launch = Launch(rows=64, keys=32, warps=4, stages=2)
+    narrow: Launch = Launch(rows=16, keys=64, warps=4, stages=5)
+    wide: Launch = Launch(rows=128, keys=64, warps=8, stages=5)
+    large: Launch = Launch(rows=128, keys=32, warps=8, stages=5)
+    exact_narrow: Launch = Launch(rows=16, keys=32, warps=4, stages=1)
+    exact_wide: Launch = Launch(rows=32, keys=16, warps=4, stages=1)
     waves: int = 16
     piece: int = 256
     shared: int | None = 64
     merged: int = 16
+
+    def launches(self, dtype: torch.dtype, head_dim: int) -> tuple[Launch, Launch]:
+        """The narrow and the wide kind for queries of this dtype and head size."""
+        if dtype == torch.float32:
+            return self.exact_narrow, self.exact_wide
+        return self.narrow, self.wide if head_dim <= 128 else self.large
 
 
 @dataclass
@@ -69,7 +94,7 @@ class _DeviceTasks:
 
     def lists(self) -> list[Tensor]:
         """narrow, wide, members, merge_rows, merge_starts, merge_items."""
-        return [self.buffer[a:b] for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
+        return [self.buffer[a:b] for a, b in pairwise(self.offsets)]
 
 
 @dataclass
@@ -134,15 +159,9 @@ class TritonAttention:
         return self._call(plan, q, k, v, scores, lse), lse
 
     def _cutting(self, shape: Shape) -> Cutting:
-        group, kv_heads = shape
-        tuning = self.tuning
-        return Cutting(
-            narrow=_rows(tuning.narrow, group) // group,
-            wide=_rows(tuning.wide, group) // group,
-            programs=max(1, self.programs // kv_heads),
-            piece=tuning.piece,
-            shared=tuning.shared,
-        )
+        programs = max(1, self.programs // shape.kv_heads)
+        least, shared = self.tuning.piece, self.tuning.shared
+        return Cutting(shape.narrow, shape.wide, programs, least, shared)
 
     def _lists(self, layout: RaggedLayout, cut: Cutting) -> TaskLists:
         tables = layout.host_tables
@@ -186,7 +205,9 @@ class TritonAttention:
         heads, head_dim = q.shape[1:]
         kv_heads, page = k.shape[2], k.shape[1]
         group = heads // kv_heads
-        tasks = self._tasks(plan, (group, kv_heads), q.device)
+        kinds = self.tuning.launches(q.dtype, head_dim)
+        shape = Shape(group, kv_heads, *(kind.rows_for(group) // group for kind in kinds))
+        tasks = self._tasks(plan, shape, q.device)
         narrow, wide, members, merge_rows, merge_starts, merge_items = tasks.lists()
         partials = tasks.sizes[4]
         part = torch.empty(partials, heads, head_dim, dtype=torch.float32, device=q.device)
@@ -198,9 +219,7 @@ class TritonAttention:
         assert k_data.stride(3) == 1
         shared = {"HEADS": heads, "HEAD_DIM": head_dim, "BLOCK_D": block_d}
         shared |= {"SINKS": scores.sinks is not None, "LSE": lse is not None}
-        kinds = ((narrow, tasks.sizes[0], self.tuning.narrow),)
-        kinds += ((wide, tasks.sizes[1], self.tuning.wide if block_d <= 128 else self.tuning.large),)
-        for list_, count, launch in kinds:
+        for list_, count, launch in zip((narrow, wide), tasks.sizes[:2], kinds, strict=True):
             if not count:
                 continue
             self._kernels.attend_kernel[(kv_heads, count)](
@@ -209,12 +228,13 @@ class TritonAttention:
                 *(scores.scale, scores.softcap or 0.0, scores.window or 0),
                 *(plan.tables.stride(0), *k_data.stride()[:3]),
                 GROUP=group,
-                BLOCK_M=_rows(launch, group),
+                BLOCK_M=launch.rows_for(group),
                 BLOCK_N=launch.keys,
                 PAGE=page,
                 SOFTCAP=bool(scores.softcap),
                 WINDOWED=scores.window is not None,
                 QUANTISED=k_scale is not None,
+                APART=list_ is wide,
                 num_warps=launch.warps,
                 num_stages=launch.stages,
                 **shared,
@@ -256,13 +276,15 @@ def _pack(lists: TaskLists, sizes: tuple[int, ...]) -> NDArray[np.int32]:
     lengths = _lengths(sizes)
     out = np.zeros(sum(lengths), np.int32)
     end = 0
-    parts = (lists.narrow, lists.wide, lists.members, lists.merge_rows)
-    parts += (lists.merge_starts, lists.merge_items)
-    for part, length in zip(parts, lengths, strict=True):
+    starts = lists.merge_starts
+    starts = np.pad(starts, (0, lengths[4] - len(starts)), mode="edge")
+    for part, length in zip(
+        (lists.narrow, lists.wide, lists.members, lists.merge_rows, starts, lists.merge_items),
+        lengths,
+        strict=True,
+    ):
         begin, end = end, end + length
         out[begin : begin + part.size] = part.ravel()
-        if part is lists.merge_starts:
-            out[begin + part.size : end] = part[-1]
     return out
 
 
@@ -273,8 +295,3 @@ def _on(packed: NDArray[np.int32], device: torch.device) -> Tensor:
 
 def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
-
-
-def _rows(launch: Launch, group: int) -> int:
-    """Rows of a tile that holds a group of query heads at least once."""
-    return max(launch.rows, _power_of_2(group))

@@ -26,7 +26,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 def _keys(
     q,
     m,
-    l,
+    mass,
     acc,
     k_ptr,
     v_ptr,
@@ -61,7 +61,7 @@ def _keys(
         k = tl.load(k_ptr + at[:, None] + d[None, :], mask=inside, other=0.0)
         s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale
         if SOFTCAP:  # tanh(x) = 1 - 2 / (e^2x + 1); scale made x = score / cap, times 2 log2 e
-            s = softcap * (1.0 - 2.0 / (tl.exp2(s) + 1.0))
+            s = softcap * (1.0 - 2.0 / (tl.exp2(tl.minimum(s, 126.0)) + 1.0))
         if MASKED:
             seen = here[None, :] & (n[None, :] <= positions[:, None])
             if WINDOWED:
@@ -72,14 +72,14 @@ def _keys(
         p = tl.exp2(s - base[:, None])
         shrink = tl.exp2(m - base)
         v = tl.load(v_ptr + at[:, None] + d[None, :], mask=inside, other=0.0).to(q.dtype)
-        l = l * shrink + tl.sum(p, 1)
+        mass = mass * shrink + tl.sum(p, 1)
         acc = tl.dot(p.to(q.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = most
-    return m, l, acc
+    return m, mass, acc
 
 
 @triton.jit
-def attend_kernel(
+def attend_kernel(  # noqa: PLR0915
     q_ptr,  # (T, H, D) contiguous
     k_ptr,  # (blocks, PAGE, G, D)
     v_ptr,  # as k, with the same strides
@@ -112,8 +112,12 @@ def attend_kernel(
     SINKS: tl.constexpr,
     QUANTISED: tl.constexpr,
     LSE: tl.constexpr,
+    APART: tl.constexpr,
 ):
-    """Grid (G, tasks). A task without members is padding. `partial` -1: the rows are done here."""
+    """Grid (G, tasks). A task without members is padding. `partial` -1: the rows are done here.
+
+    APART: keys that every row sees go without masks, in a loop of their own.
+    """
     head = tl.program_id(0)
     task = tasks + tl.program_id(1) * 6
     count = tl.load(task + 2)
@@ -148,44 +152,44 @@ def attend_kernel(
         scale = scale * LOG2E
 
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l = tl.zeros([BLOCK_M], tl.float32)
+    mass = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if WINDOWED:
         begin = tl.maximum(begin, lowest - window + 1)
-        whole = begin
-    else:  # the keys that all rows see, in whole tiles
-        whole = tl.minimum(end, lowest + 1)
-        whole = begin + tl.maximum(whole - begin, 0) // BLOCK_N * BLOCK_N
-        m, l, acc = _keys(
-            q, m, l, acc, k_ptr, v_ptr, table, head, position, begin, whole,
+    whole = begin
+    if APART and not WINDOWED:
+        whole += tl.maximum(tl.minimum(end, lowest + 1) - begin, 0) // BLOCK_N * BLOCK_N
+        m, mass, acc = _keys(
+            q, m, mass, acc, k_ptr, v_ptr, table, head, position, begin, whole,
             scale, softcap, window, stride_page, stride_token, stride_head,
             HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, False,
         )  # fmt: skip
-    m, l, acc = _keys(
-        q, m, l, acc, k_ptr, v_ptr, table, head, position, whole, end,
+    m, mass, acc = _keys(
+        q, m, mass, acc, k_ptr, v_ptr, table, head, position, whole, end,
         scale, softcap, window, stride_page, stride_token, stride_head,
         HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, True,
     )  # fmt: skip
 
     if QUANTISED:
         acc = acc * tl.load(v_scale + head)
+    if SINKS:  # partial results get theirs when they are merged
+        none = tl.where(partial < 0, 0.0, float("-inf"))
+        sink = tl.load(sinks + q_head, mask=real, other=0.0).to(tl.float32) * LOG2E + none
+        most = tl.maximum(m, sink)
+        base = tl.where(most == float("-inf"), 0.0, most)
+        acc = acc * tl.exp2(m - base)[:, None]
+        mass = mass * tl.exp2(m - base) + tl.exp2(sink - base)
+        m = most
+    mass = tl.where(mass > 0, mass, 1.0)  # no key seen: m is -inf, the output 0
+    y = acc / mass[:, None]
+    total = (m + tl.log2(mass)) * LN2
     if partial < 0:
-        if SINKS:
-            sink = tl.load(sinks + q_head, mask=real, other=0.0).to(tl.float32) * LOG2E
-            most = tl.maximum(m, sink)
-            acc = acc * tl.exp2(m - most)[:, None]
-            l = l * tl.exp2(m - most) + tl.exp2(sink - most)
-            m = most
-        y = acc / tl.where(l > 0, l, 1.0)[:, None]
         tl.store(out_ptr + q_at[:, None] + d[None, :], y.to(out_ptr.dtype.element_ty), mask=cell)
         if LSE:
-            total = tl.where(l > 0, (m + tl.log2(l)) * LN2, float("-inf"))
             tl.store(lse_ptr + row * HEADS + q_head, total, mask=real)
     else:
-        y = acc / tl.where(l > 0, l, 1.0)[:, None]
         at = (partial + member).to(tl.int64) * HEADS + q_head
         tl.store(part_ptr + at[:, None] * HEAD_DIM + d[None, :], y, mask=cell)
-        total = tl.where(l > 0, (m + tl.log2(l)) * LN2, float("-inf"))
         tl.store(part_lse + at, total, mask=real)
 
 
@@ -214,11 +218,11 @@ def merge_kernel(
         return
     d = tl.arange(0, BLOCK_D)
     m = tl.max(tl.full([BLOCK_P], float("-inf"), tl.float32), 0)
-    l = tl.sum(tl.zeros([BLOCK_P], tl.float32), 0)
+    mass = tl.sum(tl.zeros([BLOCK_P], tl.float32), 0)
     acc = tl.zeros([BLOCK_D], tl.float32)
     if SINKS:
         m = tl.load(sinks + head).to(tl.float32)
-        l += 1.0
+        mass += 1.0
     for start in tl.range(begin, end, BLOCK_P):
         i = start + tl.arange(0, BLOCK_P)
         at = tl.load(items + i, mask=i < end, other=0).to(tl.int64) * HEADS + head
@@ -229,11 +233,12 @@ def merge_kernel(
         base = tl.where(most == float("-inf"), 0.0, most)
         weight = tl.exp2((lse - base) * LOG2E)
         shrink = tl.exp2((m - base) * LOG2E)
-        l = l * shrink + tl.sum(weight, 0)
+        mass = mass * shrink + tl.sum(weight, 0)
         acc = acc * shrink + tl.sum(y * weight[:, None], 0)
         m = most
     at = tl.load(rows + tl.program_id(1)).to(tl.int64) * HEADS + head
-    y = acc / tl.where(l > 0, l, 1.0)
+    mass = tl.where(mass > 0, mass, 1.0)
+    y = acc / mass
     tl.store(out_ptr + at * HEAD_DIM + d, y.to(out_ptr.dtype.element_ty), mask=d < HEAD_DIM)
     if LSE:
-        tl.store(lse_ptr + at, tl.where(l > 0, m + tl.log2(l) * LN2, float("-inf")))
+        tl.store(lse_ptr + at, m + tl.log2(mass) * LN2)

@@ -7,6 +7,7 @@ interpreted by NumPy: slow, and good for tests.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from functools import cache
@@ -36,9 +37,8 @@ def mend_interpreter() -> None:
     """
     if not interpreted():
         return
-    import triton.language as tl
-    from triton.runtime import interpreter
-
+    tl: Any = importlib.import_module("triton.language")
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
     patch, dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
 
     def mended_patch(tensor: Any, scope: Any) -> None:

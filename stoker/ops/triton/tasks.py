@@ -54,7 +54,9 @@ class TaskLists:
         return tuple(map(len, lists))
 
 
-def make_tasks(starts: Ints, contexts: Ints, tables: Ints | None, page: int, cut: Cutting) -> TaskLists:
+def make_tasks(
+    starts: Ints, contexts: Ints, tables: Ints | None, page: int, cut: Cutting
+) -> TaskLists:
     """The tasks of a step.
 
     Args:
