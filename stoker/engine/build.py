@@ -30,6 +30,8 @@ from stoker.model.work import kv_bytes_per_token
 from stoker.ops.int8 import prepare_int8
 from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start
+from stoker.ops.pages import FP8
+from stoker.ops.select import select_operations
 
 
 @dataclass
@@ -70,19 +72,27 @@ def build_engine(
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)
     loaded = load_model(folder, device, "float32" if quantised else config.dtype)
+    cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
     spec = loaded.model.spec
-    config = _resolve(config, spec, loaded.dtype)
+    config = _resolve(config, spec, loaded.dtype, cache_dtype)
     assert config.max_context is not None
     assert config.num_blocks is not None
     assert config.max_batch_tokens is not None
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
+    ops = select_operations(
+        device,
+        DTYPES[loaded.dtype],
+        backend=config.attention_backend,
+        cache_dtype=cache_dtype,
+        soft_capped=any(layer.mixer.softcap for layer in spec.layers),
+    )
     if quantised:
-        loaded.model.prepare(config.max_context, prepare_int8)
+        loaded.model.prepare(config.max_context, prepare_int8, ops=ops)
     else:
-        loaded.model.prepare(config.max_context, prepare_linear, prepare_gated)
-    cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
+        loaded.model.prepare(config.max_context, prepare_linear, prepare_gated, ops)
+    cache = PagedCache(spec, config.num_blocks, config.block_size, cache_dtype, device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
         block_size=config.block_size,
@@ -110,14 +120,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
+def _resolve(
+    config: EngineConfig, spec: ModelSpec, dtype: str, cache_dtype: torch.dtype
+) -> EngineConfig:
     """`config` with nothing left to be decided."""
     context = config.max_context or spec.context
     if context > spec.context:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
-    block_bytes = kv_bytes_per_token(spec, DTYPES[dtype].itemsize) * config.block_size
+    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
     blocks = config.num_blocks
     if blocks is None:
         memory = config.cache_memory or _free_memory(config.device) // 4

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stoker.ops.native.build import signature
 from stoker.ops.norm import rms_norm
+from stoker.ops.pages import Fp8Pages, Pages, store
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def rotate_and_store(
     norms: HeadNorms | None,
     rope: Tensor,
     slots: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    k_cache: Pages,
+    v_cache: Pages,
 ) -> Tensor:
     """Norm and rotate queries and keys, store keys and values; returns the queries.
 
@@ -62,7 +63,7 @@ def rotate_and_store(
         norms: of the heads, if the model has them.
         rope: the tokens' rows of the table, (T, 2, R/2) float32; R = 0 rotates nothing.
         slots: (T,) int64, block * block_size + offset.
-        k_cache, v_cache: (blocks, block_size, G, D), written in place.
+        k_cache, v_cache: (blocks, block_size, G, D), written in place, quantised if they are.
 
     Returns: queries (T, H, D).
     """
@@ -71,13 +72,13 @@ def rotate_and_store(
     q, k, v = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads : -kv_heads], heads[:, -kv_heads:]
     if norms is not None:
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
-    k_cache.flatten(0, 1).index_copy_(0, slots, apply_rope(k, rope))
-    v_cache.flatten(0, 1).index_copy_(0, slots, v)
+    store(k_cache, slots, apply_rope(k, rope))
+    store(v_cache, slots, v)
     return apply_rope(q, rope)
 
 
 class NativeRotateAndStore:
-    """`rotate_and_store` for float32 on a CPU, for heads of up to 512."""
+    """`rotate_and_store` in C, for float32 pages on a CPU and heads of up to 512."""
 
     most_head_dim = 512
 
@@ -90,12 +91,13 @@ class NativeRotateAndStore:
         norms: HeadNorms | None,
         rope: Tensor,
         slots: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
+        k_cache: Pages,
+        v_cache: Pages,
     ) -> Tensor:
         kv_heads, head_dim = k_cache.shape[2:]
-        if head_dim > self.most_head_dim:
+        if head_dim > self.most_head_dim or isinstance(k_cache, Fp8Pages):
             return rotate_and_store(qkv, norms, rope, slots, k_cache, v_cache)
+        assert isinstance(v_cache, Tensor)
         rows, heads = qkv.shape[0], qkv.shape[1] // head_dim - 2 * kv_heads
         q = torch.empty(rows, heads, head_dim)
         self._call(
