@@ -37,7 +37,7 @@ def prefix_groups(
     keys = [row.tobytes() for row in tables]
     order = np.array(sorted(range(count), key=keys.__getitem__))
     ranked, whole = tables[order], (contexts[order] - 1) // block_size
-    alike = (ranked[1:] == ranked[:-1]).cumprod(axis=1).sum(axis=1)
+    alike = _alike(ranked)
     sizes, shared = [1], [0]
     for blocks in np.minimum(alike, np.minimum(whole[1:], whole[:-1])).tolist():
         size = sizes[-1]
@@ -48,6 +48,12 @@ def prefix_groups(
             sizes.append(1)
             shared.append(0)
     return PrefixGroups(order, np.array(sizes), np.array(shared) * block_size)
+
+
+def _alike(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """With how many equal entries neighbours among `rows` (S, width) begin, (S - 1,)."""
+    differ = rows[1:] != rows[:-1]
+    return np.where(differ.any(axis=1), differ.argmax(axis=1), rows.shape[1])
 
 
 class PrefixTree(NamedTuple):
@@ -79,19 +85,16 @@ def prefix_tree(
     keys = [row.tobytes() for row in tables]
     order = np.array(sorted(range(count), key=keys.__getitem__))
     ranked, whole = tables[order], (contexts[order] - 1) // block_size
-    alike = (ranked[1:] == ranked[:-1]).cumprod(axis=1).sum(axis=1)
-    alike = np.minimum(alike, np.minimum(whole[1:], whole[:-1])) * block_size
+    alike = np.minimum(_alike(ranked), np.minimum(whole[1:], whole[:-1])) * block_size
     branches = [(0, count, 0)]  # sequences of the order, and the tokens that are in nodes
     while branches:
         first, end, done = branches.pop()
-        if end - first == 1:
-            own[first] = done
-            continue
         common = alike[first : end - 1]
         depth = int(common.min())
         if depth - done >= least:
             nodes.append((first, end - first, done, depth))
             done = depth
         cuts = [first, *(np.flatnonzero(common == depth) + first + 1).tolist(), end]
-        branches += [(a, b, done) for a, b in pairwise(cuts)]
+        own[first:end] = done
+        branches += [(a, b, done) for a, b in pairwise(cuts) if b - a > 1]
     return PrefixTree(order, own, np.array(nodes, np.int64).reshape(-1, 4))
