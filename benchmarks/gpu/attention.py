@@ -28,7 +28,8 @@ from torch import Tensor
 from stoker.ops.attention import Attention, RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
 from stoker.ops.pages import FP8, Fp8Pages, Pages
-from stoker.ops.triton.attention import Launch, TritonAttention, Tuning
+from stoker.ops.triton.attention import TritonAttention
+from stoker.ops.triton.tuning import Launch, Tuning
 
 HEADS, KV_HEADS, DIM, PAGE = 32, 8, 128, 16
 DECODES = ((256, 1024), (8, 8192), (64, 1024), (256, 512), (64, 4096), (128, 4096), (64, 8192))

@@ -53,7 +53,8 @@ def prefix_groups(
 def _alike(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """With how many equal entries neighbours among `rows` (S, width) begin, (S - 1,)."""
     differ = rows[1:] != rows[:-1]
-    return np.where(differ.any(axis=1), differ.argmax(axis=1), rows.shape[1])
+    first: NDArray[np.int64] = np.where(differ.any(axis=1), differ.argmax(axis=1), rows.shape[1])
+    return first
 
 
 class PrefixTree(NamedTuple):

@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stoker.ops.triton import attention_kernels
-from stoker.ops.triton.attention import Launch, Tuning
+from stoker.ops.triton.tuning import Launch, Tuning
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INTEGERS = ("window", "stride_table", "stride_page", "stride_token", "stride_head")

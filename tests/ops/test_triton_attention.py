@@ -9,8 +9,9 @@ from layouts import make
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.pages import Fp8Pages, quantise
-from stoker.ops.triton.attention import Launch, TritonAttention, Tuning
+from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
+from stoker.ops.triton.tuning import Launch, Tuning
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(not triton_serves(DEVICE.type), reason="Triton is not installed")
@@ -207,7 +208,7 @@ def test_a_reserved_plan_follows_its_steps():
     for step in steps:
         count = step.query_starts[-1]
         tables[: len(step.block_tables)] = step.block_tables
-        attention.refill(plan, step)
+        plan.refill(step)
         out = attention.run(plan, q, k, v, scores)
         expected = ReferenceAttention().run(step, q[:count], k, v, scores)
         torch.testing.assert_close(out[:count], expected, rtol=1e-5, atol=1e-5)

@@ -87,34 +87,39 @@ def _decodes(
     """Members and tiles (table, first member, members, first key, end) of single queries."""
     own, nodes = np.zeros(len(single), np.int64), np.empty((0, 4), np.int64)
     if len(single) > 1 and tables is not None and cut.shared is not None:
-        tree = prefix_tree(tables[single], contexts[single], page, cut.shared)
+        all_decode = len(single) == len(tables)  # then a copy would cost as much as the search
+        rows = tables if all_decode else tables[single]
+        tree = prefix_tree(rows, contexts[single], page, cut.shared)
         single, own, nodes = single[tree.order], tree.own, tree.nodes
     members = np.stack((starts[single], contexts[single] - 1), axis=1)
     ones = np.ones(len(single), np.int64)
-    tiles = [np.stack((single, np.arange(len(single)), ones, own, contexts[single]), axis=1)]
-    for first, size, begin, end in nodes.tolist():
-        most = cut.narrow if size <= cut.narrow else cut.wide
-        at = np.arange(first, first + size, most)
-        number = np.minimum(most, first + size - at)
-        tiles.append(np.stack(np.broadcast_arrays(single[at], at, number, begin, end), axis=1))
-    return members, np.concatenate(tiles)
+    tiles = np.stack((single, np.arange(len(single)), ones, own, contexts[single]), axis=1)
+    first, size, begin, end = nodes.T
+    most = np.where(size <= cut.narrow, cut.narrow, cut.wide)
+    node, tile = _repeated(-(-size // most))
+    at = first[node] + tile * most[node]
+    number = np.minimum(most[node], (first + size)[node] - at)
+    shared = np.stack((single[at], at, number, begin[node], end[node]), axis=1)
+    return members, np.concatenate((tiles, shared))
+
+
+def _repeated(counts: Ints) -> tuple[Ints, Ints]:
+    """Each index i of `counts`, counts[i] times; and 0 to counts[i] - 1 beside it."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
 
 
 def _chunks(starts: Ints, contexts: Ints, several: Ints, most: int) -> tuple[Ints, Ints]:
     """Members and tiles of sequences with several queries: neighbours, by `most`."""
     counts = (starts[1:] - starts[:-1])[several]
-    ends = counts.cumsum()
-    offset = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-    row = np.repeat(starts[several], counts) + offset
-    position = np.repeat(contexts[several] - counts, counts) + offset
-    tiles = -(-counts // most)
-    owner = np.repeat(np.arange(len(counts)), tiles)
-    skipped = (np.arange(len(owner)) - np.repeat(tiles.cumsum() - tiles, tiles)) * most
-    first = (ends - counts)[owner] + skipped
-    number = np.minimum(most, counts[owner] - skipped)
-    end = position[first + number - 1] + 1 if len(first) else first
-    columns = (several[owner], first, number, np.zeros_like(first), end)
-    return np.stack((row, position), axis=1), np.stack(columns, axis=1)
+    sequence, offset = _repeated(counts)
+    row, position = starts[several][sequence], (contexts[several] - counts)[sequence]
+    members = np.stack((row, position), axis=1) + offset[:, None]
+    owner, tile = _repeated(-(-counts // most))
+    first = (counts.cumsum() - counts)[owner] + tile * most
+    number = np.minimum(most, counts[owner] - tile * most)
+    end = members[first + number - 1, 1] + 1
+    return members, np.stack((several[owner], first, number, np.zeros_like(first), end), axis=1)
 
 
 def _pieces(tiles: Ints, cut: Cutting) -> Ints:
@@ -125,8 +130,7 @@ def _pieces(tiles: Ints, cut: Cutting) -> Ints:
     even = -(-length // number)  # pieces of one range are equally long, in whole tiles of keys
     even = -(-even // cut.piece) * cut.piece
     number = -(-length // even)
-    owner = np.repeat(np.arange(len(tiles)), number)
-    piece = np.arange(len(owner)) - np.repeat(number.cumsum() - number, number)
+    owner, piece = _repeated(number)
     out = tiles[owner]
     out[:, 3] += piece * even[owner]
     out[:, 4] = np.minimum(out[:, 4], out[:, 3] + even[owner])
@@ -136,8 +140,8 @@ def _pieces(tiles: Ints, cut: Cutting) -> Ints:
 def _partials(tasks: Ints, members: Ints) -> tuple[Ints, tuple[Ints, Ints, Ints]]:
     """Each task's first partial result, -1 if its rows are served by it alone; and the merges."""
     first, number = tasks[:, 1], tasks[:, 2]
-    owner = np.repeat(np.arange(len(tasks)), number)
-    served = first[owner] + np.arange(len(owner)) - np.repeat(number.cumsum() - number, number)
+    owner, member = _repeated(number)
+    served = first[owner] + member
     shares = np.bincount(served, minlength=len(members))
     split = shares[first] > 1
     room = np.where(split, number, 0)
