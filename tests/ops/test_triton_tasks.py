@@ -21,7 +21,7 @@ def steps(draw):
 cuttings = st.builds(
     Cutting,
     narrow=st.integers(1, 3),
-    wide=st.integers(4, 9),
+    wide=st.integers(1, 9),
     programs=st.integers(1, 60),
     piece=st.sampled_from([4, 16]),
     shared=st.sampled_from([None, 1, 16]),

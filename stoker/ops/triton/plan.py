@@ -115,9 +115,11 @@ def capacity(cut: Cutting, sequences: int, queries: int) -> tuple[int, ...]:
     sequences, and for prefixes as many again; a wide tile that is not full has more than `narrow`
     members. Partial results, the largest, are bounded for their memory: each is (H, D) float32.
     """
-    narrow = 2 * sequences + cut.programs
-    ragged = min(sequences, queries // (cut.narrow + 1))
-    wide = -(-queries // cut.wide) + ragged + cut.programs
+    narrow, wide = 2 * sequences + cut.programs, cut.programs
+    if cut.wide > cut.narrow:
+        wide += -(-queries // cut.wide) + min(sequences, queries // (cut.narrow + 1))
+    else:  # the heads alone fill a tile: all are narrow
+        narrow += -(-queries // cut.wide)
     return narrow, wide, queries, queries, 1024 + 4 * sequences
 
 
