@@ -146,7 +146,8 @@ def attend_kernel(  # noqa: PLR0915
     if QUANTISED:  # a head's scale factors out of its products
         scale = scale * tl.load(k_scale + head)
     # FP8 is exact in float16, and a GPU of capability 9 converts it to bfloat16 at a quarter of
-    # the rate. As it has less range, queries are divided by powers of two, which rounds nothing.
+    # the rate. As it has less range, queries are divided by powers of two, which rounds only
+    # what is below 2**-17 of a query's greatest element.
     if QUANTISED and q.dtype == tl.bfloat16:
         peak = tl.max(tl.abs(q.to(tl.float32)), 1)
         peak = tl.exp2(tl.floor(tl.log2(tl.where(peak > 0, peak, 1.0))))[:, None]

@@ -113,14 +113,16 @@ def capacity(cut: Cutting, sequences: int, queries: int) -> tuple[int, ...]:
 
     Cutting adds no more than `programs` pieces to either kind. There are as many narrow tiles as
     sequences, and for prefixes as many again; a wide tile that is not full has more than `narrow`
-    members. Partial results, the largest, are bounded for their memory: each is (H, D) float32.
+    members. Partial results, the largest, are bounded for their memory, each is (H, D) float32;
+    a merged row has two or more.
     """
     narrow, wide = 2 * sequences + cut.programs, cut.programs
     if cut.wide > cut.narrow:
         wide += -(-queries // cut.wide) + min(sequences, queries // (cut.narrow + 1))
     else:  # the heads alone fill a tile: all are narrow
         narrow += -(-queries // cut.wide)
-    return narrow, wide, queries, queries, 1024 + 4 * sequences
+    partials = 1024 + 4 * sequences
+    return narrow, wide, queries, min(queries, partials // 2), partials
 
 
 def _fits(lists: TaskLists, room: Seq[int]) -> bool:
