@@ -14,6 +14,8 @@ from stoker.errors import ConfigError, suggest
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
 POLICIES = ("fcfs", "prefix")
+KV_DTYPES = ("auto", "fp8")
+ATTENTION_BACKENDS = ("auto", "native", "torch", "varlen", "triton", "reference")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class EngineConfig:
             between the projections, keys and values included, stays float32. "fp8" (GPUs of
             compute capability 8.9 or more) does so for large projections; the rest, the head
             included, is bfloat16.
+        kv_dtype: of cached keys and values; "auto" is the dtype of the arithmetic. "fp8" (e4m3)
+            holds twice as many tokens and changes results a little: an element by at most 1/16.
+        attention_backend: the implementation of attention; "auto" takes the fastest here. On a
+            CPU "native" (C, float32) and "torch", on a GPU "varlen" (torch's own, where its
+            kernels read pages) and "triton"; "reference" anywhere.
         block_size: tokens per cache block.
         num_blocks: cache blocks; None sizes the pool from `cache_memory`.
         cache_memory: bytes for keys and values; None takes a quarter of the free memory,
@@ -48,6 +55,8 @@ class EngineConfig:
 
     device: str = "cpu"
     dtype: str = "auto"
+    kv_dtype: str = "auto"
+    attention_backend: str = "auto"
     block_size: int = 16
     num_blocks: int | None = None
     cache_memory: int | None = None
@@ -65,7 +74,12 @@ class EngineConfig:
         for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context", "threads"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
-        for name, known in (("dtype", DTYPES), ("policy", POLICIES)):
+        for name, known in (
+            ("dtype", DTYPES),
+            ("kv_dtype", KV_DTYPES),
+            ("attention_backend", ATTENTION_BACKENDS),
+            ("policy", POLICIES),
+        ):
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*known])}")

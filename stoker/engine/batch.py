@@ -48,6 +48,7 @@ def build_batch(
         context_lens=(starts + counts).tolist(),
         block_tables=_tensor(tables, device),
         block_size=block_size,
+        host_tables=tables,
     )
     return ForwardInput(
         token_ids=_tensor(tokens, device),

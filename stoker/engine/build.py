@@ -32,6 +32,8 @@ from stoker.ops.fp8 import fp8_gains, prepare_fp8, why_not_fp8
 from stoker.ops.int8 import prepare_int8
 from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start
+from stoker.ops.pages import FP8
+from stoker.ops.select import Operations, select_operations
 
 # the dtype of what lies between quantised projections
 _BETWEEN = {"int8": "float32", "fp8": "bfloat16"}
@@ -73,16 +75,24 @@ def build_engine(
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)
     loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype))
+    cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
     spec = loaded.model.spec
-    config = _resolve(config, spec, loaded.dtype)
+    config = _resolve(config, spec, loaded.dtype, cache_dtype)
     assert config.max_context is not None
     assert config.num_blocks is not None
     assert config.max_batch_tokens is not None
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
-    _prepare(loaded.model, config.max_context, config.dtype)
-    cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
+    ops = select_operations(
+        device,
+        DTYPES[loaded.dtype],
+        backend=config.attention_backend,
+        cache_dtype=cache_dtype,
+        soft_capped=any(layer.mixer.softcap for layer in spec.layers),
+    )
+    _prepare(loaded.model, config.max_context, config.dtype, ops)
+    cache = PagedCache(spec, config.num_blocks, config.block_size, cache_dtype, device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
         block_size=config.block_size,
@@ -118,14 +128,14 @@ def _check_quantised(dtype: str, device: torch.device) -> None:
         raise ConfigError(f"dtype {reason}")
 
 
-def _prepare(model: Transformer, context: int, dtype: str) -> None:
+def _prepare(model: Transformer, context: int, dtype: str, ops: Operations) -> None:
     """Choose the model's linear maps for `dtype`.
 
     Raises:
         ConfigError: fp8 would change nothing.
     """
     if dtype == "int8":
-        model.prepare(context, prepare_int8)
+        model.prepare(context, prepare_int8, ops=ops)
     elif dtype == "fp8":
         matrices = [one for one in model.layers.parameters() if one.dim() == 2]
         if not any(fp8_gains(*matrix.shape) for matrix in matrices):
@@ -134,19 +144,21 @@ def _prepare(model: Transformer, context: int, dtype: str) -> None:
                 "outputs or more; use bfloat16"
             )
         # errors of the head go straight into the distribution
-        model.prepare(context, prepare_fp8, make_head=prepare_linear)
+        model.prepare(context, prepare_fp8, make_head=prepare_linear, ops=ops)
     else:
-        model.prepare(context, prepare_linear, prepare_gated)
+        model.prepare(context, prepare_linear, prepare_gated, ops=ops)
 
 
-def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
+def _resolve(
+    config: EngineConfig, spec: ModelSpec, dtype: str, cache_dtype: torch.dtype
+) -> EngineConfig:
     """`config` with nothing left to be decided."""
     context = config.max_context or spec.context
     if context > spec.context:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
-    block_bytes = kv_bytes_per_token(spec, DTYPES[dtype].itemsize) * config.block_size
+    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
     blocks = config.num_blocks
     if blocks is None:
         memory = config.cache_memory or _free_memory(config.device) // 4

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from stoker.model.spec import ModelSpec
 from stoker.ops import memory
+from stoker.ops.pages import FP8, Fp8Pages, Pages, storage
 
 
 class PagedCache:
-    """Per layer a key and a value tensor (num_blocks, block_size, kv_heads, head_dim).
+    """Per layer keys and values in pages (num_blocks, block_size, kv_heads, head_dim).
 
     Zeroed, not just allocated: masked positions of a page are multiplied by zero weight, and
-    must not hold NaN.
+    must not hold NaN. With the dtype float8_e4m3fn they are quantised, with scales of 1.
     """
 
     def __init__(
@@ -28,25 +29,33 @@ class PagedCache:
         device: torch.device,
     ) -> None:
         self.block_size = block_size
-        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.layers: list[tuple[Pages, Pages]] = []
         for layer in spec.layers:
             shape = (num_blocks, block_size, layer.mixer.kv_heads, layer.mixer.head_dim)
-            self.layers.append((_zeros(shape, dtype, device), _zeros(shape, dtype, device)))
+            self.layers.append((_pages(shape, dtype, device), _pages(shape, dtype, device)))
 
     def clear(self) -> None:
         """Zero every page."""
         for pair in self.layers:
-            for cache in pair:
-                cache.zero_()
+            for pages in pair:
+                storage(pages).zero_()
 
     def copy_blocks(self, copies: tuple[tuple[int, int], ...]) -> None:
         """Copy whole blocks, (source, destination) each, in every layer."""
         if not copies:
             return
-        src, dst = torch.tensor(copies, device=self.layers[0][0].device).T
+        src, dst = torch.tensor(copies, device=storage(self.layers[0][0]).device).T
         for pair in self.layers:
-            for cache in pair:
+            for pages in pair:
+                cache = storage(pages)
                 cache[dst] = cache[src]
+
+
+def _pages(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Pages:
+    if dtype != FP8:
+        return _zeros(shape, dtype, device)
+    data = _zeros(shape, torch.uint8, device).view(FP8)
+    return Fp8Pages(data, torch.ones(shape[2], device=device))
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -228,13 +228,15 @@ class Transformer(Module):
         make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear,
         make_gated: MakeGated | None = None,
         make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None,
+        ops: Operations | None = None,
     ) -> None:
         """Choose operations for the device the weights are on; tabulate `context` positions.
 
         `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py),
         `make_gated` into one that applies its gated activation too, or None. `make_head` is for
-        the head, if it shall not be as the others.
-        Frequencies that depend on the length of a sequence are those for `context` tokens.
+        the head, if it shall not be as the others. `ops` are the operations to use; None takes
+        the fastest (ops/select.py). Frequencies that depend on the length of a sequence are those
+        for `context` tokens.
         """
         device, dtype = self.embedding.device, self.embedding.dtype
         make_head = make_head or make
@@ -248,7 +250,7 @@ class Transformer(Module):
         self._logits = self.head
         if self.spec.tied_head:
             self._logits = make_head(self.embedding, None)
-        self.ops = select_operations(device, dtype)
+        self.ops = ops or select_operations(device, dtype)
         self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         for layer in self.spec.layers:
             rope = layer.mixer.rope

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from stoker.ops.pages import Pages, load
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class RaggedLayout:
     context_lens: Seq[int]  # S
     block_tables: Tensor  # (S, most blocks) int64, unused entries 0
     block_size: int
+    host_tables: NDArray[np.int64] | None = None  # block_tables, if those are on another device
 
     def queries(self, s: int) -> slice:
         return slice(self.query_starts[s], self.query_starts[s + 1])
@@ -43,11 +48,15 @@ class Scores:
 
     A query at position p sees keys at positions p - window + 1 to p (0 to p if no window). With
     a soft cap, scores are cap * tanh(score / cap) before masking (Gemma 2 report, 2024).
+
+    A sink is one more score per head, as it stands, that takes part in the softmax and has no
+    value (attention sinks, Xiao et al., 2023; learned per head in gpt-oss, 2025).
     """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
+    sinks: Tensor | None = field(default=None, compare=False)  # (H,)
 
 
 class Attention(Protocol):
@@ -56,13 +65,13 @@ class Attention(Protocol):
     def plan(self, layout: RaggedLayout) -> Any:
         """What `run` needs to know of a step, made once for all layers."""
 
-    def run(self, plan: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+    def run(self, plan: Any, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
         """q (T, H, D) over caches k and v -> (T, H, D)."""
 
     def run_with_lse(
-        self, plan: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores
+        self, plan: Any, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
-        """As `run`, with the log-sum-exp of the scores, (T, H) float32."""
+        """As `run`, with the log-sum-exp of the scores, a sink among them, (T, H) float32."""
 
 
 def visible(queries: int, context: int, window: int | None, device: torch.device) -> Tensor:
@@ -79,36 +88,45 @@ class ReferenceAttention:
     def plan(self, layout: RaggedLayout) -> RaggedLayout:
         return layout
 
-    def run(self, plan: RaggedLayout, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+    def run(self, plan: RaggedLayout, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
         return self.run_with_lse(plan, q, k, v, scores)[0]
 
     def run_with_lse(
-        self, plan: RaggedLayout, q: Tensor, k: Tensor, v: Tensor, scores: Scores
+        self, plan: RaggedLayout, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         group = q.shape[1] // k.shape[2]
         for s, context in enumerate(plan.context_lens):
             rows = plan.queries(s)
-            keys, values = (
-                cache[plan.block_tables[s]].flatten(0, 1)[:context].float() for cache in (k, v)
-            )
+            keys, values = (load(cache, plan.block_tables[s])[:context] for cache in (k, v))
             queries = q[rows].float().view(-1, k.shape[2], group, q.shape[2])
             x = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scores.scale
             if scores.softcap:
                 x = scores.softcap * torch.tanh(x / scores.softcap)
             mask = visible(len(queries), context, scores.window, q.device)
             x = x.masked_fill(~mask[:, None, None], -math.inf)
+            if scores.sinks is not None:
+                sink = scores.sinks.float().view(1, k.shape[2], group, 1)
+                x = torch.cat((x, sink.expand(len(x), -1, -1, -1)), dim=-1)
             lse[rows] = x.logsumexp(-1).flatten(1)
-            mixed = torch.einsum("tgrs,sgd->tgrd", x.softmax(-1), values)
+            mixed = torch.einsum("tgrs,sgd->tgrd", x.softmax(-1)[..., :context], values)
             out[rows] = mixed.flatten(1, 2).to(q.dtype)
         return out, lse
+
+
+def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What attention without sinks, (T, H, D) and (T, H), becomes with them: (H,), or none."""
+    if sinks is None:
+        return out, lse
+    share = (lse - sinks.float()).sigmoid().unsqueeze(-1)
+    return (out.float() * share).to(out.dtype), torch.logaddexp(lse, sinks.float())
 
 
 def merge_partials(parts: Seq[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Combine attention over disjoint sets of keys, exactly (Hydragen, Juravsky et al., 2024).
 
-    Each part is (out (T, H, D), lse (T, H)); so is the result.
+    Each part is (out (T, H, D), lse (T, H)); so is the result. A sink belongs to one part only.
     """
     lses = torch.stack([lse for _, lse in parts])
     total = lses.logsumexp(0)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, visible
+from stoker.ops.pages import Pages
 
 
 @dataclass
@@ -87,7 +88,11 @@ class CpuAttention:
                 groups.append([s])
         return groups
 
-    def run(self, plan: _CpuPlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+    def run(self, plan: _CpuPlan, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
+        assert isinstance(k, Tensor)
+        assert isinstance(v, Tensor)
+        if scores.sinks is not None:  # the fused call has none
+            return self.run_with_lse(plan, q, k, v, scores)[0]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for group in plan.decodes:
             self._decode(group, q, k, v, out, scores)
@@ -97,7 +102,7 @@ class CpuAttention:
         return out
 
     def run_with_lse(
-        self, plan: _CpuPlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores
+        self, plan: _CpuPlan, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         # PyTorch's public call does not give the log-sum-exp; the definition does.
         return ReferenceAttention().run_with_lse(plan.layout, q, k, v, scores)

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, Scores
+from stoker.ops.attention import RaggedLayout, Scores, with_sinks
 from stoker.ops.native.build import signature
+from stoker.ops.pages import Pages
 from stoker.ops.shared_prefix import prefix_groups
 
 
@@ -77,24 +78,28 @@ class NativeAttention:
         tasks = np.stack((first, number, seen[first + number - 1]), axis=1)
         return np.stack((row, sequence, seen), axis=1), tasks
 
-    def run(self, plan: _NativePlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+    def run(self, plan: _NativePlan, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
+        if scores.sinks is not None:
+            return self.run_with_lse(plan, q, k, v, scores)[0]
         return self._call(plan, q, k, v, None, scores)
 
     def run_with_lse(
-        self, plan: _NativePlan, q: Tensor, k: Tensor, v: Tensor, scores: Scores
+        self, plan: _NativePlan, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         lse = torch.empty(q.shape[:2])
-        return self._call(plan, q, k, v, lse, scores), lse
+        return with_sinks(self._call(plan, q, k, v, lse, scores), lse, scores.sinks)
 
     def _call(
         self,
         plan: _NativePlan,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Pages,
+        v: Pages,
         lse: Tensor | None,
         scores: Scores,
     ) -> Tensor:
+        assert isinstance(k, Tensor)
+        assert isinstance(v, Tensor)
         q = q.contiguous()
         out = torch.empty_like(q)
         heads, (_, block_size, kv_heads, head_dim) = q.shape[1], k.shape

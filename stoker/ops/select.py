@@ -5,22 +5,29 @@ Model code calls what it is given. Each choice is tested against the plain-PyTor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stoker.errors import ConfigError
 from stoker.ops.activation import NativeActivate, NativeSoftCap, activate, soft_cap
 from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
+from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
 from stoker.ops.native.build import load
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
-from stoker.ops.pages import Pages
+from stoker.ops.pages import FP8, Pages
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
 from stoker.ops.sampling import Draw, draw
+from stoker.ops.triton.attention import TritonAttention
+from stoker.ops.triton.available import triton_serves
 from stoker.ops.triton.select import fused_operations
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,19 +45,73 @@ class Operations:
     draw: Draw = draw
 
 
-def select_operations(device: torch.device, dtype: torch.dtype) -> Operations:
-    """The fastest operations for `device` and `dtype`."""
-    if device.type != "cpu":
-        return Operations(ReferenceAttention(), **fused_operations(device.type))
-    attention = load("attention") if dtype == torch.float32 else None
-    elementwise = load("elementwise") if attention else None
-    if attention is None or elementwise is None:
-        return Operations(CpuAttention())
+def select_operations(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    backend: str = "auto",
+    cache_dtype: torch.dtype | None = None,
+    soft_capped: bool = False,
+) -> Operations:
+    """The fastest operations for `device` and `dtype`.
+
+    Args:
+        backend: the implementation of attention (`EngineConfig.attention_backend`).
+        cache_dtype: of keys and values, if it is not `dtype`.
+        soft_capped: whether a layer caps its scores.
+
+    Raises:
+        ConfigError: `backend` does not serve here; the message names those that do.
+    """
+    attention = _attention(device, dtype, backend, cache_dtype == FP8, soft_capped)
+    if device.type != "cpu" or backend == "triton":
+        return Operations(attention, **fused_operations(device.type))
+    elementwise = load("elementwise") if dtype == torch.float32 else None
+    if elementwise is None:
+        return Operations(attention)
     return Operations(
-        NativeAttention(attention),
+        attention,
         NativeRmsNorm(elementwise),
         NativeLayerNorm(elementwise),
         NativeActivate(elementwise),
         NativeSoftCap(elementwise),
         NativeRotateAndStore(elementwise),
+    )
+
+
+def _attention(
+    device: torch.device, dtype: torch.dtype, backend: str, fp8: bool, soft_capped: bool
+) -> Attention:
+    """The implementation called `backend`, or the fastest."""
+    cpu = device.type == "cpu"
+    native = load("attention") if cpu and dtype == torch.float32 and not fp8 else None
+    choices: dict[str, Callable[[], Attention]] = {}  # the fastest first
+    if native is not None:
+        choices["native"] = lambda: NativeAttention(native)
+    if cpu and not fp8:
+        choices["torch"] = CpuAttention
+    if not fp8 and not soft_capped and varlen_serves(device, dtype):
+        choices["varlen"] = VarlenAttention
+    if not cpu and triton_serves(device.type):
+        choices["triton"] = lambda: TritonAttention(device)
+    choices["reference"] = ReferenceAttention
+    if cpu and triton_serves("cpu"):  # interpreted: the slowest
+        choices["triton"] = lambda: TritonAttention(device)
+    name = next(iter(choices)) if backend == "auto" else backend
+    if name not in choices:
+        raise ConfigError(
+            f"attention_backend {name!r} does not serve {str(dtype).removeprefix('torch.')} on "
+            f"{device}{' with keys and values in FP8' if fp8 else ''} here; "
+            f"use auto or one of: {', '.join(choices)}"
+        )
+    if name == "reference" and backend == "auto":
+        log.warning("attention takes the slow reference: %s", _why(cpu))
+    return choices[name]()
+
+
+def _why(cpu: bool) -> str:
+    return (
+        "on a CPU, keys and values in FP8 save memory and no time"
+        if cpu
+        else "Triton is not installed"
     )

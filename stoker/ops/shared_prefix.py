@@ -7,6 +7,7 @@ equal tokens.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ def prefix_groups(
     keys = [row.tobytes() for row in tables]
     order = np.array(sorted(range(count), key=keys.__getitem__))
     ranked, whole = tables[order], (contexts[order] - 1) // block_size
-    alike = (ranked[1:] == ranked[:-1]).cumprod(axis=1).sum(axis=1)
+    alike = _alike(ranked)
     sizes, shared = [1], [0]
     for blocks in np.minimum(alike, np.minimum(whole[1:], whole[:-1])).tolist():
         size = sizes[-1]
@@ -47,3 +48,54 @@ def prefix_groups(
             sizes.append(1)
             shared.append(0)
     return PrefixGroups(order, np.array(sizes), np.array(shared) * block_size)
+
+
+def _alike(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """With how many equal entries neighbours among `rows` (S, width) begin, (S - 1,)."""
+    differ = rows[1:] != rows[:-1]
+    first: NDArray[np.int64] = np.where(differ.any(axis=1), differ.argmax(axis=1), rows.shape[1])
+    return first
+
+
+class PrefixTree(NamedTuple):
+    """Stretches of keys that several sequences share, and prefixes of prefixes.
+
+    Node i is shared by sequences order[first[i]] to order[first[i] + size[i] - 1]: their tokens
+    begin[i] to end[i] - 1. No token of a sequence is in two nodes; from `own` on, its tokens are
+    in none.
+    """
+
+    order: NDArray[np.int64]  # (S,) sequences
+    own: NDArray[np.int64]  # (S,) tokens, of the sequences in `order`
+    nodes: NDArray[np.int64]  # (nodes, 4): first, size, begin, end
+
+
+def prefix_tree(
+    tables: NDArray[np.int64], contexts: NDArray[np.int64], block_size: int, least: int
+) -> PrefixTree:
+    """All stretches of at least `least` tokens that rows of `tables` (S, width) share.
+
+    `contexts` (S,) are the tokens of each sequence; whole blocks are shared, and none of them
+    holds a sequence's last token. A shorter stretch goes to the nodes, or sequences, that branch
+    from its end.
+    """
+    count, nodes = len(tables), []
+    own = np.zeros(count, np.int64)
+    if len(set(tables[:, 0].tolist())) == count:
+        return PrefixTree(np.arange(count), own, np.empty((0, 4), np.int64))
+    keys = [row.tobytes() for row in tables]
+    order = np.array(sorted(range(count), key=keys.__getitem__))
+    ranked, whole = tables[order], (contexts[order] - 1) // block_size
+    alike = np.minimum(_alike(ranked), np.minimum(whole[1:], whole[:-1])) * block_size
+    branches = [(0, count, 0)]  # sequences of the order, and the tokens that are in nodes
+    while branches:
+        first, end, done = branches.pop()
+        common = alike[first : end - 1]
+        depth = int(common.min())
+        if depth - done >= least:
+            nodes.append((first, end - first, done, depth))
+            done = depth
+        cuts = [first, *(np.flatnonzero(common == depth) + first + 1).tolist(), end]
+        own[first:end] = done
+        branches += [(a, b, done) for a, b in pairwise(cuts) if b - a > 1]
+    return PrefixTree(order, own, np.array(nodes, np.int64).reshape(-1, 4))

@@ -1,9 +1,8 @@
 """The CPU implementations of attention against the definition."""
 
-import random
-
 import pytest
 import torch
+from layouts import make
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, merge_partials
 from stoker.ops.attention_cpu import CpuAttention
@@ -11,30 +10,6 @@ from stoker.ops.attention_native import NativeAttention
 from stoker.ops.native.build import load
 
 LIBRARY = load("attention")
-
-
-def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0):
-    """Ragged queries over shuffled blocks; unused cache entries are poisoned with large values."""
-    rng = random.Random(seed)
-    generator = torch.Generator().manual_seed(seed)
-    widths = [-(-length // block_size) for length in lens]
-    blocks = rng.sample(range(sum(widths) + 3), sum(widths))
-    tables = torch.zeros(len(lens), max(widths), dtype=torch.int64)
-    for row, width in enumerate(widths):
-        tables[row, :width] = torch.tensor([blocks.pop() for _ in range(width)])
-    starts = [0]
-    for count in shape:
-        starts.append(starts[-1] + count)
-    cache = [
-        torch.randn(sum(widths) + 3, block_size, kv_heads, dim, generator=generator)
-        for _ in range(2)
-    ]
-    for row, length in enumerate(lens):
-        if length % block_size:
-            for one in cache:
-                one[tables[row, widths[row] - 1], length % block_size :] = 1e4
-    q = torch.randn(starts[-1], heads, dim, generator=generator)
-    return RaggedLayout(starts, lens, tables, block_size), q, *cache
 
 
 IMPLEMENTATIONS = [CpuAttention()] + ([NativeAttention(LIBRARY)] if LIBRARY else [])

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.ops.shared_prefix import prefix_groups
+from stoker.ops.shared_prefix import prefix_groups, prefix_tree
 
 
 @st.composite
@@ -59,3 +59,45 @@ def test_strangers_are_alone():
     groups = prefix_groups(np.array([[1, 2], [3, 4]]), np.array([20, 32]), 16, 16)
     assert groups.order.tolist() == [0, 1]
     assert groups.tokens.tolist() == [0, 0]
+
+
+@given(trees(), st.integers(1, 40))
+def test_a_tree_shares_what_it_claims(tree, least):
+    tables, contexts, size = tree
+    order, own, nodes = prefix_tree(tables, contexts, size, least)
+    assert sorted(order.tolist()) == list(range(len(tables)))
+    covered = [[] for _ in order]
+    for first, count, begin, end in nodes.tolist():
+        assert count > 1
+        assert end - begin >= least
+        assert begin % size == end % size == 0
+        members = order[first : first + count]
+        stretch = tables[members, begin // size : end // size]
+        assert (stretch == stretch[0]).all()
+        for member in range(first, first + count):
+            covered[member].append((begin, end))
+    for stretches, start, sequence in zip(covered, own.tolist(), order, strict=True):
+        ends = [0, *(end for _, end in sorted(stretches))]
+        assert [begin for begin, _ in sorted(stretches)] == ends[:-1]
+        assert ends[-1] == start < contexts[sequence]
+
+
+def test_a_tree_finds_branches_of_branches():
+    tables = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 6, 7], [8, 9, 10, 11]])
+    tree = prefix_tree(tables, np.full(4, 64), 16, 16)
+    assert {(begin, end, size) for _, size, begin, end in tree.nodes.tolist()} == {
+        (0, 32, 3),
+        (32, 48, 2),
+    }
+    assert dict(zip(tree.order.tolist(), tree.own.tolist(), strict=True)) == {
+        0: 48,
+        1: 48,
+        2: 32,
+        3: 0,
+    }
+
+
+def test_a_stretch_that_is_too_short_goes_to_the_branches():
+    tables = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [1, 6, 7, 8]])
+    tree = prefix_tree(tables, np.full(3, 64), 16, 32)
+    assert tree.nodes[:, 1:].tolist() == [[2, 0, 48]]

@@ -1,0 +1,36 @@
+"""Layouts and caches that the tests of attention share."""
+
+import random
+
+import torch
+
+from stoker.ops.attention import RaggedLayout
+
+
+def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0, poison=1e4):
+    """Ragged queries over shuffled blocks: a layout, queries, keys and values, float32.
+
+    Entries of the cache that no sequence holds are `poison`.
+    """
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    widths = [-(-length // block_size) for length in lens]
+    blocks = rng.sample(range(sum(widths) + 3), sum(widths))
+    tables = torch.zeros(len(lens), max(widths), dtype=torch.int64)
+    for row, width in enumerate(widths):
+        tables[row, :width] = torch.tensor([blocks.pop() for _ in range(width)])
+    starts = [0]
+    for count in shape:
+        starts.append(starts[-1] + count)
+    cache = [
+        torch.randn(sum(widths) + 3, block_size, kv_heads, dim, generator=generator)
+        for _ in range(2)
+    ]
+    held = torch.zeros(sum(widths) + 3, block_size, dtype=torch.bool)
+    for row, length in enumerate(lens):
+        slots = torch.arange(length)
+        held[tables[row, slots // block_size], slots % block_size] = True
+    for one in cache:
+        one[~held] = poison
+    q = torch.randn(starts[-1], heads, dim, generator=generator)
+    return RaggedLayout(starts, lens, tables, block_size), q, *cache
