@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "activation.h"
+#include "vectors.h"
 
 static inline void norm_row(const float *x, const float *weight, float *y, int64_t size,
                             float eps) {
@@ -95,12 +96,23 @@ void soft_cap(const float *x, float *y, int64_t rows, int64_t size, float cap) {
         for (int64_t d = 0; d < size; d++) y[r * size + d] = cap * tanh_of(x[r * size + d] / cap);
 }
 
-static inline void rotate_row(const float *x, const float *table, float *y, int64_t half) {
+/* One head: normed if there is a weight, then rotated. */
+static inline INLINE void turn(const float *restrict x, const float *restrict weight,
+                               const float *restrict table, float *restrict y, const int64_t dim,
+                               const int64_t rotary, float eps) {
+    const int64_t half = rotary / 2;
+    float normed[512];
+    const float *from = x;
+    if (weight) {
+        norm_row(x, weight, normed, dim, eps);
+        from = normed;
+    }
     for (int64_t d = 0; d < half; d++) {
-        const float low = x[d], high = x[d + half];
+        const float low = from[d], high = from[d + half];
         y[d] = low * table[d] - high * table[half + d];
         y[d + half] = high * table[d] + low * table[half + d];
     }
+    for (int64_t d = rotary; d < dim; d++) y[d] = from[d];
 }
 
 /* Splits qkv (rows, (heads + 2 * kv_heads) * dim); norms q and k if the weights are there;
@@ -116,15 +128,16 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
     for (int64_t r = 0; r < rows; r++) {
         const float *x = qkv + r * width, *table = tables + r * rotary;
         float *keys = k_cache + slots[r] * kv_heads * dim;
-        float normed[512];
         const int64_t last = slots[r] < 0 ? heads : heads + kv_heads;
         for (int64_t h = 0; h < last; h++, x += dim) {
             const float *weight = h < heads ? q_weight : k_weight;
             float *y = h < heads ? q + (r * heads + h) * dim : keys + (h - heads) * dim;
-            if (weight) norm_row(x, weight, normed, dim, eps);
-            const float *from = weight ? normed : x;
-            rotate_row(from, table, y, rotary / 2);
-            for (int64_t d = rotary; d < dim; d++) y[d] = from[d];
+            if (dim == 64 && rotary == 64) /* known sizes need no loops */
+                turn(x, weight, table, y, 64, 64, eps);
+            else if (dim == 128 && rotary == 128)
+                turn(x, weight, table, y, 128, 128, eps);
+            else
+                turn(x, weight, table, y, dim, rotary, eps);
         }
         if (slots[r] >= 0)
             memcpy(v_cache + slots[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
