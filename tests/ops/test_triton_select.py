@@ -13,11 +13,18 @@ from stoker.ops.triton import select
 from stoker.ops.triton.available import interpreted
 
 
-def test_without_triton_the_references_serve_and_it_is_said_once(monkeypatch, caplog):
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Gives what a GPU gets beside attention, whose kernels would ask it what it is."""
+    monkeypatch.setattr("stoker.ops.select.varlen_serves", lambda device, dtype: False)
+    return lambda: select_operations(torch.device("cuda"), torch.bfloat16, backend="reference")
+
+
+def test_without_triton_the_references_serve_and_it_is_said_once(on_a_gpu, monkeypatch, caplog):
     monkeypatch.setattr(select, "triton_serves", lambda device_type: False)
     select.fused_operations.cache_clear()
     with caplog.at_level(logging.WARNING):
-        operations = [select_operations(torch.device("cuda"), torch.bfloat16) for _ in range(2)]
+        operations = [on_a_gpu() for _ in range(2)]
     select.fused_operations.cache_clear()
     assert operations[0].rms_norm is norm.rms_norm
     assert operations[0].draw is sampling.draw
@@ -26,9 +33,9 @@ def test_without_triton_the_references_serve_and_it_is_said_once(monkeypatch, ca
     ]
 
 
-def test_a_gpu_gets_the_kernels():
+def test_a_gpu_gets_the_kernels(on_a_gpu):
     pytest.importorskip("triton", reason="Triton is not installed")
-    operations = select_operations(torch.device("cuda"), torch.bfloat16)
+    operations = on_a_gpu()
     for name, kernel in select.fused_operations("cuda").items():
         assert getattr(operations, name) is kernel
         assert kernel.__module__.startswith("stoker.ops.triton.")

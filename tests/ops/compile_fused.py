@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels for a Hopper GPU, which needs none; run by test_triton_compiles.py.
+"""Compiles the kernels beside attention for a Hopper GPU, which needs none.
 
 The interpreter takes what the compiler refuses, such as a loop whose variables change their type.
 """

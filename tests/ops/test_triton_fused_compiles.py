@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 
 def test_all_kernels_compile(tmp_path):
-    script = Path(__file__).with_name("compile_kernels.py")
+    script = Path(__file__).with_name("compile_fused.py")
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, script], env=env, capture_output=True, text=True, check=False

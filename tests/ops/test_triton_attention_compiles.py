@@ -16,7 +16,7 @@ SHARED = 227 * 1024  # bytes that a program may have on compute capability 9.0
 def kernels(tmp_path_factory):
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
     environment.pop("TRITON_INTERPRET", None)
-    script = Path(__file__).with_name("hopper.py")
+    script = Path(__file__).with_name("compile_attention.py")
     done = subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, check=False
     )
