@@ -144,7 +144,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float) -> Profile:
         (model, "hidden", timers.wrap(model.hidden, BETWEEN)),
         (model, "logits", timers.wrap(model.logits, BETWEEN)),
         (runner_module, "build_batch", timers.wrap(runner_module.build_batch, BATCHES)),
-        (runner, "run", timers.wrap(runner.run, SAMPLING)),
+        (runner, "launch", timers.wrap(runner.launch, SAMPLING)),
         (engine, "step", timers.wrap(engine.step, SCHEDULING)),
     ]
     with contextlib.ExitStack() as stack:

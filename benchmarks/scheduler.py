@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import torch
 
 from stoker.engine.batch import build_batch
 from stoker.engine.engine import Engine
+from stoker.engine.launch import Done
 from stoker.engine.params import SamplingParams
 from stoker.engine.request import Request
 from stoker.engine.sampler import SamplingBatch
@@ -30,9 +32,9 @@ class FreeModel:
         self.block_size = block_size
         self.attend = ReferenceAttention()
 
-    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
+    def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> Done:
         build_batch(step, self.block_size, self.attend, torch.device("cpu"))
-        return [[item.end % 1000 for _ in item.draws] for item in step.items]
+        return Done([item.end % 1000 for item in step.items for _ in item.draws])
 
 
 def main() -> None:

@@ -38,6 +38,9 @@ class EngineConfig:
         threads: of a CPU's arithmetic; it is a setting of the whole process, and the engine made
             last decides. None takes one for each physical core that this process may use
             (`engine/threads.py`). With a GPU, None leaves PyTorch's number.
+        overlap: plan a step while the one before it is computed; results are the same. "auto" does
+            so on a GPU, where the host would otherwise be waited for, and not on a CPU, where both
+            would share its cores.
         seed: where requests without a seed of their own derive theirs from.
 
     Raises:
@@ -55,6 +58,7 @@ class EngineConfig:
     prefix_cache: bool = True
     policy: str = "fcfs"
     threads: int | None = None
+    overlap: bool | str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*known])}")
+        if self.overlap not in (True, False, "auto"):
+            raise ConfigError(f"overlap must be True, False or 'auto', not {self.overlap!r}")
         if self.num_blocks is not None and self.cache_memory is not None:
             raise ConfigError("give num_blocks or cache_memory, not both: each sizes the cache")
 

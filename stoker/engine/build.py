@@ -95,7 +95,15 @@ def build_engine(
     )
     runner = ModelRunner(loaded.model, cache, device)
     tokenizer = text if text.available else None
-    engine = Engine(scheduler, runner, tokenizer, spec.vocab, record, loaded.head.tasks)
+    engine = Engine(
+        scheduler,
+        runner,
+        tokenizer,
+        spec.vocab,
+        record,
+        loaded.head.tasks,
+        overlap=bool(config.overlap),
+    )
     defaults = embedding_defaults(folder)
     return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults)
 
@@ -135,6 +143,7 @@ def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
         max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
         num_blocks=blocks,
         cache_memory=None,
+        overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
     )
 
 

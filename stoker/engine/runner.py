@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stoker.engine.batch import build_batch
+from stoker.engine.launch import Done
 from stoker.engine.pooler import PoolState, gather
 from stoker.engine.sampler import SamplingBatch, sample
 from stoker.engine.sampling.controls import ScoreRange
@@ -30,13 +31,11 @@ class ModelRunner:
         self.model = model
         self.cache = cache
         self.device = device
+        self._drawn: list[int] = []  # in the last step
 
     @torch.inference_mode()
-    def run(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> list[list[int]]:
-        """The drawn tokens of each item of `step`; `draws` has one entry per draw, in order.
-
-        Log-probabilities, and errors of single rows, are left with `draws`. `pools` has one
-        entry per item whose states are wanted, and takes them in.
+    def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> Done:
+        """Compute `step`; see `Runner`. Errors of single rows are left with `draws`.
 
         Raises:
             ModelError: the logits are not finite; the message names the layer at fault.
@@ -47,8 +46,9 @@ class ModelRunner:
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
-        tokens = iter(sample(logits, draws) if len(draws) else [])
-        return [[next(tokens) for _ in item.draws] for item in step.items]
+        tokens = sample(logits, draws) if len(draws) else []
+        self._drawn = tokens
+        return Done(tokens)
 
     @torch.inference_mode()
     def forward(
@@ -59,6 +59,7 @@ class ModelRunner:
         `pools` and `scores` take what they want of the other states.
         """
         self.cache.copy_blocks(step.copies)
+        step = step.resolved(self._drawn)
         assert self.model.ops is not None, "the model must be prepared"
         batch = build_batch(step, self.cache.block_size, self.model.ops.attention, self.device)
         states = self.model.hidden(batch, self.cache)
