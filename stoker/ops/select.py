@@ -18,6 +18,7 @@ from stoker.ops.attention_native import NativeAttention
 from stoker.ops.native.build import load
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
+from stoker.ops.sampling import Draw, draw
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Operations:
     rotate_and_store: Callable[
         [Tensor, HeadNorms | None, Tensor, Tensor, Tensor, Tensor], Tensor
     ] = rotate_and_store
+    draw: Draw = draw
 
 
 def select_operations(device: torch.device, dtype: torch.dtype) -> Operations:

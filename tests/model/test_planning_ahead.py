@@ -3,9 +3,10 @@
 import random
 
 import pytest
+import torch
 
 from stoker import LLM, SamplingParams
-from stoker.errors import ConfigError
+from stoker.errors import ConfigError, ModelError
 
 COUNT = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True)
@@ -78,6 +79,51 @@ def test_all_kinds_of_requests_together(text_model):
         return [(one.outputs, one.prompt_logprobs) for one in (*outputs, *again)], vectors
 
     assert run(True) == run(False)
+
+
+def test_draws_on_the_device(text_model):
+    """As on a GPU: tokens stay there for the next step, and come here when they are waited for."""
+    rng = random.Random(3)
+    prompts = [f"hello there, world number {n}, " * (1 + n % 3) for n in range(24)]
+    params = [random_params(rng, number) for number in range(24)]
+
+    def run(there, **options):
+        with LLM(text_model, max_batch_tokens=40, max_running=9, **options) as llm:
+            llm.engine.runner.draws_there = there
+            return [(one.outputs, one.prompt_logprobs) for one in llm.generate(prompts, params)] + [
+                one.outputs for one in llm.embed(prompts[:5])
+            ]
+
+    expected = run(False)
+    for overlap in (True, False):
+        assert run(True, overlap=overlap) == expected
+
+
+def test_logits_that_are_not_finite_are_found_when_the_tokens_come(text_model, monkeypatch):
+    params = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)
+    with LLM(text_model, overlap=True) as llm:
+        llm.engine.runner.draws_there = True
+        expected = [one.outputs for one in llm.generate(["hello", "there"], params)]
+        model, calls = llm.engine.runner.model, []
+        head = model.logits
+
+        def broken(states, value=torch.nan):
+            calls.append(states)
+            logits = head(states)
+            if len(calls) > 3:
+                logits[1] = value
+            return logits
+
+        monkeypatch.setattr(model, "logits", broken)
+        with pytest.raises(ModelError, match="the output of the head is not finite"):
+            llm.generate(["hello", "there"], params)
+        assert not llm.engine.has_work
+        monkeypatch.setattr(model, "logits", lambda states: broken(states, 3e38))
+        (one, two) = llm.generate(["hello", "there"], params)
+        assert one.outputs == expected[0], "the sum of the other row left the range, no more"
+        assert two.finished
+        monkeypatch.undo()
+        assert [one.outputs for one in llm.generate(["hello", "there"], params)] == expected
 
 
 def test_the_setting():
