@@ -6,22 +6,24 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from stoker.config import EngineConfig
+from stoker.engine.budget import Budget
+from stoker.engine.device import find_device
+from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.engine import Engine
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
+from stoker.engine.sizing import gpu_budget, host_blocks, weights_do_not_fit
 from stoker.engine.text import TextCodec, import_tokenizers
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.checkpoint import resolve_folder
+from stoker.model.checkpoint import resolve_folder, tensor_files
 from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
@@ -34,7 +36,7 @@ from stoker.ops.native.build import building, start
 
 @dataclass
 class BuiltEngine:
-    """An engine with what its faces need beside it."""
+    """An engine with what its faces need beside it; `budget` is of a GPU's memory."""
 
     engine: Engine
     text: TextCodec
@@ -43,6 +45,7 @@ class BuiltEngine:
     folder: Path
     head: Head
     embedding: EmbeddingDefaults
+    budget: Budget | None = None
 
 
 def build_engine(
@@ -60,7 +63,8 @@ def build_engine(
         ConfigError: the settings don't fit the model or the machine.
     """
     folder = resolve_folder(model, revision, token)
-    device = _device(config.device)
+    device = find_device(config.device)
+    memory = DeviceMemory(device) if device.type == "cuda" else None
     start(config.device, config.dtype)
     quantised = config.dtype == "int8"
     if quantised and device.type != "cpu":
@@ -69,12 +73,17 @@ def build_engine(
     if threads is not None:
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)
-    loaded = load_model(folder, device, "float32" if quantised else config.dtype)
+    try:
+        loaded = load_model(folder, device, "float32" if quantised else config.dtype)
+    except torch.OutOfMemoryError:
+        assert memory is not None
+        raise ConfigError(weights_do_not_fit(memory, tensor_files(folder), config)) from None
     spec = loaded.model.spec
-    config = _resolve(config, spec, loaded.dtype)
+    cache_dtype = DTYPES[loaded.dtype]
+    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
+    measured = memory is not None and config.num_blocks is None and config.cache_memory is None
+    config = _resolve(config, spec, loaded.dtype, None if measured else block_bytes)
     assert config.max_context is not None
-    assert config.num_blocks is not None
-    assert config.max_batch_tokens is not None
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
@@ -82,7 +91,15 @@ def build_engine(
         loaded.model.prepare(config.max_context, prepare_int8)
     else:
         loaded.model.prepare(config.max_context, prepare_linear, prepare_gated)
-    cache = PagedCache(spec, config.num_blocks, config.block_size, DTYPES[loaded.dtype], device)
+    budget = None
+    if measured:
+        assert memory is not None
+        budget = gpu_budget(memory, loaded.model, config, cache_dtype, block_bytes)
+        config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
+    assert config.num_blocks is not None
+    assert config.max_batch_tokens is not None
+    assert config.max_context is not None
+    cache = PagedCache(spec, config.num_blocks, config.block_size, cache_dtype, device)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
         block_size=config.block_size,
@@ -105,37 +122,24 @@ def build_engine(
         overlap=bool(config.overlap),
     )
     defaults = embedding_defaults(folder)
-    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults)
+    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r} is not known; use cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, but torch sees no NVIDIA GPU; use cpu")
-    return device
+def _resolve(
+    config: EngineConfig, spec: ModelSpec, dtype: str, block_bytes: int | None
+) -> EngineConfig:
+    """`config` with nothing left to be decided.
 
-
-def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
-    """`config` with nothing left to be decided."""
+    Without the bytes of a block, the number of blocks is left open.
+    """
     context = config.max_context or spec.context
     if context > spec.context:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
-    block_bytes = kv_bytes_per_token(spec, DTYPES[dtype].itemsize) * config.block_size
     blocks = config.num_blocks
-    if blocks is None:
-        memory = config.cache_memory or _free_memory(config.device) // 4
-        useful = config.max_running * -(-context // config.block_size)
-        blocks = min(memory // block_bytes, useful)
-        if blocks < 1:
-            raise ConfigError(
-                f"{memory} bytes of cache memory do not hold one block of {block_bytes} bytes; "
-                "raise cache_memory"
-            )
+    if blocks is None and block_bytes is not None:
+        blocks = host_blocks(config, context, block_bytes)
     return dataclasses.replace(
         config,
         dtype=config.dtype if config.dtype == "int8" else dtype,
@@ -145,16 +149,3 @@ def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
         cache_memory=None,
         overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
     )
-
-
-def _free_memory(device: str) -> int:
-    """Bytes that are free on the device, or on the host for a CPU."""
-    if device != "cpu":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
