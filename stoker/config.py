@@ -44,6 +44,8 @@ class EngineConfig:
         overlap: plan a step while the one before it is computed; results are the same. "auto" does
             so on a GPU, where the host would otherwise be waited for, and not on a CPU, where both
             would share its cores.
+        cuda_graphs: launch whole steps at once on a GPU, captured when their size is first met;
+            "auto" does so where the attention allows it.
         seed: where requests without a seed of their own derive theirs from.
 
     Raises:
@@ -63,6 +65,7 @@ class EngineConfig:
     policy: str = "fcfs"
     threads: int | None = None
     overlap: bool | str = "auto"
+    cuda_graphs: bool | str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,8 +78,12 @@ class EngineConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*known])}")
-        if self.overlap not in (True, False, "auto"):
-            raise ConfigError(f"overlap must be True, False or 'auto', not {self.overlap!r}")
+        for name in ("overlap", "cuda_graphs"):
+            if getattr(self, name) not in (True, False, "auto"):
+                found = getattr(self, name)
+                raise ConfigError(f"{name} must be True, False or 'auto', not {found!r}")
+        if self.cuda_graphs is True and not self.device.startswith("cuda"):
+            raise ConfigError(f"cuda_graphs=True needs device='cuda', not {self.device!r}")
         sizes = ("num_blocks", "cache_memory", "gpu_memory")
         given = [name for name in sizes if getattr(self, name) is not None]
         if len(given) > 1:

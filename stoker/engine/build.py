@@ -16,6 +16,7 @@ from stoker.engine.budget import Budget
 from stoker.engine.device import find_device
 from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.engine import Engine
+from stoker.engine.graphs import graph_buckets, make_graphs
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sizing import gpu_budget, host_blocks, weights_do_not_fit
@@ -91,26 +92,31 @@ def build_engine(
         loaded.model.prepare(config.max_context, prepare_int8)
     else:
         loaded.model.prepare(config.max_context, prepare_linear, prepare_gated)
+    assert config.max_batch_tokens is not None
+    assert loaded.model.ops is not None
+    attend, most = loaded.model.ops.attention, config.max_batch_tokens
+    buckets = graph_buckets(config.cuda_graphs, device, attend, config.max_running, most)
     budget = None
     if measured:
         assert memory is not None
-        budget = gpu_budget(memory, loaded.model, config, cache_dtype, block_bytes)
+        budget = gpu_budget(memory, loaded.model, config, cache_dtype, block_bytes, buckets)
         config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
     assert config.num_blocks is not None
-    assert config.max_batch_tokens is not None
     assert config.max_context is not None
-    cache = PagedCache(spec, config.num_blocks, config.block_size, cache_dtype, device)
+    blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
+    cache = PagedCache(spec, blocks, config.block_size, cache_dtype, device)
+    graphs = make_graphs(buckets, loaded.model, cache, config.max_context)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
         block_size=config.block_size,
-        max_batch_tokens=config.max_batch_tokens,
+        max_batch_tokens=most,
         max_running=config.max_running,
         max_context=config.max_context,
         eos_ids=loaded.eos_ids,
         prefix_cache=config.prefix_cache,
         policy=config.policy,
     )
-    runner = ModelRunner(loaded.model, cache, device)
+    runner = ModelRunner(loaded.model, cache, device, graphs=graphs)
     tokenizer = text if text.available else None
     engine = Engine(
         scheduler,
@@ -147,5 +153,6 @@ def _resolve(
         max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
         num_blocks=blocks,
         cache_memory=None,
+        cuda_graphs=config.cuda_graphs if config.device != "cpu" else False,
         overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
     )

@@ -5,6 +5,7 @@ Owns the model and the cache tensors; knows no queue and no text. Driven by the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import partial
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from stoker.engine.batch import build_batch
+from stoker.engine.graphs import Graphs
 from stoker.engine.launch import Done, Handle
+from stoker.engine.numbers import Numbers, describe
 from stoker.engine.pending import Pending, draw_tokens
 from stoker.engine.pooler import PoolState, gather
 from stoker.engine.sampler import SamplingBatch, sample
@@ -26,12 +29,15 @@ from stoker.model.cache import PagedCache
 from stoker.model.loader import first_bad_weight
 from stoker.model.transformer import ForwardInput, Transformer
 
+MakeBatch = Callable[[], ForwardInput]
+
 
 class ModelRunner:
     """A prepared model over its paged cache.
 
     Tokens are drawn on the device, without waiting for them, if `draws_there`, which is None for
-    wherever the device is not the host. Draws under controls are made here in any case.
+    wherever the device is not the host. Draws under controls are made here in any case. `graphs`
+    run the steps that they serve.
     """
 
     def __init__(
@@ -40,10 +46,12 @@ class ModelRunner:
         cache: PagedCache,
         device: torch.device,
         draws_there: bool | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
+        self.graphs = graphs
         # draw on the device and let the host go on, or else here
         self.draws_there = device.type != "cpu" if draws_there is None else draws_there
         self._drawn: Tensor | list[int] = []  # in the last step
@@ -89,8 +97,13 @@ class ModelRunner:
         if step.copies:
             pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)]
             self.cache.copy_blocks(*upload(pair, self.device))
-        batch = self._build(step, self._drawn)
-        states = self.model.hidden(batch, self.cache)
+        numbers = describe(step, self.cache.block_size)
+        states = None
+        if self.graphs is not None and not pools and not scores:
+            states = self.graphs.run(numbers, self._drawn)
+        if states is None:
+            states = self.model.hidden(self._build(numbers, self._drawn), self.cache)
+        batch = partial(self._build, numbers, self._drawn)
         drawn = sum(1 for item in step.items if item.draws)
         pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
         # the states are those that are drawn from, then the pooled ones, then the scored ones
@@ -106,11 +119,11 @@ class ModelRunner:
             score_prompts(states[pooled:], head, scores, self.model.spec.vocab)
         return logits
 
-    def _build(self, step: Step, drawn: Tensor | list[int]) -> ForwardInput:
-        """The forward input of `step`, with the draws of the one before it."""
+    def _build(self, numbers: Numbers, drawn: Tensor | list[int]) -> ForwardInput:
+        """The forward input of a step, with the draws of the one before it."""
         assert self.model.ops is not None, "the model must be prepared"
         attend = self.model.ops.attention
-        return build_batch(step, self.cache.block_size, attend, self.device, drawn)
+        return build_batch(numbers, self.cache.block_size, attend, self.device, drawn)
 
     @torch.inference_mode()
     def _arrived(self, step: Step, tokens: list[int]) -> list[int]:
@@ -120,24 +133,25 @@ class ModelRunner:
             ModelError: they are not finite indeed; the step is computed again to find out where.
         """
         if min(tokens) < 0:
-            batch = self._build(step, self._known)
+            batch = self._build(describe(step, self.cache.block_size), self._known)
             states = self.model.hidden(batch, self.cache)
-            self._check(batch, self.model.logits(states[: sum(1 for i in step.items if i.draws)]))
+            logits = self.model.logits(states[: sum(1 for item in step.items if item.draws)])
+            self._check(lambda: batch, logits)
             tokens = [max(token, ~token) for token in tokens]  # just the sum left the range
         self._known = tokens
         return tokens
 
-    def _checked_logits(self, batch: ForwardInput, states: Tensor) -> Tensor:
+    def _checked_logits(self, batch: MakeBatch, states: Tensor) -> Tensor:
         """Logits (rows, V) of some of the step's states."""
         logits = self.model.logits(states)
         self._check(batch, logits)
         return logits
 
-    def _check(self, batch: ForwardInput, values: Tensor) -> None:
-        """Raise a `ModelError` if logits or states are not finite."""
+    def _check(self, batch: MakeBatch, values: Tensor) -> None:
+        """Raise a `ModelError` if logits or states are not finite; `batch` makes their step's."""
         if not torch.isfinite(values.sum()):
             try:
-                self._explain(batch, values)
+                self._explain(batch(), values)
             except ModelError:
                 self.cache.clear()  # later requests must not read what this one wrote
                 raise

@@ -14,6 +14,7 @@ import torch
 
 from stoker.config import DTYPES as KNOWN_DTYPES
 from stoker.config import EngineConfig
+from stoker.engine.buckets import Buckets
 from stoker.engine.budget import Budget, Needs, divide, does_not_fit, gib
 from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.runner import ModelRunner
@@ -51,7 +52,7 @@ def gpu_budget(
     config: EngineConfig,
     dtype: torch.dtype,
     block_bytes: int,
-    graph_bytes: int = 0,
+    buckets: Buckets | None = None,
 ) -> Budget:
     """What the prepared `model` takes of the GPU, measured, and what is left for the cache.
 
@@ -60,7 +61,7 @@ def gpu_budget(
         config: settled, but for `num_blocks`.
         dtype: of the cache.
         block_bytes: of a block, over all layers.
-        graph_bytes: what CUDA graphs take beside the activations of the largest of them.
+        buckets: of the CUDA graphs, if there are to be any.
 
     Raises:
         ConfigError: not even one sequence fits: of `max_context`, if that was asked for, or as
@@ -86,13 +87,15 @@ def gpu_budget(
             "max_batch_tokens, or take a smaller model"
         ) from None
     del runner, trial
+    most = config.max_batch_tokens
+    graphs = buckets.reserve(activations, most, block_bytes) if buckets else 0
     needs = Needs(
         total=memory.total,
         share=config.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
         activations=activations,
-        graphs=graph_bytes,
+        graphs=graphs,
         block=block_bytes,
         block_size=size,
     )
