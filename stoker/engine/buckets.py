@@ -59,7 +59,9 @@ class Buckets:
             return Bucket(size, size)
         if tokens > self._mixed[-1]:
             return None
-        return Bucket(self._mixed[bisect_left(self._mixed, tokens)], self.max_running + 1)
+        size = self._mixed[bisect_left(self._mixed, tokens)]
+        # one sequence has two tokens or more, so there is room for a dummy where tokens are missing
+        return Bucket(size, min(self.max_running + 1, size - 1))
 
     def reserve(self, activations: int, max_batch_tokens: int, block: int) -> int:
         """Bytes to set aside for graphs: their common memory, the dummy's block, and allowances.

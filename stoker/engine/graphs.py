@@ -152,8 +152,8 @@ class Graphs:
         free = self._capture.free()
         try:
             self._graphs[bucket] = batch, self._capture(work)
-        except torch.OutOfMemoryError:
-            log.warning("no memory for a CUDA graph of %d tokens; such steps do without", bucket[0])
+        except RuntimeError as problem:  # of which torch.OutOfMemoryError is one
+            log.warning("no CUDA graph for steps of %d tokens: %s", bucket.tokens, problem)
             self._graphs[bucket] = None
         self.memory[bucket] = free - self._capture.free()
         log.info("CUDA graph of %d tokens: %.1f MiB", bucket.tokens, self.memory[bucket] / 2**20)

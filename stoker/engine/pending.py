@@ -43,8 +43,9 @@ def draw_tokens(logits: Tensor, batch: SamplingBatch, draw: Draw) -> tuple[Tenso
         seeds,
         positions,
     )
-    finite = torch.isfinite(logits.sum(-1, dtype=torch.float32))
-    return tokens.clamp(0, vocab - 1), finite
+    least, most = logits.aminmax(dim=-1)  # both are NaN if any is
+    # of NaN some draws make no id, and the next step is to look it up before anyone is told
+    return tokens.clamp(0, vocab - 1), torch.isfinite(least) & torch.isfinite(most)
 
 
 class Pending:
@@ -52,11 +53,11 @@ class Pending:
 
     Args:
         tokens, finite: of `draw_tokens`.
-        arrived: is given the tokens, some as ~token, and returns them as they are to be.
+        arrived: is given the tokens, those of rows that are not finite as ~token.
     """
 
     def __init__(
-        self, tokens: Tensor, finite: Tensor, arrived: Callable[[list[int]], list[int]]
+        self, tokens: Tensor, finite: Tensor, arrived: Callable[[list[int]], None]
     ) -> None:
         self._arrived = arrived
         self._copied: torch.cuda.Event | None = None
@@ -70,4 +71,6 @@ class Pending:
     def wait(self) -> list[int]:
         if self._copied is not None:
             self._copied.synchronize()
-        return self._arrived(self._host.tolist())
+        tokens: list[int] = self._host.tolist()
+        self._arrived(tokens)
+        return tokens

@@ -126,20 +126,21 @@ class ModelRunner:
         return build_batch(numbers, self.cache.block_size, attend, self.device, drawn)
 
     @torch.inference_mode()
-    def _arrived(self, step: Step, tokens: list[int]) -> list[int]:
-        """The draws of `step`, those of rows that are not finite among them as ~token.
+    def _arrived(self, step: Step, tokens: list[int]) -> None:
+        """Take note of the draws of `step`, in which ~token tells of a row that is not finite.
 
         Raises:
-            ModelError: they are not finite indeed; the step is computed again to find out where.
+            ModelError: there is one. The step is computed again to find out where it began, which
+                may fail if the step after it has written over what it read.
         """
         if min(tokens) < 0:
             batch = self._build(describe(step, self.cache.block_size), self._known)
             states = self.model.hidden(batch, self.cache)
             logits = self.model.logits(states[: sum(1 for item in step.items if item.draws)])
             self._check(lambda: batch, logits)
-            tokens = [max(token, ~token) for token in tokens]  # just the sum left the range
+            self.cache.clear()
+            raise ModelError("logits were not finite; try dtype float32")
         self._known = tokens
-        return tokens
 
     def _checked_logits(self, batch: MakeBatch, states: Tensor) -> Tensor:
         """Logits (rows, V) of some of the step's states."""

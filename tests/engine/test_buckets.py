@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.engine.buckets import LARGEST, PER_GRAPH, Buckets, pad, sizes
@@ -43,6 +43,7 @@ def random_step(rng, running, block_size, decodes):
     return Step(1, tuple(items))
 
 
+@settings(max_examples=500, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     running=st.integers(1, 40),
@@ -63,6 +64,8 @@ def test_padding(seed, running, most, block_size, decodes):
     padded = pad(real, bucket, block_size, dummy)
     assert bucket.tokens <= buckets.largest.tokens
     assert bucket.sequences <= buckets.largest.sequences
+    assert (bucket.tokens == bucket.sequences) == (tokens == sequences)
+    assert bucket.tokens >= bucket.sequences
     # the shapes are the bucket's
     assert len(padded.tokens) == len(padded.positions) == len(padded.slots) == bucket.tokens
     assert len(padded.counts) == len(padded.contexts) == len(padded.tables) == bucket.sequences

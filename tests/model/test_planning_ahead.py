@@ -120,7 +120,7 @@ def test_logits_that_are_not_finite_are_found_when_the_tokens_come(text_model, m
         assert not llm.engine.has_work
         monkeypatch.setattr(model, "logits", lambda states: broken(states, 3e38))
         (one, two) = llm.generate(["hello", "there"], params)
-        assert one.outputs == expected[0], "the sum of the other row left the range, no more"
+        assert one.outputs == expected[0], "just the sum of the other row leaves the range"
         assert two.finished
         monkeypatch.undo()
         assert [one.outputs for one in llm.generate(["hello", "there"], params)] == expected
