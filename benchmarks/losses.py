@@ -157,8 +157,9 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
         (attention, "plan", timers.attention_plan(attention.plan)),
         (model, "hidden", timers.wrap(model.hidden, BETWEEN)),
         (model, "logits", timers.wrap(model.logits, BETWEEN)),
+        (runner_module, "describe", timers.wrap(runner_module.describe, BATCHES)),
         (runner_module, "build_batch", timers.wrap(runner_module.build_batch, BATCHES)),
-        (runner, "run", timers.wrap(runner.run, SAMPLING)),
+        (runner, "launch", timers.wrap(runner.launch, SAMPLING)),
         (engine, "step", timers.wrap(engine.step, SCHEDULING)),
     ]
     with contextlib.ExitStack() as stack:

@@ -3,18 +3,20 @@
 1,024 sequences run; each step every one gets a token. The figure is the time of a step (plan,
 draws, tensors of the batch, commit, outputs) without the forward pass, per sequence.
 
-    python benchmarks/scheduler.py [--sequences 1024] [--steps 100]
+    python benchmarks/scheduler.py [--sequences 1024] [--steps 100] [--overlap]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import torch
 
 from stoker.engine.batch import build_batch
 from stoker.engine.engine import Engine
+from stoker.engine.launch import Done
 from stoker.engine.params import SamplingParams
 from stoker.engine.request import Request
 from stoker.engine.sampler import SamplingBatch
@@ -29,16 +31,19 @@ class FreeModel:
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
         self.attend = ReferenceAttention()
+        self.drawn: list[int] = []
 
-    def run(self, step: Step, draws: SamplingBatch) -> list[list[int]]:
-        build_batch(step, self.block_size, self.attend, torch.device("cpu"))
-        return [[item.end % 1000 for _ in item.draws] for item in step.items]
+    def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> Done:
+        build_batch(step, self.block_size, self.attend, torch.device("cpu"), self.drawn)
+        self.drawn = [item.end % 1000 for item in step.items for _ in item.draws]
+        return Done(self.drawn)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--overlap", action="store_true", help="plan each step a step ahead")
     args = parser.parse_args()
     count = args.sequences
     scheduler = Scheduler(
@@ -48,7 +53,7 @@ def main() -> None:
         max_running=count,
         max_context=1024,
     )
-    engine = Engine(scheduler, FreeModel(16), None, vocab=1000)
+    engine = Engine(scheduler, FreeModel(16), None, vocab=1000, overlap=args.overlap)
     params = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
     start = time.perf_counter()
     for number in range(count + 100):  # a hundred more keep waiting

@@ -36,8 +36,11 @@ class EngineConfig:
             kernels read pages) and "triton"; "reference" anywhere.
         block_size: tokens per cache block.
         num_blocks: cache blocks; None sizes the pool from `cache_memory`.
-        cache_memory: bytes for keys and values; None takes a quarter of the free memory,
+        cache_memory: bytes for keys and values; None takes a quarter of the free memory on a CPU,
             and never more than `max_running` sequences of full context could use.
+        gpu_memory: the share of a GPU's memory that may be in use, by whomever; what the model
+            leaves of it holds keys and values, up to what `max_running` sequences of full context
+            could use. None is 0.9. A CPU has `cache_memory` for that.
         max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
             takes 512 on a CPU, whose caches hold the activations of so many, else 2048.
         max_running: most sequences that hold cache blocks at once.
@@ -47,6 +50,11 @@ class EngineConfig:
         threads: of a CPU's arithmetic; it is a setting of the whole process, and the engine made
             last decides. None takes one for each physical core that this process may use
             (`engine/threads.py`). With a GPU, None leaves PyTorch's number.
+        overlap: plan a step while the one before it is computed; results are the same. "auto" does
+            so on a GPU, where the host would otherwise be waited for, and not on a CPU, where both
+            would share its cores.
+        cuda_graphs: launch whole steps at once on a GPU, captured when their size is first met;
+            "auto" does so where the attention allows it.
         seed: where requests without a seed of their own derive theirs from.
 
     Raises:
@@ -60,12 +68,15 @@ class EngineConfig:
     block_size: int = 16
     num_blocks: int | None = None
     cache_memory: int | None = None
+    gpu_memory: float | None = None
     max_batch_tokens: int | None = None
     max_running: int = 256
     max_context: int | None = None
     prefix_cache: bool = True
     policy: str = "fcfs"
     threads: int | None = None
+    overlap: bool | str = "auto"
+    cuda_graphs: bool | str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,8 +94,27 @@ class EngineConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*known])}")
-        if self.num_blocks is not None and self.cache_memory is not None:
-            raise ConfigError("give num_blocks or cache_memory, not both: each sizes the cache")
+        for name in ("overlap", "cuda_graphs"):
+            if getattr(self, name) not in (True, False, "auto"):
+                found = getattr(self, name)
+                raise ConfigError(f"{name} must be True, False or 'auto', not {found!r}")
+        if self.cuda_graphs is True and not self.device.startswith("cuda"):
+            raise ConfigError(f"cuda_graphs=True needs device='cuda', not {self.device!r}")
+        sizes = ("num_blocks", "cache_memory", "gpu_memory")
+        given = [name for name in sizes if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"give {given[0]} or {given[1]}, not both: each sizes the cache")
+        if self.gpu_memory is not None:
+            self._check_gpu_memory(self.gpu_memory)
+
+    def _check_gpu_memory(self, share: Any) -> None:
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+            raise ConfigError(f"gpu_memory must lie in (0, 1], a share, not {share!r}")
+        if not self.device.startswith("cuda"):
+            raise ConfigError(
+                f"gpu_memory={share} needs device='cuda', not {self.device!r}; "
+                "cache_memory sizes the cache of a CPU"
+            )
 
     @staticmethod
     def _at_least_one(name: str, value: Any) -> None:

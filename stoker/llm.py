@@ -35,6 +35,9 @@ class LLM(PooledCalls, LazyCalls):
         revision, token: for the hub.
         options: fields of `EngineConfig` (device, dtype, max_batch_tokens, seed, ...).
 
+    `budget` says where a GPU's memory goes, line by line (`print(llm.budget)`); it is None on a
+    CPU, and where the size of the cache was given.
+
     Raises:
         ModelError: the model can't be had, is incomplete or damaged.
         ConfigError: an option is unknown or out of range.
@@ -56,6 +59,7 @@ class LLM(PooledCalls, LazyCalls):
         self.text = built.text
         self.head = built.head
         self.embedding = built.embedding
+        self.budget = built.budget
         self._asked = 0
         self._arrived: dict[str, RequestOutput] = {}
 

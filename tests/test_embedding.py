@@ -189,15 +189,15 @@ def test_an_interrupted_or_cancelled_call_leaves_nothing(backbone, prompts, monk
     with LLM(folder, max_batch_tokens=7) as llm:
         expected = llm.embed(prompts[:3], pooling="mean")
         runner, calls = llm.engine.runner, []
-        run = runner.run
+        launch = runner.launch
 
         def interrupt(*args):
             calls.append(args)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return run(*args)
+            return launch(*args)
 
-        monkeypatch.setattr(runner, "run", interrupt)
+        monkeypatch.setattr(runner, "launch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             llm.embed(prompts, pooling="mean")
         monkeypatch.undo()

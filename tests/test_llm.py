@@ -160,15 +160,15 @@ def test_leaving_a_stream_early_cancels_it(llm):
 
 def test_an_interrupted_call_leaves_the_engine_usable(llm, monkeypatch):
     runner, calls = llm.engine.runner, []
-    run = runner.run
+    launch = runner.launch
 
-    def interrupt(step, draws):
+    def interrupt(step, *rest):
         calls.append(step)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run(step, draws)
+        return launch(step, *rest)
 
-    monkeypatch.setattr(runner, "run", interrupt)
+    monkeypatch.setattr(runner, "launch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(["hello"] * 5, SamplingParams(max_tokens=20))
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from stoker.cli.inputs import input_settings
 from stoker.cli.keeping import keeping
 from stoker.cli.run import carry_out, say_earlier
 from stoker.cli.watch import summed_up
-from stoker.cli.watching import say_loading
+from stoker.cli.watching import engine_options, say_budget, say_loading
 from stoker.engine.params import SamplingParams
 
 
@@ -36,5 +36,6 @@ def embed(args: argparse.Namespace) -> int:
     if say_earlier(args, report, settings):
         return summed_up(args, settings, report)
     say_loading(args)
-    with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
+    with LLM(args.model, **engine_options(args)) as llm:
+        say_budget(args, llm.budget)
         return carry_out(args, llm, settings, report)

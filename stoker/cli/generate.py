@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 from stoker.cli.sampling import sampling_params
+from stoker.cli.watching import engine_options
 
 
 def generate(args: argparse.Namespace) -> int:
     params = sampling_params(args, seed=args.seed)
     from stoker.llm import LLM
 
-    with LLM(args.model, dtype=args.dtype, threads=args.threads) as llm:
+    with LLM(args.model, **engine_options(args)) as llm:
         prompt = args.prompt
         if prompt and llm.text.has_chat_template and not args.raw:
             text, ids = llm.text.encode_chat([{"role": "user", "content": prompt}])

@@ -120,6 +120,15 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         help="arithmetic; int8 is the fastest on a CPU (default: %(default)s, float32 on a CPU)",
     )
     command.add_argument(
+        "--device", default=EngineConfig.device, metavar="D", help="cpu or cuda (default: cpu)"
+    )
+    command.add_argument(
+        "--gpu-memory",
+        type=float,
+        metavar="SHARE",
+        help="of a GPU's memory, the share that may be in use (default: 0.9)",
+    )
+    command.add_argument(
         "--threads",
         type=int,
         metavar="N",
@@ -152,7 +161,7 @@ def main(argv: Seq[str] | None = None) -> int:
     usage, 3 some rows failed, 130 interrupted."""
     args = build_parser().parse_args(argv)
     if args.command != "inspect":
-        start(EngineConfig.device, args.dtype)  # the compiler works while torch is imported
+        start(args.device, args.dtype)  # the compiler works while torch is imported
     try:
         with sigterm_interrupts():
             return _carry_out(args)

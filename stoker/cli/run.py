@@ -11,8 +11,9 @@ from stoker.cli.inputs import input_settings, with_samples
 from stoker.cli.keeping import keeping
 from stoker.cli.sampling import sampling_params
 from stoker.cli.watch import summed_up, watched
-from stoker.cli.watching import expect_of, say_loading
+from stoker.cli.watching import engine_options, expect_of, say_budget, say_loading
 from stoker.engine.gauges import read_gauges
+from stoker.errors import ConfigError
 from stoker.job.report import Report
 
 if TYPE_CHECKING:
@@ -45,13 +46,17 @@ def run(args: argparse.Namespace) -> int:
     )
 
     groups = core_groups(args.replicas)
+    if len(groups) > 1 and args.device != "cpu":
+        raise ConfigError(
+            f"--replicas {args.replicas} shares a CPU's cores; --device is {args.device}"
+        )
     report = prepare_job(settings, expect)
     if say_earlier(args, report, settings):
         return summed_up(args, settings, report)
     if len(groups) > 1:
         counts = replica_threads(groups, args.threads)
         say_loading(args, f"{len(groups)} replicas, {' + '.join(map(str, counts))} threads")
-        options = {"seed": args.seed, "dtype": args.dtype, "threads": args.threads}
+        options = {"seed": args.seed, **engine_options(args)}
         with started_replicas(args.model, options, groups, settings) as replicas:
             return watched(
                 args,
@@ -63,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from stoker.llm import LLM
 
     say_loading(args)
-    with LLM(args.model, seed=args.seed, dtype=args.dtype, threads=args.threads) as llm:
+    with LLM(args.model, seed=args.seed, **engine_options(args)) as llm:
+        say_budget(args, llm.budget)
         return carry_out(args, llm, settings, report)
 
 

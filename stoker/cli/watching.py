@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from stoker.cli.panel import say_json
+from stoker.engine.budget import Budget
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.job.expect import MODES, Expect
@@ -62,11 +64,28 @@ def expect_of(args: argparse.Namespace) -> Expect | None:
     return Expect(args.expect, args.expect_mode or "exact", args.group)
 
 
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the engine that the command line gives."""
+    names = ("dtype", "device", "gpu_memory", "threads")
+    return {name: getattr(args, name) for name in names}
+
+
 def say_loading(args: argparse.Namespace, how: str = "") -> None:
-    """Say which model is loaded and what will compute: `how`, or one engine's threads."""
+    """Say which model is loaded and what will compute: `how`, a GPU, or one engine's threads."""
     threads = default_threads() if args.threads is None else args.threads
-    how = how or f"{threads} thread{'' if threads == 1 else 's'}"
+    cpu = args.device == "cpu"
+    how = how or (f"{threads} thread{'' if threads == 1 else 's'}" if cpu else args.device)
     if args.json_progress:
         say_json("loading", model=args.model, computing=how)
     elif not args.quiet:
         print(f"stoker: loading {args.model}, {how}", file=sys.stderr)
+
+
+def say_budget(args: argparse.Namespace, budget: Budget | None) -> None:
+    """Say where a GPU's memory goes."""
+    if budget is None:
+        return
+    if args.json_progress:
+        say_json("memory", bytes=dict(budget.lines()))
+    elif not args.quiet:
+        print(budget, file=sys.stderr)

@@ -1,72 +1,62 @@
 """Turns a `Step` into the tensors of one forward pass: the only place where that happens.
 
-Sequences are laid end to end without padding. Knows no model and no parameters of sampling.
+Knows no model and no parameters of sampling.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate, chain
+from collections.abc import Sequence as Seq
+from itertools import accumulate
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from stoker.engine.numbers import Numbers, describe
 from stoker.engine.step import Step
+from stoker.engine.upload import upload
 from stoker.model.transformer import ForwardInput
 from stoker.ops.attention import Attention, RaggedLayout
 
 
 def build_batch(
-    step: Step, block_size: int, attend: Attention, device: torch.device
+    step: Step | Numbers,
+    block_size: int,
+    attend: Attention,
+    device: torch.device,
+    drawn: Tensor | Seq[int] = (),
 ) -> ForwardInput:
-    """The forward input of `step`, its attention planned by `attend`.
+    """The forward input of a step, its attention planned by `attend`.
 
-    `sample_rows` holds one row per item that draws, however many samples it draws, and after
-    these the rows whose states are pooled, or whose logits score prompts.
+    `drawn` are the draws of the last step, which may still be under way on the device.
     """
-    items = step.items
-    counts = np.fromiter((len(item.tokens) for item in items), np.int64, len(items))
-    starts = np.fromiter((item.start for item in items), np.int64, len(items))
-    ends = np.cumsum(counts)
-    tables = _block_tables([item.blocks for item in items])
-    sequence = np.repeat(np.arange(len(items)), counts)
-    positions = np.arange(ends[-1]) - (ends - counts - starts)[sequence]
-    slots = tables[sequence, positions // block_size] * block_size + positions % block_size
-    tokens = np.fromiter(chain.from_iterable(i.tokens for i in items), np.int64, int(ends[-1]))
-    draws = np.fromiter((bool(item.draws) for item in items), np.bool_, len(items))
-    rows = ends[draws] - 1
-    if any(item.states[1] or item.scored[1] for item in items):
-        wanted = [
-            np.arange(*part) + first
-            for parts in ([item.states for item in items], [item.scored for item in items])
-            for part, first in zip(parts, (ends - counts).tolist(), strict=True)
-        ]
-        rows = np.concatenate([rows, *wanted])
-    layout = RaggedLayout(
-        query_starts=[0, *accumulate(counts.tolist())],
-        context_lens=(starts + counts).tolist(),
-        block_tables=_tensor(tables, device),
-        block_size=block_size,
-        host_tables=tables,
+    numbers = describe(step, block_size) if isinstance(step, Step) else step
+    arrays = [numbers.tokens, numbers.positions, numbers.slots, numbers.rows, numbers.tables]
+    tokens, positions, slots, rows, tables, *late = upload(
+        [*arrays, numbers.late] if numbers.late.size else arrays, device
     )
+    if late:
+        fill_late(tokens, late[0], drawn)
     return ForwardInput(
-        token_ids=_tensor(tokens, device),
-        positions=_tensor(positions, device),
-        slots=_tensor(slots, device),
-        sample_rows=_tensor(rows, device),
-        attention=attend.plan(layout),
+        token_ids=tokens,
+        positions=positions,
+        slots=slots,
+        sample_rows=rows,
+        attention=attend.plan(layout_of(numbers, tables, block_size)),
     )
 
 
-def _block_tables(tables: list[tuple[int, ...]]) -> NDArray[np.int64]:
-    """(S, most blocks) int64, unused entries 0."""
-    lens = np.fromiter(map(len, tables), np.int64, len(tables))
-    out = np.zeros((len(tables), int(lens.max())), np.int64)
-    flat = np.fromiter(chain.from_iterable(tables), np.int64, int(lens.sum()))
-    out[np.arange(out.shape[1]) < lens[:, None]] = flat
-    return out
+def layout_of(numbers: Numbers, tables: Tensor, block_size: int) -> RaggedLayout:
+    """The layout of a step, with its block tables on the device."""
+    return RaggedLayout(
+        query_starts=[0, *accumulate(numbers.counts.tolist())],
+        context_lens=numbers.contexts.tolist(),
+        block_tables=tables,
+        block_size=block_size,
+        host_tables=numbers.tables,
+    )
 
 
-def _tensor(array: NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def fill_late(tokens: Tensor, late: Tensor, drawn: Tensor | Seq[int]) -> None:
+    """Put draws of the last step into `tokens` (T,), in place; for `late` see `Numbers`."""
+    source = torch.as_tensor(drawn, dtype=torch.int64, device=tokens.device)
+    tokens.index_copy_(0, late[0], source.index_select(0, late[1]))

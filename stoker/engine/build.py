@@ -6,22 +6,25 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from stoker.config import EngineConfig
+from stoker.engine.budget import Budget
+from stoker.engine.device import find_device
+from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.engine import Engine
+from stoker.engine.graphs import graph_buckets, make_graphs
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
+from stoker.engine.sizing import gpu_budget, host_blocks, weights_do_not_fit
 from stoker.engine.text import TextCodec, import_tokenizers
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.checkpoint import resolve_folder
+from stoker.model.checkpoint import resolve_folder, tensor_files
 from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
@@ -41,7 +44,7 @@ _BETWEEN = {"int8": "float32", "fp8": "bfloat16"}
 
 @dataclass
 class BuiltEngine:
-    """An engine with what its faces need beside it."""
+    """An engine with what its faces need beside it; `budget` is of a GPU's memory."""
 
     engine: Engine
     text: TextCodec
@@ -50,6 +53,7 @@ class BuiltEngine:
     folder: Path
     head: Head
     embedding: EmbeddingDefaults
+    budget: Budget | None = None
 
 
 def build_engine(
@@ -67,20 +71,25 @@ def build_engine(
         ConfigError: the settings don't fit the model or the machine.
     """
     folder = resolve_folder(model, revision, token)
-    device = _device(config.device)
+    device = find_device(config.device)
+    memory = DeviceMemory(device) if device.type == "cuda" else None
     start(config.device, config.dtype)
     _check_quantised(config.dtype, device)
     threads = config.threads or (default_threads() if device.type == "cpu" else None)
     if threads is not None:
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)
-    loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype))
-    cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
+    try:
+        loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype))
+    except torch.OutOfMemoryError:
+        assert memory is not None
+        raise ConfigError(weights_do_not_fit(memory, tensor_files(folder), config)) from None
     spec = loaded.model.spec
-    config = _resolve(config, spec, loaded.dtype, cache_dtype)
+    cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
+    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
+    measured = memory is not None and config.num_blocks is None and config.cache_memory is None
+    config = _resolve(config, spec, loaded.dtype, None if measured else block_bytes)
     assert config.max_context is not None
-    assert config.num_blocks is not None
-    assert config.max_batch_tokens is not None
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
@@ -92,32 +101,42 @@ def build_engine(
         soft_capped=any(layer.mixer.softcap for layer in spec.layers),
     )
     _prepare(loaded.model, config.max_context, config.dtype, ops)
-    cache = PagedCache(spec, config.num_blocks, config.block_size, cache_dtype, device)
+    assert config.max_batch_tokens is not None
+    most = config.max_batch_tokens
+    buckets = graph_buckets(config.cuda_graphs, device, ops.attention, config.max_running, most)
+    budget = None
+    if measured:
+        assert memory is not None
+        budget = gpu_budget(memory, loaded.model, config, cache_dtype, block_bytes, buckets)
+        config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
+    assert config.num_blocks is not None
+    assert config.max_context is not None
+    blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
+    cache = PagedCache(spec, blocks, config.block_size, cache_dtype, device)
+    graphs = make_graphs(buckets, loaded.model, cache, config.max_context)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
         block_size=config.block_size,
-        max_batch_tokens=config.max_batch_tokens,
+        max_batch_tokens=most,
         max_running=config.max_running,
         max_context=config.max_context,
         eos_ids=loaded.eos_ids,
         prefix_cache=config.prefix_cache,
         policy=config.policy,
     )
-    runner = ModelRunner(loaded.model, cache, device)
+    runner = ModelRunner(loaded.model, cache, device, graphs=graphs)
     tokenizer = text if text.available else None
-    engine = Engine(scheduler, runner, tokenizer, spec.vocab, record, loaded.head.tasks)
+    engine = Engine(
+        scheduler,
+        runner,
+        tokenizer,
+        spec.vocab,
+        record,
+        loaded.head.tasks,
+        overlap=bool(config.overlap),
+    )
     defaults = embedding_defaults(folder)
-    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r} is not known; use cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, but torch sees no NVIDIA GPU; use cpu")
-    return device
+    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
 
 
 def _check_quantised(dtype: str, device: torch.device) -> None:
@@ -150,25 +169,20 @@ def _prepare(model: Transformer, context: int, dtype: str, ops: Operations) -> N
 
 
 def _resolve(
-    config: EngineConfig, spec: ModelSpec, dtype: str, cache_dtype: torch.dtype
+    config: EngineConfig, spec: ModelSpec, dtype: str, block_bytes: int | None
 ) -> EngineConfig:
-    """`config` with nothing left to be decided."""
+    """`config` with nothing left to be decided.
+
+    Without the bytes of a block, the number of blocks is left open.
+    """
     context = config.max_context or spec.context
     if context > spec.context:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
-    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
     blocks = config.num_blocks
-    if blocks is None:
-        memory = config.cache_memory or _free_memory(config.device) // 4
-        useful = config.max_running * -(-context // config.block_size)
-        blocks = min(memory // block_bytes, useful)
-        if blocks < 1:
-            raise ConfigError(
-                f"{memory} bytes of cache memory do not hold one block of {block_bytes} bytes; "
-                "raise cache_memory"
-            )
+    if blocks is None and block_bytes is not None:
+        blocks = host_blocks(config, context, block_bytes)
     return dataclasses.replace(
         config,
         dtype=config.dtype if config.dtype in _BETWEEN else dtype,
@@ -176,17 +190,6 @@ def _resolve(
         max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
         num_blocks=blocks,
         cache_memory=None,
+        cuda_graphs=config.cuda_graphs if config.device != "cpu" else False,
+        overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
     )
-
-
-def _free_memory(device: str) -> int:
-    """Bytes that are free on the device, or on the host for a CPU."""
-    if device != "cpu":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

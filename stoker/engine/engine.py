@@ -1,7 +1,7 @@
-"""The step loop: plan, run, commit, and text out.
+"""Requests in, steps of the loop, and text out.
 
-Joins the scheduler (torch-free) with the runner (device) and the detokenizer. The faces drive
-it: `LLM` in the caller's thread, `AsyncEngine` in a thread of its own, jobs through `LLM`.
+Joins the loop of steps with the requests under way and the detokenizer. The faces drive it: `LLM`
+in the caller's thread, `AsyncEngine` in a thread of its own, jobs through `LLM`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass
-from typing import Protocol
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
+from stoker.engine.launch import Runner
 from stoker.engine.live import Live
-from stoker.engine.oom import free_unused, is_out_of_memory, retreat
+from stoker.engine.loop import EngineStats, Loop
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooler import PoolState
 from stoker.engine.pooling import require
@@ -31,26 +29,6 @@ from stoker.engine.step import Step
 from stoker.errors import InvalidRequestError
 
 
-class Runner(Protocol):
-    """What computes a step: the model's runner, or a fake one in tests."""
-
-    def run(
-        self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ...
-    ) -> list[list[int]]: ...
-
-
-@dataclass
-class EngineStats:
-    """Totals since the engine was made. The computed tokens that are no decodes are prefill."""
-
-    steps: int = 0
-    computed_tokens: int = 0
-    decode_tokens: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    out_of_memory: int = 0  # steps that did not fit and were done again in smaller ones
-
-
 class Engine:
     """Runs requests to their ends, a step at a time.
 
@@ -60,6 +38,7 @@ class Engine:
         tokenizer: turns ids to text; None leaves texts empty and refuses stop strings.
         vocab: token ids must be below it.
         record: keep every step, for a trace.
+        overlap: launch a step before the tokens of the one before it are known.
         tasks: what the model can do: "generate", "embed", "classify".
     """
 
@@ -71,6 +50,7 @@ class Engine:
         vocab: int,
         record: bool = False,
         tasks: tuple[str, ...] = ("generate", "embed"),
+        overlap: bool = False,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
@@ -78,7 +58,7 @@ class Engine:
         self.vocab = vocab
         self.tasks = tasks
         self.stats = EngineStats()
-        self.trace: list[Step] | None = [] if record else None
+        self.loop = Loop(scheduler, runner, self.stats, overlap, record)
         self._live: dict[str, Live] = {}
         self._token_texts: dict[int, str] = {}
         self._compiler: GrammarCompiler | None = None
@@ -144,6 +124,7 @@ class Engine:
                 one.finish_reason = "cancelled"
                 live.judge(one)
         live.finish()
+        self._settle()
         return live.output
 
     @property
@@ -151,58 +132,38 @@ class Engine:
         return self.scheduler.has_work
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step. Returns finished requests, and streaming ones that advanced.
+        """Take in the tokens of one step. Returns finished requests, and streaming ones that
+        advanced.
 
         If memory runs out, the step is undone and the next ones are smaller. If it fails
         otherwise or is interrupted, all requests are dropped, so that the engine can go on
         with new ones, and the exception is passed on.
         """
         try:
-            step = self.scheduler.plan()
-            if self.trace is not None:
-                self.trace.append(step)
-            tokens = self._compute(step)
-            if tokens is None:
-                free_unused()  # here, where the failed step's tensors have gone
-                return []
-            advanced = self.scheduler.commit(step, tokens)
+            outputs = self._collect(self.loop.turn(self._prepare))
+            self._settle()
         except BaseException:
             self.abort_all()
             raise
-        self.stats.steps += 1
-        self.stats.computed_tokens += step.num_tokens
-        self.stats.decode_tokens += step.num_decodes
-        self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
-        return self._collect(advanced)
+        return outputs
 
-    def _compute(self, step: Step) -> list[list[int]] | None:
-        """The step's tokens; None if memory ran out and it has been undone."""
-        pools, draws = self._pools(step), self._draws(step)
-        if draws.controls:
-            draws = dataclasses.replace(draws, masks=begin_masks(draws.controls))
-        try:
-            return self.runner.run(step, draws, pools) if pools else self.runner.run(step, draws)
-        except Exception as problem:
-            if not is_out_of_memory(problem):
-                raise
-            scored = [item.sequence for item in step.items if item.scored[1]]
-            retreat(self.scheduler, step, first=self.stats.out_of_memory == 0)
-            for seq in map(self.scheduler.__getitem__, scored):
-                scores = self._live[seq.request.id].scores
-                assert scores is not None
-                del scores.found[seq.scored :]
-            if self.trace is not None:
-                self.trace.pop()
-            self.stats.out_of_memory += 1
-            return None
-        finally:
-            if draws.masks is not None:
-                draws.masks.exception()  # waits: nothing may touch the states before
+    def _settle(self) -> None:
+        """Leave nothing under way where there is nothing to do."""
+        if not self.has_work:
+            self.loop.discard()
 
     def abort_all(self) -> None:
         """Drop every request and all cached content."""
         self._live.clear()
         self.scheduler.reset()
+        self.loop.discard()
+
+    def _prepare(self, step: Step) -> tuple[SamplingBatch, list[PoolState]]:
+        """What the runner needs beside the step."""
+        pools, draws = self._pools(step), self._draws(step)
+        if draws.controls:
+            draws = dataclasses.replace(draws, masks=begin_masks(draws.controls))
+        return draws, pools
 
     def _draws(self, step: Step) -> SamplingBatch:
         batch = SamplingBatch([], [], [], [], [])

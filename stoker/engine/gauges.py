@@ -83,7 +83,7 @@ def read_gauges(engine: Engine) -> Gauges:
         steps=stats.steps,
         prefill_tokens=stats.computed_tokens - stats.decode_tokens,
         decode_tokens=stats.decode_tokens,
-        saved_tokens=scheduler.num_hit_tokens,
+        saved_tokens=scheduler.tables.num_hit_tokens,
         preemptions=scheduler.num_preemptions,
         running=len(scheduler.running),
         waiting=scheduler.num_waiting,

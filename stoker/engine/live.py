@@ -87,9 +87,13 @@ class Live:
         return found
 
     def score_range(self, start: int, scored: tuple[int, int]) -> ScoreRange:
-        """What the states of tokens start + scored[0] to start + scored[1] - 1 score."""
+        """What the states of tokens start + scored[0] to start + scored[1] - 1 score.
+
+        What there is of these scores, from a step that ran out of memory, is dropped.
+        """
         assert self.scores is not None
         first, last = start + scored[0] + 1, start + scored[1] + 1
+        del self.scores.found[first - 1 :]
         return ScoreRange(self.scores, self.scores.prompt[first:last])
 
     def take_draw(self, out: CompletionOutput, token: int, text: TokenText) -> bool:

@@ -1,12 +1,13 @@
 """Running out of memory in a step: smaller steps from now on, and the same work again.
 
-Knows the scheduler and steps; what of a request's results a failed step left half done is put
-back by the engine, which calls this.
+Knows the scheduler and steps. What a failed step left of a prompt's scores is dropped when the
+prompt is scored again (`Live.score_range`). Called by the loop.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence as Seq
 
 import torch
 
@@ -26,28 +27,29 @@ def is_out_of_memory(problem: BaseException) -> bool:
     )
 
 
-def retreat(scheduler: Scheduler, step: Step, first: bool) -> None:
-    """Undo `step`, which did not fit, and lower the limits to half of what it had.
+def retreat(scheduler: Scheduler, steps: Seq[Step], first: bool) -> None:
+    """Undo the first of `steps`, which did not fit, and lower the limits to half of what it had.
 
     Everything that ran waits again, in the same order and before all else, and is computed anew
     from its tokens; the prefix cache is emptied, since blocks of the step were never filled.
 
     Args:
-        scheduler: planned `step` and has not committed it.
-        step: what failed.
+        scheduler: planned `steps` and has committed none of them.
+        steps: what failed, and the step that was planned ahead of its tokens, if one was.
         first: note it in the log.
 
     Raises:
         StokerError: the step has one token, so none can be smaller.
     """
+    step = steps[0]
     if step.num_tokens <= 1:
         raise StokerError(
             "out of memory in a step of one token, the smallest there is; give the cache less "
             "memory (cache_memory), use a narrower dtype or a smaller model, or free memory"
         )
-    for item in step.items:
-        if item.scored[1]:
-            scheduler[item.sequence].scored = item.start + item.scored[0]
+    scheduler.retract()
+    for item in (item for one in reversed(steps) for item in one.items if item.scored[1]):
+        scheduler[item.sequence].scored = item.start + item.scored[0]
     for seq in scheduler.running:
         if not seq.generated:
             seq.hit_tokens = 0  # its prompt begins anew

@@ -33,22 +33,26 @@ class FakeCache:
         self._size = block_size
         self._cells: list[list[int | None]] = [[None] * block_size for _ in range(num_blocks)]
         self._next_token = next_token
+        self._drawn: list[int] = []  # in the last step, for one that was planned before it ended
 
-    def run(self, step: Step) -> list[list[int]]:
-        """The drawn tokens of each item, in the order of its draws.
+    def run(self, step: Step) -> list[int]:
+        """The drawn tokens, in the order of the items and of their draws.
 
         Raises:
             ValueError: an item's block table misses a position or reads one never written.
         """
+        step = step.resolved(self._drawn)
         contents = [list(self._cells[src]) for src, _ in step.copies]  # all read before any write
         for (_, dst), content in zip(step.copies, contents, strict=True):
             self._cells[dst] = content
         for item in step.items:
             self._write(item)
-        return [
-            [self._next_token(self.context(item), index) for index in item.draws]
+        self._drawn = [
+            self._next_token(self.context(item), index)
             for item in step.items
+            for index in item.draws
         ]
+        return self._drawn
 
     def context(self, item: StepItem) -> tuple[int, ...]:
         """The token ids that the item's last position sees."""

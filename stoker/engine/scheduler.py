@@ -1,5 +1,6 @@
 """Decides what every step computes: plan() makes a `Step`, commit() takes its tokens in.
 
+Between the two, presume() lets the next step be planned on tokens that are not known yet.
 There are no phases: decodes and prefill chunks share a step under one token budget. Knows
 requests, blocks and counts, never tensors; driven by the engine, and by tests on a fake model.
 """
@@ -18,6 +19,7 @@ from stoker.engine.pooling import prompt_limit
 from stoker.engine.request import Request
 from stoker.engine.sequence import Sequence, Status
 from stoker.engine.step import NOT_SCORED, Step, StepItem
+from stoker.engine.tables import BlockTables
 from stoker.errors import InvalidRequestError
 
 
@@ -66,13 +68,12 @@ class Scheduler:
         self.max_running = min(max_running, max_batch_tokens)
         self.max_context = max_context
         self.eos_ids = eos_ids
-        self.prefix_cache = prefix_cache
+        self.tables = BlockTables(self.pool, prefix_cache)
         self.lengths = LengthEstimator()
         self.waiting = POLICIES[policy](block_size)
         self.preempted: deque[Sequence] = deque()  # go before all that wait
         self.running: list[Sequence] = []  # in order of admission
         self.num_preemptions = 0
-        self.num_hit_tokens = 0
         self._by_serial: dict[int, Sequence] = {}
         self._serial = 0
         self._step = 0
@@ -193,13 +194,15 @@ class Scheduler:
         if seq.status is not Status.RUNNING:
             return  # preempted earlier in this plan
         if seq.remaining > 1:
-            self._match(seq)
+            self.tables.match(seq)
         count = min(seq.remaining, plan.budget)
         if not self._make_room(plan, seq, count):
-            count = min(count, self._room(seq)) if seq.status is Status.RUNNING else 0
+            count = min(count, self.tables.room(seq)) if seq.status is Status.RUNNING else 0
             if count <= 0:
                 return
-        self._grow(plan, seq, count)
+        copied = self.tables.grow(seq, count)
+        if copied is not None:
+            plan.copies.append(copied)
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
@@ -211,48 +214,7 @@ class Scheduler:
             StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, states, scored)
         )
         plan.budget -= count
-        self._register(seq)
-
-    def _match(self, seq: Sequence) -> None:
-        """Take over blocks that others have computed, or compute earlier in this same step.
-
-        Within a layer all keys and values are written before any are read, so a block that is
-        filled in this step may already be shared in it.
-        """
-        size = self.block_size
-        if not (self.prefix_cache and seq.may_reuse) or seq.cursor is None or seq.computed % size:
-            return
-        found = self.pool.index.match(seq.tokens, seq.cursor, seq.computed)
-        if not found:
-            return
-        self.pool.share(found, reuse=True)
-        if seq.shared_blocks == len(seq.blocks):
-            seq.shared_blocks += len(found)
-        seq.blocks += found
-        seq.registered = len(seq.blocks)
-        seq.cursor = found[-1]
-        seq.computed += len(found) * size
-        hits = min(seq.computed, seq.prompt_len) - min(
-            seq.computed - len(found) * size, seq.prompt_len
-        )
-        seq.hit_tokens += hits
-        self.num_hit_tokens += len(found) * size
-
-    def _copies_needed(self, seq: Sequence) -> int:
-        """1 if the block that is written next has other owners and must be copied first."""
-        at = seq.computed // self.block_size
-        return int(at < len(seq.blocks) and self.pool.refs(seq.blocks[at]) > 1)
-
-    def _blocks_needed(self, seq: Sequence, count: int) -> int:
-        grown = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
-        return max(0, grown) + self._copies_needed(seq)
-
-    def _room(self, seq: Sequence) -> int:
-        """Tokens that fit `seq` with the blocks that are available now."""
-        spare = self.pool.available - self._copies_needed(seq)
-        if spare < 0:
-            return 0
-        return (len(seq.blocks) + spare) * self.block_size - seq.computed
+        self.tables.register(seq)
 
     def _make_room(self, plan: _Plan, seq: Sequence, count: int) -> bool:
         """Preempt the last admitted until `count` tokens fit; False if they can't.
@@ -260,7 +222,7 @@ class Scheduler:
         Sequences that are part of this step already are spared. A decode that is itself the
         last one is preempted; a prefill stays, and takes what there is.
         """
-        while self._blocks_needed(seq, count) > self.pool.available:
+        while self.tables.needed(seq, count) > self.pool.available:
             victim = next((s for s in reversed(self.running) if s.planned != plan.number), None)
             if victim is None:
                 return False
@@ -285,40 +247,13 @@ class Scheduler:
         seq.status = Status.WAITING
         self.preempted.appendleft(seq)
 
-    def _grow(self, plan: _Plan, seq: Sequence, count: int) -> None:
-        """Give `seq` blocks of its own for its next `count` tokens."""
-        if self._copies_needed(seq):
-            at = seq.computed // self.block_size
-            fresh = self.pool.allocate()
-            plan.copies.append((seq.blocks[at], fresh))
-            self.pool.release(seq.blocks[at : at + 1])
-            seq.blocks[at] = fresh
-            seq.shared_blocks = min(seq.shared_blocks, at)
-        while len(seq.blocks) * self.block_size < seq.computed + count:
-            seq.blocks.append(self.pool.allocate())
-
-    def _register(self, seq: Sequence) -> None:
-        """Enter the blocks that this step fills into the prefix index."""
-        size = self.block_size
-        if not self.prefix_cache:
-            return
-        while seq.cursor is not None and (seq.registered + 1) * size <= seq.computed:
-            at = seq.registered
-            block = seq.blocks[at]
-            if self.pool.index.insert(seq.cursor, seq.tokens[at * size : (at + 1) * size], block):
-                seq.registered, seq.cursor = at + 1, block
-            else:
-                seq.cursor = None  # another sequence has the same content: one copy is enough
-
     def _admit(self, plan: _Plan) -> None:
         forecast: Forecast | None = None
         while plan.budget and len(self.running) < self.max_running:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
             if seq is None:
                 return
-            usable = self.prefix_cache and seq.may_reuse
-            matched = self.pool.index.match(seq.tokens) if usable else []
-            held = [block for block in matched if self.pool.refs(block)]
+            held = [block for block in self.tables.found(seq) if self.pool.refs(block)]
             if self.running:
                 if forecast is None:
                     forecast = Forecast(self.running, self.pool.held, self.block_size, self.lengths)
@@ -337,15 +272,37 @@ class Scheduler:
 
     # -- commit ----------------------------------------------------------------------------
 
-    def commit(self, step: Step, tokens: Seq[Seq[int]]) -> list[Sequence]:
-        """Take in the drawn tokens, one list per item of `step`, in the order of its draws.
+    def presume(self, step: Step) -> None:
+        """Let `plan` go on while `step`, the last one, is still being computed.
+
+        Each sequence gets a placeholder for the token that it draws there, unless this one is its
+        last by length. `step` must have no item with several draws.
+        """
+        row = 0
+        for item in step.items:
+            if item.draws:
+                seq = self._by_serial.get(item.sequence)
+                if seq is not None and len(seq.tokens) + 1 < seq.length_limit:
+                    seq.tokens.append(~row)
+                row += 1
+
+    def retract(self) -> None:
+        """Take the placeholders back, since the step that draws their tokens has failed."""
+        for seq in (*self.running, *self.preempted):
+            if seq.tokens[-1] < 0:
+                seq.tokens.pop()
+
+    def commit(self, step: Step, tokens: Seq[int]) -> list[Sequence]:
+        """Take in the drawn tokens, in the order of the items of `step` and of their draws.
 
         Returns the sequences that got a token, and pooled ones whose prompt is done; finished
-        ones are among them.
+        ones are among them. A finished one may be part of a step under way: what that computes
+        for it is dropped, and its blocks are written to no later than by their next owner.
         """
         advanced: list[Sequence] = []
-        for item, drawn in zip(step.items, tokens, strict=True):
-            assert len(drawn) == len(item.draws)
+        taken = 0
+        for item in step.items:
+            first, taken = taken, taken + len(item.draws)
             seq = self._by_serial.get(item.sequence)
             if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
                 advanced.append(seq)
@@ -353,16 +310,21 @@ class Scheduler:
                 continue  # cancelled meanwhile, or a prompt still under way
             siblings = [self._fork(seq, index) for index in item.draws[1:]]
             seq.to_draw = 1
-            for one, token in zip([seq, *siblings], drawn, strict=True):
-                one.tokens.append(token)
+            for one, token in zip([seq, *siblings], tokens[first:taken], strict=True):
+                one.draw(token)
                 advanced.append(one)
+        assert taken == len(tokens)
         for seq in advanced:
             reason = finish_reason(seq, self.eos_ids)
             if reason:
                 # neither a pooled prompt nor a length set beforehand teaches anything
                 if seq.request.pooling is None and not seq.request.params.ignore_eos:
                     self.lengths.observe(seq.generated)
+                if seq.status is Status.WAITING:
+                    self._unqueue(seq)  # preempted while its last token was drawn
                 self._finish(seq, reason)
+            elif not seq.remaining:
+                self.tables.register(seq)  # planned ahead, and now its content is known
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
             self.put_back(self.running.pop())

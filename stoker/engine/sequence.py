@@ -7,7 +7,8 @@ Owned by the scheduler. Everything else follows from its counters:
     blocks   [  0  |  1  |  2  |  3  ]   hold the keys and values of `computed`
              [ registered ]              blocks known to the prefix index
 
-A decode has one token remaining, a prefill (or a recomputation) more.
+A decode has one token remaining, a prefill (or a recomputation) more. The newest token may be
+a placeholder below 0 for one that is still being drawn: ~row, for draw `row` of the last step.
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ class Sequence:
         self.shared_blocks = 0  # leading blocks taken from the index
         self.registered = 0
         self.cursor: int | None = ROOT  # index entry of the last registered block; None: gave up
+
+    def draw(self, token: int) -> None:
+        """Take in the next token, in place of its placeholder if there is one."""
+        if self.tokens[-1] < 0:
+            self.tokens[-1] = token
+        else:
+            self.tokens.append(token)
 
     @property
     def remaining(self) -> int:

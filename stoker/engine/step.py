@@ -7,7 +7,8 @@ Made by the scheduler, read by the batch builder.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 NOT_SCORED = (0, 0)
@@ -19,7 +20,8 @@ class StepItem(NamedTuple):
     Attributes:
         sequence: the sequence's serial number.
         start: absolute position of the first of `tokens`.
-        tokens: the token ids whose keys and values this step computes.
+        tokens: the token ids whose keys and values this step computes. The last may be below 0:
+            ~row stands for what draw `row` of the step before gives.
         blocks: the block table, covering positions 0 to start + len(tokens) - 1.
         draws: sample indices to draw from the last position's logits; empty when more of the
             prompt is still to come.
@@ -58,6 +60,16 @@ class Step:
     def num_decodes(self) -> int:
         """The tokens of sequences that have no other token to compute."""
         return sum(1 for item in self.items if len(item.tokens) == 1)
+
+    def resolved(self, drawn: Seq[int]) -> Step:
+        """This step with real tokens in place of placeholders, given the step before's draws."""
+        items = tuple(
+            item._replace(tokens=(*item.tokens[:-1], drawn[~item.tokens[-1]]))
+            if item.tokens[-1] < 0
+            else item
+            for item in self.items
+        )
+        return replace(self, items=items)
 
     def to_json(self) -> str:
         """One line of JSON, the inverse of `from_json`."""

@@ -40,11 +40,8 @@ class PagedCache:
             for pages in pair:
                 storage(pages).zero_()
 
-    def copy_blocks(self, copies: tuple[tuple[int, int], ...]) -> None:
-        """Copy whole blocks, (source, destination) each, in every layer."""
-        if not copies:
-            return
-        src, dst = torch.tensor(copies, device=storage(self.layers[0][0]).device).T
+    def copy_blocks(self, src: Tensor, dst: Tensor) -> None:
+        """Copy the blocks src (C,) to dst (C,), int64, in every layer; all are read first."""
         for pair in self.layers:
             for pages in pair:
                 cache = storage(pages)

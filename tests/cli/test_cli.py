@@ -25,7 +25,9 @@ def test_flags_are_these():
     common = [
         "--choice",
         "--debug",
+        "--device",
         "--dtype",
+        "--gpu-memory",
         "--grammar",
         "--help",
         "--max-tokens",
@@ -44,8 +46,10 @@ def test_flags_are_these():
     assert flags["generate"] == sorted([*common, "-h", "-m"])
     embed = [
         "--debug",
+        "--device",
         "--dtype",
         "--format",
+        "--gpu-memory",
         "--help",
         "--model",
         "--no-normalize",

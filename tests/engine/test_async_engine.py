@@ -9,6 +9,7 @@ import pytest
 from stoker import LLM
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.engine import Engine
+from stoker.engine.launch import Done
 from stoker.engine.params import SamplingParams
 from stoker.engine.replay import FakeCache, hash_context
 from stoker.engine.scheduler import Scheduler
@@ -24,12 +25,12 @@ class FakeRunner:
         self.cache = FakeCache(64, 4, NEXT)
         self.fail = False
 
-    def run(self, step, draws):
+    def launch(self, step, draws, pools):
         time.sleep(0.0005)
         if self.fail:
             self.fail = False
             raise RuntimeError("out of order")
-        return self.cache.run(step)
+        return Done(self.cache.run(step))
 
 
 def make():

@@ -14,7 +14,7 @@ def test_equal_to_transformers_where_nothing_ends_early(name, width, checkpoint,
     model, count = checkpoint(name), 7
     with LLM(model.folder, block_size=4, max_running=11) as llm:
         found = llm.beam_search(prompts[:6], BeamSearchParams(beam_width=width, max_tokens=count))
-        assert llm.engine.scheduler.num_hit_tokens > 0
+        assert llm.engine.scheduler.tables.num_hit_tokens > 0
     for prompt, output in zip(prompts, found, strict=False):
         ids = torch.tensor([prompt])
         expected = model.model.generate(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stoker import LLM, SamplingParams
 from stoker.engine.engine import Engine
+from stoker.engine.launch import Done
 from stoker.engine.params import SamplingParams as Params
 from stoker.engine.pooling import PoolingParams
 from stoker.engine.replay import FakeCache, hash_context, replay, save_trace
@@ -29,13 +30,13 @@ class Runner:
         self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, hash_context(VOCAB))
         self.runs = 0
 
-    def run(self, step, draws, pools=()):
+    def launch(self, step, draws, pools):
         self.runs += 1
         if self.fails(self.runs, step):
             raise PROBLEMS[self.runs % 3]
         for scores in draws.scores:
             scores.scores.found.extend(scores.targets)
-        return self.cache.run(step)
+        return Done(self.cache.run(step))
 
 
 def run_all(requests, fails, **changes):
@@ -120,7 +121,7 @@ def test_other_failures_are_passed_on():
 def test_a_trace_holds_the_steps_that_ran(tmp_path):
     _, engine = run_all(some_requests(random.Random(1)), lambda run, step: run in (3, 9))
     path = tmp_path / "trace"
-    save_trace(path, 24, 4, engine.trace)
+    save_trace(path, 24, 4, engine.loop.trace)
     assert replay(path) == engine.stats.steps
 
 
@@ -158,9 +159,9 @@ def test_a_real_model(text_model, late, monkeypatch):
         expected = work(llm)
     with LLM(text_model, max_batch_tokens=40) as llm:
         runner, runs = llm.engine.runner, []
-        genuine = runner.run
+        genuine = runner.launch
 
-        def run(step, *rest):
+        def launch(step, *rest):
             runs.append(step)
             bad = len(runs) % 5 == 2 and step.num_tokens > 4
             if bad and not late:
@@ -170,6 +171,6 @@ def test_a_real_model(text_model, late, monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return tokens
 
-        monkeypatch.setattr(runner, "run", run)
+        monkeypatch.setattr(runner, "launch", launch)
         assert work(llm) == expected
         assert llm.engine.stats.out_of_memory > 1

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.engine.engine import Engine
+from stoker.engine.launch import Done
 from stoker.engine.params import SamplingParams
 from stoker.engine.pooler import PoolState, gather
 from stoker.engine.pooling import PoolingParams, require
@@ -33,7 +34,7 @@ class FakeRunner:
         self.scheduler = scheduler
         self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, NEXT)
 
-    def run(self, step, draws, pools=()):
+    def launch(self, step, draws, pools):
         assert Step.from_json(step.to_json()) == step
         tokens, pools = self.cache.run(step), iter(pools)
         for item in step.items:
@@ -48,7 +49,7 @@ class FakeRunner:
                 pool.vector = []
             pool.vector += seen
         assert next(pools, None) is None, "more pools than items that want states"
-        return tokens
+        return Done(tokens)
 
 
 def expected(request):

@@ -1,0 +1,158 @@
+"""The loop of steps: plan, launch, wait for the tokens, commit.
+
+    plain     plan 1  launch 1  wait 1  commit 1  plan 2  launch 2  wait 2  commit 2
+    overlap   plan 1  launch 1  plan 2  launch 2  wait 1  commit 1  plan 3  launch 3  wait 2 ...
+
+With overlap the device has the next step before the host looks at the last one. The next is then
+planned on placeholders for the tokens under way, which the device fills in. A sequence that ends
+by its token is found out a step late, and what was computed for it is dropped. A step whose
+outcome the host must see first is waited for. Knows steps, not what is asked or answered; driven
+by the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stoker.engine.launch import Done, Failed, Handle, Runner
+from stoker.engine.oom import free_unused, is_out_of_memory, retreat
+from stoker.engine.pooler import PoolState
+from stoker.engine.sampler import SamplingBatch
+from stoker.engine.scheduler import Scheduler
+from stoker.engine.sequence import Sequence
+from stoker.engine.step import Step
+
+Prepare = Callable[[Step], tuple[SamplingBatch, list[PoolState]]]
+
+
+@dataclass
+class EngineStats:
+    """Totals since the engine was made. The computed tokens that are no decodes are prefill."""
+
+    steps: int = 0
+    computed_tokens: int = 0
+    decode_tokens: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    out_of_memory: int = 0  # steps that did not fit and were done again in smaller ones
+
+
+@dataclass
+class _Flight:
+    """A step under way."""
+
+    step: Step
+    draws: SamplingBatch
+    foreseeable: bool = False  # the next step may be planned before its tokens are known
+    handle: Handle = field(default_factory=lambda: Done([]))
+
+    def wait(self) -> list[int]:
+        try:
+            return self.handle.wait()
+        finally:
+            if self.draws.masks is not None:
+                self.draws.masks.exception()  # waits: nothing may touch the states before
+
+
+class Loop:
+    """Takes steps from plan to commit.
+
+    Args:
+        scheduler: plans them.
+        runner: computes them.
+        stats: is kept up to date.
+        overlap: launch the next step before the tokens of one are known, where that can be.
+        record: keep every step, for a trace.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        stats: EngineStats,
+        overlap: bool = False,
+        record: bool = False,
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.stats = stats
+        self.overlap = overlap
+        self.trace: list[Step] | None = [] if record else None
+        self._flights: deque[_Flight] = deque()  # at most one between two turns
+
+    def turn(self, prepare: Prepare) -> list[Sequence]:
+        """Take in the tokens of a step; with overlap, launch the one after it before.
+
+        Returns the sequences that advanced. There are none if memory ran out, and the step, with
+        what was planned after it, has been undone. Other errors are raised when the steps before
+        the one at fault have been taken in; the caller then drops all requests.
+
+        Args:
+            prepare: makes what the runner needs beside a step.
+        """
+        if not self._flights and not self._launch(prepare):
+            return []
+        flight = self._flights[0]
+        if self.overlap and flight.foreseeable:
+            self.scheduler.presume(flight.step)
+            self._launch(prepare)
+        tokens = self._tokens(flight)
+        if tokens is None:
+            free_unused()  # here, where the failed step's tensors have gone
+            return []
+        self._flights.popleft()
+        if self.trace is not None and self._flights:
+            self.trace[-1] = self.trace[-1].resolved(tokens)
+        advanced = self.scheduler.commit(flight.step, tokens)
+        self.stats.steps += 1
+        self.stats.computed_tokens += flight.step.num_tokens
+        self.stats.decode_tokens += flight.step.num_decodes
+        self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
+        return advanced
+
+    def discard(self) -> None:
+        """Wait for what is under way, and drop it."""
+        while self._flights:
+            with contextlib.suppress(Exception):
+                self._flights[0].wait()
+            self._flights.popleft()
+
+    def _launch(self, prepare: Prepare) -> bool:
+        """Plan a step and launch it; False if there is nothing to do, or not yet."""
+        step = self.scheduler.plan()
+        if not step.items:
+            return False
+        flight = _Flight(step, SamplingBatch([], [], [], [], []))
+        self._flights.append(flight)
+        if self.trace is not None:
+            self.trace.append(step)
+        try:
+            flight.draws, pools = prepare(step)
+            flight.handle = self.runner.launch(step, flight.draws, pools)
+        except Exception as problem:
+            if is_out_of_memory(problem):
+                problem = problem.with_traceback(None)  # its frames hold the step's tensors
+            flight.handle = Failed(problem)
+            return True
+        asked = pools or flight.draws.controls or flight.draws.scores
+        flight.foreseeable = not asked and all(len(item.draws) < 2 for item in step.items)
+        return True
+
+    def _tokens(self, flight: _Flight) -> list[int] | None:
+        """The tokens of the first step under way; None if memory ran out and all is undone."""
+        try:
+            return flight.wait()
+        except Exception as problem:
+            steps = [one.step for one in self._flights]
+            self._flights.popleft()
+            if not is_out_of_memory(problem):
+                raise
+        self.discard()
+        retreat(self.scheduler, steps, first=self.stats.out_of_memory == 0)
+        if self.trace is not None:
+            del self.trace[-len(steps) :]
+        self.stats.out_of_memory += 1
+        return None
