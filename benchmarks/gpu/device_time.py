@@ -28,6 +28,8 @@ def trace(work: Callable[[], object], device: torch.device) -> Trace:
     """What `work` does on the device. It takes longer than it would without a profiler."""
     cuda = device.type == "cuda"
     activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    if cuda:
+        torch.cuda.synchronize(device)  # what was launched before is not counted
     with profile(activities=[activity]) as found:
         work()
         if cuda:

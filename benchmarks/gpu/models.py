@@ -107,9 +107,7 @@ def randomise(name: str, weights: Tensor) -> None:
     weights.fill_(1.0) if weights.dim() == 1 else weights.normal_(0.0, SPREAD)
 
 
-def random_model(
-    folder: Path, device: torch.device, dtype: str = "auto"
-) -> loader.LoadedModel:
+def random_model(folder: Path, device: torch.device, dtype: str = "auto") -> loader.LoadedModel:
     """Stands in for `loader.load_model`: reads config.json alone, and makes the weights there."""
     config = json.loads((folder / "config.json").read_text())
     spec, _, head = resolve(config)

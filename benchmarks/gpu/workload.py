@@ -58,8 +58,7 @@ def w1(requests: int = 256, least: int = 100, most: int = 1024, ids: int = 10000
     """
     rng = random.Random(0)
     prompts = tuple(
-        tuple(rng.randint(0, ids) for _ in range(rng.randint(least, most)))
-        for _ in range(requests)
+        tuple(rng.randint(0, ids) for _ in range(rng.randint(least, most))) for _ in range(requests)
     )
     return Workload(prompts, tuple(rng.randint(least, most) for _ in range(requests)))
 
