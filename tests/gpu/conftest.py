@@ -30,8 +30,8 @@ def gpu(device):
     return device
 
 
-@pytest.fixture(autouse=True)
-def _full_precision(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def _full_precision():
     """float32 is float32: no TF32."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
