@@ -66,15 +66,16 @@ CASES: dict[str, Case] = {  # what matters most first
         lambda: prefixed(6, 200, 3, 6, 500),
         {"max_running": 1024},
     ),
-    "qwen3-8b": Case("qwen3-8b", 10.3e3, w1, _tiny_w1),
-    "qwen3-1.7b": Case("qwen3-1.7b", 22e3, w1, _tiny_w1),
     "samples": Case(
         "llama-3.2-1b",
         120e3,
         lambda: sampled(128, 1024, 128, 100),
         lambda: sampled(2, 4, 9, 6, 500),
         {"max_running": 4096, "max_batch_tokens": 8192},
+        40,
     ),
+    "qwen3-8b": Case("qwen3-8b", 10.3e3, w1, _tiny_w1),
+    "qwen3-1.7b": Case("qwen3-1.7b", 22e3, w1, _tiny_w1),
 }
 DECODE_GOALS = {"bf16": 3.7, "fp8": 3.3}  # TB/s at 256 sequences of 1,024 tokens
 HOST_GOAL = 0.05  # the most that the host may add to a decode step

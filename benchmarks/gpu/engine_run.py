@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from workload import Workload, fixed
 from stoker import LLM, SamplingParams
 from stoker.engine.buckets import sizes
 from stoker.engine.request import Request
+
+REHEARSAL = 6.0  # seconds of a case before it is timed, in which what is left gets compiled
 
 
 def options_of(case: Case, device: torch.device, smoke: bool) -> dict[str, Any]:
@@ -184,8 +187,14 @@ def memory_of(llm: LLM) -> dict[str, Any]:
     }
 
 
-def run_case(case: Case, device: torch.device, smoke: bool, limit: float) -> dict[str, Any]:
-    """All that is measured of a case."""
+def run_case(
+    case: Case,
+    device: torch.device,
+    smoke: bool,
+    limit: float,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
+) -> dict[str, Any]:
+    """All that is measured of a case; `keep` is given what there is before steps are profiled."""
     work = case.tiny() if smoke else case.work()
     start = time.perf_counter()
     with make_llm(case, device, smoke) as llm:
@@ -199,7 +208,9 @@ def run_case(case: Case, device: torch.device, smoke: bool, limit: float) -> dic
             "running": llm.engine.scheduler.max_running,
             "warm_up_s": warm_up(llm),
         }
+        timed_run(llm, work, REHEARSAL)
         found |= timed_run(llm, work, limit)
+        keep(found)
         found["decode_step"] = decode_steps(llm, work, 2 if smoke else 20)
         found["memory"] = memory_of(llm)
     return found

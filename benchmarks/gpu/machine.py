@@ -51,14 +51,11 @@ def sampling() -> Iterator[dict[str, Any]]:
     MHz, W, degrees Celsius and MiB of the first GPU; it stays empty without nvidia-smi.
     """
     found: dict[str, Any] = {}
-    query = f"--query-gpu={','.join(SAMPLED)}"
+    command = ["nvidia-smi", f"--query-gpu={','.join(SAMPLED)}", "-i", "0"]
+    command += ["--format=csv,noheader,nounits", f"--loop-ms={EVERY}"]
     with tempfile.TemporaryFile("w+") as lines:
         try:
-            smi = subprocess.Popen(
-                ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", "0", f"-lms={EVERY}"],
-                stdout=lines,
-                stderr=subprocess.DEVNULL,
-            )
+            smi = subprocess.Popen(command, stdout=lines, stderr=subprocess.DEVNULL)
         except OSError:
             yield found
             return

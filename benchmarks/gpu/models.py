@@ -101,9 +101,8 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
-def randomise(name: str, weights: Tensor) -> None:
-    """Norms become 1, the rest normal; of one seed, whatever came before."""
-    torch.manual_seed(0)
+def randomise(weights: Tensor) -> None:
+    """Norms become 1, the rest normal."""
     weights.fill_(1.0) if weights.dim() == 1 else weights.normal_(0.0, SPREAD)
 
 
@@ -115,8 +114,9 @@ def random_model(folder: Path, device: torch.device, dtype: str = "auto") -> loa
     with torch.device("meta"):
         model = Transformer(spec)
     loader._allocate(model, loader.DTYPES[name], device)
-    for key, parameter in model.named_parameters():
-        randomise(key, parameter.data)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        randomise(parameter.data)
     return loader.LoadedModel(model.eval(), frozenset(), name, head)
 
 
@@ -145,6 +145,7 @@ def write_model(folder: Path, config: dict[str, Any], device: torch.device) -> i
     places: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     total = held = number = 0
+    torch.manual_seed(0)
 
     def flush() -> None:
         nonlocal shard, held, number
@@ -157,7 +158,7 @@ def write_model(folder: Path, config: dict[str, Any], device: torch.device) -> i
 
     for name, empty in model.named_parameters():  # tied ones come once
         weights = torch.empty(empty.shape, dtype=torch.bfloat16, device=device)
-        randomise(name, weights)
+        randomise(weights)
         shard[name] = weights.cpu()
         held += weights.nbytes
         total += weights.nbytes

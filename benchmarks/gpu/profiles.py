@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, Case
+from cases import CASES
 from device_time import trace
 from engine_run import add_all, make_llm, start_decodes, warm_up
 from loading import run_loading
 from machine import about
 from operations import draws, products, rows
 from phases import WITHIN_LAUNCH, phases
+from workload import Workload
 
 from stoker import LLM
 
@@ -46,23 +47,22 @@ def steps(device: torch.device, smoke: bool) -> dict[str, Any]:
                 if not smoke:
                     warm_up(llm)
                 count = 2 if smoke else 10
-                for kind, begin in (("decode", _decodes), ("mixed", _mixed)):
-                    begin(llm, case, smoke, 4 * count)
+                work = case.tiny() if smoke else case.work()
+                for kind in ("decode", "mixed"):
+                    if kind == "decode":
+                        start_decodes(llm, work, 4 * count)
+                    else:
+                        start_prompts(llm, work)
                     label = f"{name}, {kind}, {way}"
                     found[label] = _some_steps(llm, count, device)
                     show(label, found[label])
     return found
 
 
-def _decodes(llm: LLM, case: Case, smoke: bool, room: int) -> None:
-    start_decodes(llm, case.tiny() if smoke else case.work(), room)
-
-
-def _mixed(llm: LLM, case: Case, smoke: bool, room: int) -> None:
-    """To the middle of the prompts, with decodes beside chunks."""
-    work = case.tiny() if smoke else case.work()
-    add_all(llm, work, tuple(300 if not smoke else 20 for _ in work.prompts))
-    for _ in range(2 if smoke else work.input_tokens // 2048 // 4):
+def start_prompts(llm: LLM, work: Workload) -> None:
+    """A quarter of the way through the prompts, with decodes beside chunks."""
+    add_all(llm, work)
+    for _ in range(work.input_tokens // llm.engine.scheduler.max_batch_tokens // 4):
         llm.engine.step()
 
 

@@ -50,7 +50,7 @@ def shown(name: str, found: dict[str, Any]) -> str:
         kind = "failed" if "failed" in found else "skipped"
         return f"{name:20} {kind}: {found[kind]}"
     if name in CASES:
-        host = found["decode_step"]["host_share"]
+        host = found.get("decode_step", {}).get("host_share")
         return line(
             name + (" (cut)" if found["cut"] else ""),
             f"{found['output_tokens_per_s']:,.0f}",

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from report import heading, shown, with_bounds
 
 RESULTS = Path(__file__).parents[1] / "results"
 BESIDE = {"kernels": 60, "peer": 90, "loading": 100}  # what is no case, and its seconds
-START = 45  # seconds to start a process, make an engine and warm it up
+START = 75  # seconds to start a process, make an engine and warm it up
 LEAST = 30  # seconds with which it makes sense to begin
-ORDER = ["kernels", *list(CASES)[:7], "peer", "loading", *list(CASES)[7:]]
+FIRST = 8  # cases that come before the peer
+ORDER = ["kernels", *list(CASES)[:FIRST], "peer", "loading", *list(CASES)[FIRST:]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,11 +112,19 @@ def alone(name: str, smoke: bool, limit: float, out: Path) -> None:
     if name == "about":
         found = about()
     elif name in CASES:
-        found = run_case(CASES[name], device, smoke, min(CASES[name].limit, limit - START / 2))
+        most = min(CASES[name].limit, max(limit - START, limit / 4))
+        found = run_case(CASES[name], device, smoke, most, partial(save, out))
     else:
         runs = {"kernels": run_kernels, "peer": run_peer, "loading": run_loading}
         found = runs[name](device, smoke, limit)
-    out.write_text(json.dumps(found))
+    save(out, found)
+
+
+def save(out: Path, found: dict[str, Any]) -> None:
+    """Write all of it or nothing: the process may be stopped at any moment."""
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    part.replace(out)
 
 
 if __name__ == "__main__":

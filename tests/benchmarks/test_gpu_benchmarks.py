@@ -106,6 +106,30 @@ def test_samples_of_the_gpu_are_read(module):
     assert module("machine").summary("") == {}
 
 
+def test_nvidia_smi_is_asked(module, tmp_path, monkeypatch):
+    """By a stand-in that answers until it is stopped."""
+    machine, script = module("machine"), tmp_path / "nvidia-smi"
+    script.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "*loop-ms*) while :; do echo '1980, 2619, 700.1, 60, 1000'; sleep 0.1; done;;\n"
+        "*) echo 'H200, 570.1, 700 W, 1980 MHz, 143771 MiB';;\n"
+        "esac\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert machine.about()["nvidia-smi"]["driver_version"] == "570.1"
+    with machine.sampling() as found:
+        time.sleep(0.5)
+        assert found == {}
+    assert found["power.draw"] == (700.1, 700.1, 700.1)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert machine.about()["nvidia-smi"] is None
+    with machine.sampling() as found:
+        pass
+    assert found == {}
+
+
 def test_written_models_are_those_made_in_place(module, tmp_path, monkeypatch):
     """The same weights come from files and from the device."""
     from stoker.model.loader import load_model, weights
@@ -179,6 +203,18 @@ def test_failures_are_recorded_and_the_others_go_on(module, tmp_path, capsys, mo
     shown = capsys.readouterr().out
     assert "failed: it broke" in shown
     assert "skipped: " in shown
+
+
+@needs_triton
+def test_what_was_measured_is_kept_when_profiling_fails(module, tmp_path, monkeypatch):
+    run, engine_run = module("run"), module("engine_run")
+    monkeypatch.setattr(engine_run, "decode_steps", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.alone("qwen3-0.6b", True, 60, tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["output_tokens_per_s"] > 0
+    shown = module("report").with_bounds("qwen3-0.6b", found, True)
+    assert "-" in module("report").shown("qwen3-0.6b", shown)
 
 
 def test_a_process_that_fails_or_hangs(module, tmp_path):
