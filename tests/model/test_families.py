@@ -103,16 +103,16 @@ def generate(llm, prompts, n=1):
 
 
 def keep_logits(llm):
-    """A dict that is filled with the logits of each draw: (prompt, position) -> (V,)."""
+    """A dict that is filled with the logits of each draw: (prompt, position) -> (V,) on a CPU."""
     runner, scheduler, seen = llm.engine.runner, llm.engine.scheduler, {}
     forward = runner.forward
 
-    def keep(step):
-        logits = forward(step)
+    def keep(step, *rest):
+        logits = forward(step, *rest)
         drawn = [item for item in step.items if item.draws]
         for item, row in zip(drawn, logits, strict=True):
             prompt = tuple(scheduler[item.sequence].request.prompt_token_ids)
-            seen[prompt, item.end] = row.clone()
+            seen[prompt, item.end] = row.to("cpu", copy=True)
         return logits
 
     runner.forward = keep
