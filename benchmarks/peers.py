@@ -1,9 +1,9 @@
 """Stoker against its peers on a CPU: seeded workloads, one interleaved run.
 
-Each engine runs in a process of its own, loaded once; then, round after round, each in turn
-gets the workload, with tokens that none has seen. So the machine's drift touches all alike. A peer
-may live in another virtual environment (README.md beside this file has the commands): name its
-interpreter.
+Each engine runs in a process of its own, loaded once; then, round after round, each in turn, the
+others stopped, gets the workload, with tokens that none has seen. So the machine's drift touches
+all alike. A peer may live in another virtual environment (README.md beside this file has the
+commands): name its interpreter.
 
     python benchmarks/peers.py 17m 107m prefix [--rounds 5] [--json FILE]
         [--engines stoker openvino ...] [--python vllm=/path/to/python ...]
@@ -18,10 +18,12 @@ losses, from a profiled pass after the timed ones (losses.py).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -112,11 +114,13 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
+                start_new_session=True,  # so that it can be stopped with its own workers
             )
         except OSError as problem:
             self.error = f"{python} can't be started: {problem}"
             return
         first = self._answer()
+        self._signal(signal.SIGSTOP)
         self.error = first.get("error")
         self.packages = {
             name: value
@@ -130,20 +134,34 @@ class Worker:
         answer: dict[str, Any] = {"error": "the process ended without a word"}
         return json.loads(line) if line else answer
 
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
     def ask(self, what: str) -> dict[str, Any]:
-        """The answer to "run" or "losses"; {"error": ...} if the process has ended."""
+        """The answer to "run" or "losses"; {"error": ...} if the process has ended.
+
+        Afterwards the process is stopped, since some engines never rest.
+        """
         assert self.process.stdin
+        self._signal(signal.SIGCONT)
         try:
             self.process.stdin.write(what + "\n")
             self.process.stdin.flush()
+            return self._answer()
         except BrokenPipeError:
             return {"error": "the process ended without a word"}
-        return self._answer()
+        finally:
+            self._signal(signal.SIGSTOP)
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        """End the process, if there is one; it may be called again."""
+        if hasattr(self, "process"):
+            self._signal(signal.SIGCONT)
+            assert self.process.stdin
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+            self.process.wait()
 
 
 def compare(
@@ -152,10 +170,43 @@ def compare(
     shape, make, shared = WORK[work]
     load = make()
     pythons = dict(pair.split("=", 1) for pair in args.python)
-    workers: dict[str, Worker] = {}
     result: dict[str, Any] = {"workload": work, "skipped": {}, "packages": {}}
+    with contextlib.ExitStack() as closing:
+        seconds = _rounds(work, engines, pythons, args, folder, result, closing)
+    rates = {name: [outputs_of(load) / one for one in times] for name, times in seconds.items()}
+    result["output_tokens_per_second"] = {n: statistics.median(r) for n, r in rates.items()}
+    if "stoker" in rates:
+        result["stoker_over"] = {
+            name: statistics.median(a / b for a, b in zip(rates["stoker"], times, strict=True))
+            for name, times in rates.items()
+        }
+    result["matmul_gflops"] = matmul_rate(shape) / 1e9
+    result["read_gb_per_second"] = read_rate() / 1e9
+    needed = work_flops(shape, load, shared) / outputs_of(load)
+    result["share_of_matmul_limit"] = {
+        name: rate * needed / result["matmul_gflops"] / 1e9
+        for name, rate in result["output_tokens_per_second"].items()
+    }
+    return result
+
+
+def _rounds(
+    work: str,
+    engines: list[str],
+    pythons: dict[str, str],
+    args: argparse.Namespace,
+    folder: Path,
+    result: dict[str, Any],
+    closing: contextlib.ExitStack,
+) -> dict[str, list[float]]:
+    """Seconds of each engine's rounds; `result` takes in what else is to be told.
+
+    `closing` ends the processes, however this ends.
+    """
+    workers: dict[str, Worker] = {}
     for engine in engines:
         worker = Worker(engine, pythons.get(engine, sys.executable), folder, args.threads, work)
+        closing.callback(worker.close)
         if worker.error:
             result["skipped"][engine] = worker.error
         else:
@@ -176,23 +227,7 @@ def compare(
         for engine, worker in workers.items()
         if ENGINES[engine][0] == "peer_stoker"
     }
-    for worker in workers.values():
-        worker.close()
-    rates = {name: [outputs_of(load) / one for one in times] for name, times in seconds.items()}
-    result["output_tokens_per_second"] = {n: statistics.median(r) for n, r in rates.items()}
-    if "stoker" in rates:
-        result["stoker_over"] = {
-            name: statistics.median(a / b for a, b in zip(rates["stoker"], times, strict=True))
-            for name, times in rates.items()
-        }
-    result["matmul_gflops"] = matmul_rate(shape) / 1e9
-    result["read_gb_per_second"] = read_rate() / 1e9
-    needed = work_flops(shape, load, shared) / outputs_of(load)
-    result["share_of_matmul_limit"] = {
-        name: rate * needed / result["matmul_gflops"] / 1e9
-        for name, rate in result["output_tokens_per_second"].items()
-    }
-    return result
+    return seconds
 
 
 def show(result: dict[str, Any]) -> None:

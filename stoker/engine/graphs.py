@@ -28,14 +28,18 @@ from stoker.ops.attention import RaggedLayout
 log = logging.getLogger(__name__)
 
 
+class ReservedPlan(Protocol):
+    """A plan of an attention that is filled again in place, as a graph needs it."""
+
+    def refill(self, layout: RaggedLayout) -> None:
+        """Become the plan of `layout`, whose tables are in those kept by then."""
+
+
 class Reserving(Protocol):
-    """An attention whose plans can be filled again in place, as a graph needs it."""
+    """An attention that makes such plans."""
 
-    def reserve(self, layout: RaggedLayout, sequences: int, queries: int) -> Any:
-        """A plan for any step of so many, holding `layout` now; its block tables are kept."""
-
-    def refill(self, plan: Any, layout: RaggedLayout) -> None:
-        """Make `plan` that of `layout`, whose tables are in those kept by then."""
+    def reserve(self, layout: RaggedLayout, sequences: int, queries: int) -> ReservedPlan:
+        """The plan of `layout`, with room for any step of so many; its block tables are kept."""
 
 
 class CudaCapture:
@@ -113,7 +117,7 @@ class Graphs:
             self._make(bucket, layout, inputs)
         else:
             batch, replay = graph
-            self._attend.refill(batch.attention, layout)
+            batch.attention.refill(layout)
             replay()
         assert self._states is not None
         return self._states[: len(numbers.rows)]

@@ -25,6 +25,7 @@ from stoker.engine.sampling.masks import add_bias, bar_tokens
 from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
 from stoker.engine.sampling.penalties import apply_penalties
 from stoker.engine.sampling.processors import run_processors
+from stoker.ops.argmax import argmax
 
 NOTHING_LEFT = (
     "no token may be drawn: allowed_token_ids, bad_words, min_tokens, logits processors and "
@@ -84,9 +85,11 @@ def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
 
 
 def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls]) -> list[int]:
-    out = torch.argmax(logits, dim=-1)
     if changed:
+        out = torch.argmax(logits, dim=-1)  # finds a NaN, which processors may bring
         _refuse(logits, out, changed)
+    else:
+        out = argmax(logits)
     random = [row for row, t in enumerate(batch.temperature) if t > 0]
     if random:
         rows = torch.tensor(random, device=logits.device)

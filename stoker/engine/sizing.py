@@ -65,8 +65,7 @@ def gpu_budget(
         buckets: of the CUDA graphs, if there are to be any.
 
     Raises:
-        ConfigError: not even one sequence fits: of `max_context`, if that was asked for, or as
-            long as a step.
+        ConfigError: not even one sequence fits that is as long as a step, or as the context.
     """
     assert config.max_context is not None
     assert config.max_batch_tokens is not None

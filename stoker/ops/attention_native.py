@@ -32,7 +32,7 @@ class NativeAttention:
     whether it met its keys alone or with others of the same prefix.
     """
 
-    most_queries = 16  # of a task
+    most_queries = 32  # of a task
     tile = 16  # keys, as in the kernel
 
     def __init__(self, native: ctypes.CDLL) -> None:

@@ -18,27 +18,32 @@ from stoker.ops.select import Operations
 COUNT = 24
 
 
+class Plan:
+    """A layout that is looked up when it is run; it may be filled again."""
+
+    def __init__(self, layout, room=None):
+        self.layout, self.tables, self.room = layout, layout.block_tables, room
+
+    def refill(self, layout):
+        assert (len(layout.context_lens), layout.query_starts[-1]) == self.room
+        assert layout.block_tables.data_ptr() == self.tables.data_ptr()
+        self.layout = layout
+
+
 class Reserved:
-    """The reference with plans that are filled again; a plan knows what it has room for."""
+    """The reference, with such plans."""
 
     def __init__(self):
         self.reference = ReferenceAttention()
 
     def plan(self, layout):
-        return {"layout": layout}
+        return Plan(layout)
 
     def reserve(self, layout, sequences, queries):
-        return {"layout": layout, "room": (sequences, queries), "tables": layout.block_tables}
-
-    def refill(self, plan, layout):
-        sequences, queries = plan["room"]
-        assert len(layout.context_lens) == sequences
-        assert layout.query_starts[-1] == queries
-        assert layout.block_tables.data_ptr() == plan["tables"].data_ptr()
-        plan["layout"] = layout
+        return Plan(layout, (sequences, queries))
 
     def run(self, plan, *rest):
-        return self.reference.run(plan["layout"], *rest)
+        return self.reference.run(plan.layout, *rest)
 
 
 class Recorded:

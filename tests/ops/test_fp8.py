@@ -80,7 +80,8 @@ def test_small_shapes_stay_as_they_are():
 def test_a_cpu_and_an_old_gpu_are_refused(checkpoint, monkeypatch):
     with pytest.raises(ConfigError, match=r"fp8 needs .*8\.9.*, not cpu; use int8 or float32"):
         LLM(checkpoint("llama").folder, dtype="fp8")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(build, "find_device", torch.device)
+    monkeypatch.setattr(build, "DeviceMemory", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     with pytest.raises(ConfigError, match=r"this GPU is NVIDIA A100 \(8\.0\); use bfloat16"):

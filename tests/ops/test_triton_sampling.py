@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from test_sampling import make_batch, make_rows, signed, tensors
+from test_draw import make_batch, make_rows, signed, tensors
 
 from stoker.ops import sampling
 from stoker.ops.triton.available import interpreted

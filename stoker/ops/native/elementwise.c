@@ -18,6 +18,37 @@ static inline void norm_row(const float *x, const float *weight, float *y, int64
     for (int64_t d = 0; d < size; d++) y[d] = weight[d] * (x[d] * scale);
 }
 
+/* best[r] is the first place of the largest of a row of x, (rows, size), which holds no NaN. */
+void argmax(const float *x, int64_t *best, int64_t rows, int64_t size) {
+    enum { WIDE = 64, PART = 16 * WIDE };
+#pragma omp parallel for schedule(static) if (rows * size > 16384)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = x + r * size;
+        float most = row[0];
+        int64_t first = 0, at = 0;
+        for (; at + PART <= size; at += PART) {
+            float tops[WIDE];
+            memcpy(tops, row + at, sizeof tops);
+            for (int64_t i = WIDE; i < PART; i += WIDE)
+                for (int64_t j = 0; j < WIDE; j++)
+                    tops[j] = row[at + i + j] > tops[j] ? row[at + i + j] : tops[j];
+            float top = tops[0];
+            for (int64_t j = 1; j < WIDE; j++) top = tops[j] > top ? tops[j] : top;
+            if (top > most) {
+                most = top;
+                first = at;
+                while (row[first] != top) first++;
+            }
+        }
+        for (; at < size; at++)
+            if (row[at] > most) {
+                most = row[at];
+                first = at;
+            }
+        best[r] = first;
+    }
+}
+
 /* y = norm(x) * weight; x, y: (rows, size). */
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t size,
               float eps) {

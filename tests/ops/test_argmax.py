@@ -1,0 +1,24 @@
+"""The place of the largest logit."""
+
+import pytest
+import torch
+
+from stoker.ops.argmax import argmax
+
+
+@pytest.mark.parametrize("size", [1, 63, 1024, 1025, 2047, 5000])
+@pytest.mark.parametrize("levels", [1, 3, 1000000])
+def test_it_is_the_first_of_the_largest(size, levels):
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randint(levels, (37, size), generator=generator).float() - levels / 2
+    logits[5] = -torch.inf
+    logits[6, -1] = torch.inf
+    want = torch.tensor([row.tolist().index(max(row.tolist())) for row in logits])
+    assert torch.equal(argmax(logits), want)
+
+
+def test_rows_that_lie_apart_and_other_dtypes():
+    logits = torch.randn(8, 3000)
+    assert torch.equal(argmax(logits[::2, 7:2900]), logits[::2, 7:2900].argmax(-1))
+    assert torch.equal(argmax(logits.double()), logits.argmax(-1))
+    assert argmax(logits[:0]).shape == (0,)
