@@ -31,7 +31,8 @@ def run_peer(device: torch.device, smoke: bool, limit: float) -> dict[str, Any]:
             if not smoke:
                 warm_up(llm)
             ours = timed_run(llm, work, limit / 2)
-        theirs = transformers_run(folder, device, dtype, work, limit / 2)
+        sizes = {"num_blocks": 8, "max_batch_tokens": 64} if smoke else {}
+        theirs = transformers_run(folder, device, dtype, work, limit / 2, **sizes)
     return {
         "hash": work.hash(),
         "input_tokens": work.input_tokens,
@@ -43,14 +44,21 @@ def run_peer(device: torch.device, smoke: bool, limit: float) -> dict[str, Any]:
 
 
 def transformers_run(
-    folder: Path, device: torch.device, dtype: str, work: Workload, limit: float
+    folder: Path, device: torch.device, dtype: str, work: Workload, limit: float, **sizes: int
 ) -> dict[str, Any]:
     """The time from the first request to the last result, its own warm-up left out.
+
+    Args:
+        sizes: of its cache and steps, where it shall not find them out itself.
 
     Raises:
         RuntimeError: a request failed, or `limit` seconds were not enough.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        ContinuousBatchingConfig,
+        GenerationConfig,
+    )
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     settings = GenerationConfig(
@@ -61,7 +69,9 @@ def transformers_run(
         pad_token_id=0,
     )
     done = 0
-    with model.continuous_batching_context_manager(generation_config=settings) as manager:
+    with model.continuous_batching_context_manager(
+        settings, continuous_batching_config=ContinuousBatchingConfig(**sizes)
+    ) as manager:
         start = time.perf_counter()
         for prompt, count in zip(work.prompts, work.outputs, strict=True):
             manager.add_request(list(prompt), max_new_tokens=count)

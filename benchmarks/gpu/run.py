@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     end = time.monotonic() + args.minutes * 60
     path = args.json or RESULTS / time.strftime("%Y-%m-%d-gpu.json")
+    if args.smoke and not args.json:
+        path = Path(tempfile.gettempdir()) / "gpu-smoke.json"  # no figures to keep
     with tempfile.TemporaryDirectory() as folder:
         passed = {"smoke": args.smoke, "folder": Path(folder)}
         result: dict[str, Any] = {"about": child("about", 120, **passed), "smoke": args.smoke}
@@ -64,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
                 found = with_bounds(name, found, args.smoke)
             result[name] = found
             print(shown(name, found), flush=True)
+            if "incomplete" in found:
+                print(f"{'':20} incomplete: {found['incomplete']}", flush=True)
             path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {path}")
     return int(any("failed" in one for one in result.values() if isinstance(one, dict)))
@@ -72,31 +78,34 @@ def main(argv: list[str] | None = None) -> int:
 def child(name: str, limit: float, smoke: bool, folder: Path) -> dict[str, Any]:
     """The result of `name`, run in a process of its own for at most `limit` seconds.
 
-    A failure is {"failed": its last line, "tail": the end of what it said}.
+    A failure is {"failed": its last line, "tail": the end of what it said}; where there are
+    figures by then, they are given, and the failure is "incomplete".
     """
     out = folder / f"{name}.json"
     out.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--alone", name, "--json", str(out)]
     command += [f"--minutes={limit / 60}", *(["--smoke"] if smoke else [])]
-    said, failed = "", ""
+    failed = ""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-        said = done.stdout
-    except subprocess.TimeoutExpired as problem:
-        said = (problem.stdout or b"").decode(errors="replace")
+        said = process.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+        said = process.communicate()[0]
         failed = f"stopped after {limit:.0f} s"
-    if out.exists():
-        found: dict[str, Any] = json.loads(out.read_text())
-        return found
     tail = said.strip().splitlines()[-30:]
-    return {"failed": failed or (tail[-1] if tail else "it said nothing"), "tail": tail}
+    if process.returncode:
+        failed = failed or (tail[-1] if tail else f"it ended with status {process.returncode}")
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    if found:
+        return found | ({"incomplete": failed, "tail": tail} if failed else {})
+    return {"failed": failed or "it wrote nothing", "tail": tail}
 
 
 def alone(name: str, smoke: bool, limit: float, out: Path) -> None:

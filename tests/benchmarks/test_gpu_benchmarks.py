@@ -217,6 +217,20 @@ def test_what_was_measured_is_kept_when_profiling_fails(module, tmp_path, monkey
     assert "-" in module("report").shown("qwen3-0.6b", shown)
 
 
+def test_figures_of_a_process_that_fails_later_are_incomplete(module, tmp_path, monkeypatch):
+    """A script that writes its figures, and then fails or hangs with a process of its own."""
+    run, script = module("run"), tmp_path / "script.py"
+    text = "import subprocess, sys, pathlib\npathlib.Path(sys.argv[4]).write_text('{\"a\": 1}')\n"
+    monkeypatch.setattr(run, "__file__", str(script))
+    script.write_text(text + "sys.exit('out of luck')")
+    assert run.child("x", 60, True, tmp_path)["incomplete"] == "out of luck"
+    script.write_text(text + "subprocess.run(['sleep', '100'])")
+    start = time.monotonic()
+    found = run.child("x", 3, True, tmp_path)
+    assert (found["a"], found["incomplete"]) == (1, "stopped after 3 s")
+    assert time.monotonic() - start < 60
+
+
 def test_a_process_that_fails_or_hangs(module, tmp_path):
     child = module("run").child
     found = child("no such case", 60, True, tmp_path)

@@ -15,13 +15,13 @@ pytestmark = pytest.mark.gpu
 SETTINGS = {
     "mixed": {},
     "budget7": {"max_batch_tokens": 7, "block_size": 1, "num_blocks": 2000, "cuda_graphs": False},
-    "preempted": {"block_size": 16, "num_blocks": 8, "cuda_graphs": False},
+    "preempted": {"block_size": 4, "num_blocks": 20, "cuda_graphs": False},
 }
 MORE = {
     "blocks64": {"block_size": 64, "prefix_cache": False, "cuda_graphs": False},
     "preempted_without_prefix_cache": {
-        "block_size": 16,
-        "num_blocks": 8,
+        "block_size": 4,
+        "num_blocks": 20,
         "prefix_cache": False,
     },
     "reference": {"attention_backend": "reference"},
@@ -43,8 +43,6 @@ def test_tokens_and_logits_equal_those_of_a_cpu(device, name, setting, zoo, shor
         model.folder, device=device, dtype="float32", max_context=CONTEXTS.get(name), **options
     ) as llm:
         seen = keep_logits(llm)
-        if setting.startswith("preempted"):
-            llm.engine.scheduler.lengths.observe(1)
         tokens = generate(llm, short_prompts)
         if setting.startswith("preempted"):
             assert llm.engine.scheduler.num_preemptions > 0

@@ -41,8 +41,10 @@ def test_a_soak(device, checkpoint):
     requests = [some_request(rng, number, stems) for number in range(total)]
     options = {"device": device, "dtype": "float32", "max_batch_tokens": 256, "max_running": 64}
     done, waiting, levels = {}, list(reversed(requests)), []
-    with LLM(checkpoint("llama").folder, num_blocks=60, **options) as llm:
+    with LLM(checkpoint("llama").folder, num_blocks=40, **options) as llm:
         engine = llm.engine
+        for _ in range(500):
+            engine.scheduler.lengths.observe(1)  # a forecast that is wrong, so that it preempts
         while waiting or engine.has_work:
             while waiting and len(engine.scheduler.running) + engine.scheduler.num_waiting < 100:
                 engine.add(waiting.pop())
