@@ -9,6 +9,7 @@ if not os.path.exists("/dev/nvidiactl"):  # no GPU: Triton, when imported, shall
 
 import pytest
 import torch
+from tiny import SIZES, VOCAB
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -18,20 +19,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-VOCAB = 300
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 96,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,  # large, so that tokens do not repeat themselves
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from conftest import SIZES
+from tiny import SIZES
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from stoker import LLM, RepetitionDetectionParams, SamplingParams
