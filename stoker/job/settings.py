@@ -37,6 +37,7 @@ class JobSettings:
         pooling: embed the rows this way instead of completing them.
         model: what is loaded for the job; with it a job that can't go on is refused before.
         dtype: the engine's arithmetic, as it was asked for.
+        device: where it computes, which decides what dtype "auto" is.
         ordered: write the output in the order of the input.
         limit: take the first so many rows of the input and leave the others.
         strict: stop at the first row that has no answer.
@@ -62,6 +63,7 @@ class JobSettings:
     pooling: PoolingParams | None = None
     model: str | None = None
     dtype: str = "auto"
+    device: str = "cpu"
     ordered: bool = False
     limit: int | None = None
     strict: bool = False
@@ -116,6 +118,7 @@ class JobSettings:
             for one in dataclasses.fields(self)
             if one.name not in FREE
         }
+        told["device"] = self.device.partition(":")[0]  # which GPU of several changes nothing
         # where a template was read from changes nothing
         told["prompts"] = {
             name: value for name, value in _plain(self.prompts).items() if name != "origin"

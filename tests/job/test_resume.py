@@ -112,6 +112,13 @@ def test_other_settings_are_not_mixed(llm, job):
     assert prepare_job(other).complete
 
 
+def test_devices_are_not_mixed(llm, job):
+    run(llm, job)
+    cut_to(job.output, 5)
+    with pytest.raises(JobError, match='device was "cpu" and is "cuda"'):
+        prepare_job(dataclasses.replace(job, device="cuda:1"))
+
+
 def test_settings_that_change_no_result_may_differ(llm, job):
     run(llm, job)
     cut_to(job.output, 5)
