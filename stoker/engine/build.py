@@ -16,7 +16,7 @@ from stoker.engine.budget import Budget
 from stoker.engine.device import find_device
 from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.engine import Engine
-from stoker.engine.graphs import graph_buckets, make_graphs
+from stoker.engine.graphs import Graphs, graph_buckets, make_graphs
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sizing import gpu_budget, host_blocks, weights_do_not_fit
@@ -101,23 +101,14 @@ def build_engine(
         soft_capped=any(layer.mixer.softcap for layer in spec.layers),
     )
     _prepare(loaded.model, config.max_context, config.dtype, ops)
-    assert config.max_batch_tokens is not None
-    most = config.max_batch_tokens
-    buckets = graph_buckets(config.cuda_graphs, device, ops.attention, config.max_running, most)
-    budget = None
-    if measured:
-        assert memory is not None
-        budget = gpu_budget(memory, loaded.model, config, cache_dtype, block_bytes, buckets)
-        config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
+    config, cache, graphs, budget = _with_cache(config, loaded.model, cache_dtype, memory)
     assert config.num_blocks is not None
+    assert config.max_batch_tokens is not None
     assert config.max_context is not None
-    blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
-    cache = PagedCache(spec, blocks, config.block_size, cache_dtype, device)
-    graphs = make_graphs(buckets, loaded.model, cache, config.max_context)
     scheduler = Scheduler(
         num_blocks=config.num_blocks,
         block_size=config.block_size,
-        max_batch_tokens=most,
+        max_batch_tokens=config.max_batch_tokens,
         max_running=config.max_running,
         max_context=config.max_context,
         eos_ids=loaded.eos_ids,
@@ -137,6 +128,39 @@ def build_engine(
     )
     defaults = embedding_defaults(folder)
     return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
+
+
+def _with_cache(
+    config: EngineConfig,
+    model: Transformer,
+    dtype: torch.dtype,
+    memory: DeviceMemory | None,
+) -> tuple[EngineConfig, PagedCache, Graphs | None, Budget | None]:
+    """The prepared model's cache and CUDA graphs, and the settings with the blocks it has.
+
+    Blocks that are left open so far are those that a GPU's memory has room for beside the model;
+    the budget says how that was found.
+    """
+    assert config.max_batch_tokens is not None
+    assert model.ops is not None
+    device, budget = model.embedding.device, None
+    buckets = graph_buckets(
+        config.cuda_graphs,
+        device,
+        model.ops.attention,
+        config.max_running,
+        config.max_batch_tokens,
+    )
+    if config.num_blocks is None:
+        assert memory is not None
+        block_bytes = kv_bytes_per_token(model.spec, dtype.itemsize) * config.block_size
+        budget = gpu_budget(memory, model, config, dtype, block_bytes, buckets)
+        config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
+    assert config.num_blocks is not None
+    assert config.max_context is not None
+    blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
+    cache = PagedCache(model.spec, blocks, config.block_size, dtype, device)
+    return config, cache, make_graphs(buckets, model, cache, config.max_context), budget
 
 
 def _check_quantised(dtype: str, device: torch.device) -> None:
