@@ -11,9 +11,6 @@
  */
 #include <math.h>
 #include <stdint.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 #include "vectors.h"
 
@@ -178,8 +175,8 @@ static inline INLINE void products(const float *queries, const float *turned, ve
 
 /* The same for few queries, which do not repay a transposition: lane i of the score is the sum of
  * the lanes of the products with key i. */
-static inline INLINE void direct(const float *queries, const float *keys, const int64_t *rows,
-                                 const int64_t *next, vec *scores, int64_t dim, const int count) {
+static NOINLINE void direct(const float *queries, const float *keys, const int64_t *rows,
+                            const int64_t *next, vec *scores, int64_t dim, int count) {
     const int64_t whole = dim - dim % LANES;
     for (int r = 0; r < count; r++) {
         vec x[LANES] = {};
@@ -221,9 +218,8 @@ static inline INLINE void mix_part(float *mixed, const float *keep, const float 
 }
 
 /* The floats of a row beyond its last whole vector: one code for any number of rows. */
-static __attribute__((noinline)) void mix_rest(float *mixed, float keep, const float *weights,
-                                               const float *values, const int64_t *rows,
-                                               int64_t rest) {
+static NOINLINE void mix_rest(float *mixed, float keep, const float *weights, const float *values,
+                              const int64_t *rows, int64_t rest) {
     for (int64_t d = 0; d < rest; d++) {
         float sum = mixed[d] * keep;
         for (int t = 0; t < TILE; t++) sum += values[rows[t] + d] * weights[t];
@@ -254,8 +250,8 @@ typedef struct {
 } Query;
 
 static inline INLINE int exceeds(const vec *scores, float top) {
-#ifdef __AVX512F__
-    return _mm512_cmp_ps_mask((__m512)scores[0], _mm512_set1_ps(top), _CMP_GT_OQ) != 0;
+#ifdef __AVX512F__ /* _mm512_cmp_ps_mask, greater and ordered, whose header takes long to read */
+    return __builtin_ia32_cmpps512_mask(scores[0], spread(top), 0x1e, -1, 4) != 0;
 #else
     for (int i = 0; i < TILE; i++)
         if (scores[i / LANES][i % LANES] > top) return 1;
@@ -263,27 +259,32 @@ static inline INLINE int exceeds(const vec *scores, float top) {
 #endif
 }
 
-/* The weights of a query's scores with the keys at..at+TILE-1; returns what earlier ones keep. */
-static inline INLINE float weigh(vec *scores, float *weights, State *state, int64_t from,
-                                 int64_t to, float cap) {
+/* Scores under a cap and without the keys outside from..to-1 of the tile; whether any is left. */
+static NOINLINE int limit(vec *scores, int64_t from, int64_t to, float cap) {
     if (cap > 0.0f)
         for (int part = 0; part < PARTS; part++)
             scores[part] = cap * tanh_of(scores[part] / cap);
-    if (from > 0 || to < TILE) {
-        for (int i = 0; i < TILE; i++)
-            if (i < from || i >= to) scores[i / LANES][i % LANES] = -INFINITY;
-        if (from >= TILE || from >= to) {
-            memset(weights, 0, TILE * sizeof(float));
-            return 1.0f;
-        }
+    for (int i = 0; i < TILE; i++)
+        if (i < from || i >= to) scores[i / LANES][i % LANES] = -INFINITY;
+    return from < TILE && from < to;
+}
+
+/* Makes the largest score that of a state; returns what the sums so far keep. */
+static NOINLINE float raise_top(State *state, const vec *scores) {
+    const float top = largest(scores), keep = exp_nonpositive(spread(state->top - top))[0];
+    state->total *= keep;
+    state->top = top;
+    return keep;
+}
+
+/* The weights of a query's scores with the keys at..at+TILE-1; returns what earlier ones keep. */
+static inline INLINE float weigh(vec *scores, float *weights, State *state, int64_t from,
+                                 int64_t to, float cap) {
+    if ((cap > 0.0f || from > 0 || to < TILE) && !limit(scores, from, to, cap)) {
+        memset(weights, 0, TILE * sizeof(float));
+        return 1.0f;
     }
-    float keep = 1.0f;
-    if (exceeds(scores, state->top)) {
-        const float top = largest(scores);
-        keep = exp_nonpositive(spread(state->top - top))[0];
-        state->total *= keep;
-        state->top = top;
-    }
+    const float keep = exceeds(scores, state->top) ? raise_top(state, scores) : 1.0f;
     for (int part = 0; part < PARTS; part++) {
         const vec weight = exp_nonpositive(scores[part] - state->top);
         state->total += weight;
@@ -365,7 +366,7 @@ static void sweep(const Task *task, const int64_t *table, int64_t low, int64_t h
     case N:                                                                                   \
         attend(task->packed + (base + first) * dim, task->mixed + (base + first) * dim,       \
                task->states + base + first, task->queries, first, group, task->k + g * dim,   \
-               turned, task->v + g * dim, rows[now], next, at, dim, task->cap, N);                          \
+               turned, task->v + g * dim, rows[now], next, at, dim, task->cap, N);  \
         break;
                 switch (last - first) {
                     COUNT(1) COUNT(2) COUNT(3)

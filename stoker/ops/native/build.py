@@ -40,7 +40,8 @@ FLAGS = (
 # Attention's sums keep the order written, whatever number of rows they are compiled for.
 MORE_FLAGS = {"attention": ("-fno-associative-math",)}
 
-# The imports that run beside the compilers are one thread, and all wait for it in the end.
+# The source that takes longest to compile. Others give way to it, and to the imports meanwhile.
+_LONGEST = "attention"
 _NICE = ("nice", "-n", "10") if shutil.which("nice") else ()
 
 _started: dict[str, Future[Path]] = {}
@@ -107,10 +108,9 @@ def _compiler() -> str | None:
 
 def _built(source: Path, compiler: str) -> Path:
     """The path of the shared library, compiled if it is not there yet."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     flags = FLAGS + MORE_FLAGS.get(source.stem, ())
     texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
-    parts = (*texts, version, " ".join(flags).encode(), _processor().encode())
+    parts = (*texts, _version(compiler), " ".join(flags).encode(), _processor().encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stoker"
     library = folder / f"{source.stem}-{digest}.so"
@@ -119,12 +119,18 @@ def _built(source: Path, compiler: str) -> Path:
         handle, scratch = tempfile.mkstemp(dir=folder, suffix=".so")
         os.close(handle)
         try:
-            command = [*_NICE, compiler, *flags, str(source), "-o", scratch]
+            nice = () if source.stem == _LONGEST else _NICE
+            command = [*nice, compiler, *flags, str(source), "-o", scratch]
             subprocess.run(command, capture_output=True, check=True, text=True)
             os.replace(scratch, library)  # another process may have done the same
         finally:
             Path(scratch).unlink(missing_ok=True)
     return library
+
+
+@functools.cache
+def _version(compiler: str) -> bytes:
+    return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
 
 
 def _processor() -> str:

@@ -57,7 +57,64 @@ static inline INLINE void ask(const char *ahead, int64_t fetch, const int rows) 
     }
 }
 
-/* y = act(gate) * up for rows of sums that hold both, `columns` wide. */
+/* sums: (rows, WIDTH), over k in [0, size), of a tile of inputs and a panel. Meanwhile `fetch` bytes
+ * at `ahead` are asked for with each k. One function for each number of rows: their sums stay in
+ * registers. */
+typedef void Tile(const float *x, const char *panel, float *sums, const char *ahead,
+                  int64_t fetch, int64_t size);
+
+static inline INLINE void tile(const float *x, const char *panel, float *sums, const char *ahead,
+                               int64_t fetch, int64_t size, const int rows, const int narrow) {
+    vec own[TILE][2];
+    for (int i = 0; i < rows; i++) own[i][0] = own[i][1] = (vec){};
+    for (int64_t k = 0; k < size; k++) {
+        vec low, high;
+        weights_at(panel, k, &low, &high, narrow);
+        ask(ahead + k * fetch, fetch, rows);
+        for (int i = 0; i < rows; i++) {
+            const float input = x[k * rows + i];
+            own[i][0] += low * input;
+            own[i][1] += high * input;
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int half = 0; half < 2; half++) store(sums + i * WIDTH + half * LANES, own[i][half]);
+}
+
+#if LANES == 16
+#define EACH(DO) \
+    DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
+#else
+#define EACH(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
+#endif
+#define TILE_OF(NAME, ROWS, NARROW)                                                             \
+    static void NAME##ROWS(const float *x, const char *panel, float *sums, const char *ahead,   \
+                           int64_t fetch, int64_t size) {                                       \
+        tile(x, panel, sums, ahead, fetch, size, ROWS, NARROW);                                 \
+    }
+#define BOTH(ROWS) TILE_OF(wide, ROWS, 0) TILE_OF(narrow, ROWS, 1)
+EACH(BOTH)
+#define WIDE(ROWS) wide##ROWS,
+#define NARROW(ROWS) narrow##ROWS,
+static Tile *const tiles_of[2][TILE] = {{EACH(WIDE)}, {EACH(NARROW)}};
+
+/* The rows of y from sums over a whole panel, or its first `columns`: sums + bias + add. */
+static void write(const float *sums, const float *bias, const float *add, float *y, int64_t rows,
+                  int64_t outputs, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++, sums += WIDTH, y += outputs, add += add ? outputs : 0)
+        if (columns >= WIDTH)
+            for (int at = 0; at < WIDTH; at += LANES) {
+                vec sum = load(sums + at);
+                if (bias) sum += load(bias + at);
+                if (add) sum += load(add + at);
+                store(y + at, sum);
+            }
+        else
+            for (int64_t at = 0; at < columns; at++)
+                y[at] = sums[at] + (bias ? bias[at] : 0) + (add ? add[at] : 0);
+}
+
+/* The same with a gate: act(gate) * up for sums that hold both. */
 static void write_gated(const float *sums, const float *bias, Gate *gate, float *y, int64_t rows,
                         int64_t outputs, int64_t columns) {
     for (int64_t i = 0; i < rows; i++) {
@@ -67,52 +124,6 @@ static void write_gated(const float *sums, const float *bias, Gate *gate, float 
         gate(row, row + LANES, to, LANES);
         if (columns < LANES) memcpy(y + i * outputs, last, columns * sizeof(float));
     }
-}
-
-/* `rows` rows of y, `columns` wide, from a tile and a panel. Meanwhile `fetch` bytes at `ahead`
- * are asked for with each k. */
-static inline INLINE void tile(const float *x, const char *panel, const float *bias,
-                               const float *add, Gate *gate, float *y, const char *ahead,
-                               int64_t fetch, int64_t size, int64_t outputs, int64_t columns,
-                               const int rows, const int narrow) {
-    vec sums[TILE][2];
-    for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = (vec){};
-    for (int64_t k = 0; k < size; k++) {
-        vec low, high;
-        weights_at(panel, k, &low, &high, narrow);
-        ask(ahead + k * fetch, fetch, rows);
-        for (int i = 0; i < rows; i++) {
-            const float input = x[k * rows + i];
-            sums[i][0] += low * input;
-            sums[i][1] += high * input;
-        }
-    }
-    if (gate) {
-        float whole[TILE * WIDTH];
-        for (int i = 0; i < rows; i++) {
-            const vec low = sums[i][0], high = sums[i][1]; /* copies, to keep sums in registers */
-            store(whole + i * WIDTH, low);
-            store(whole + i * WIDTH + LANES, high);
-        }
-        write_gated(whole, bias, gate, y, rows, outputs, columns);
-        return;
-    }
-    for (int i = 0; i < rows; i++)
-        if (columns >= WIDTH)
-            for (int half = 0; half < 2; half++) {
-                const int64_t at = half * LANES;
-                vec sum = sums[i][half];
-                if (bias) sum += load(bias + at);
-                if (add) sum += load(add + i * outputs + at);
-                store(y + i * outputs + at, sum);
-            }
-        else
-            for (int64_t at = 0; at < columns; at++) {
-                float sum = sums[i][at / LANES][at % LANES];
-                if (bias) sum += bias[at];
-                if (add) sum += add[i * outputs + at];
-                y[i * outputs + at] = sum;
-            }
 }
 
 int64_t panel_width(void) { return WIDTH; }
@@ -186,23 +197,14 @@ void linear(const float *x, float *scratch, const char *panels, const float *bia
                 const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
                 const int64_t fetch = t - first < shares ? line / shares : 0;
                 const char *ahead = next + (t - first) * fetch * size;
-                const float *a = add ? add + from * outputs + p * width : 0;
-#define TILE_OF(N, NARROW)                                                                       \
-    tile(inputs + from * size, panel, b, a, gate, y + from * outputs + p * width, ahead, fetch,  \
-         size, outputs, outputs - p * width, N, NARROW)
-#define ROWS(N)                                                                                  \
-    case N:                                                                                      \
-        TILE_OF(N, 0);                                                                           \
-        break;                                                                                   \
-    case -N:                                                                                     \
-        TILE_OF(N, 1);                                                                           \
-        break;
-                switch (narrow ? from - to : to - from) {
-                    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-#if TILE > 6
-                    ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
-#endif
-                }
+                float sums[TILE * WIDTH], *out = y + from * outputs + p * width;
+                tiles_of[narrow][to - from - 1](inputs + from * size, panel, sums, ahead, fetch,
+                                                size);
+                if (gate)
+                    write_gated(sums, b, gate, out, to - from, outputs, outputs - p * width);
+                else
+                    write(sums, b, add ? add + from * outputs + p * width : 0, out, to - from,
+                          outputs, outputs - p * width);
             }
         }
     }

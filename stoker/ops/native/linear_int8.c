@@ -74,13 +74,17 @@ typedef struct {
     int32_t total;
 } Worth;
 
-/* Rows of y, `columns` wide, from one panel of `groups` groups. */
-static inline INLINE void tile(const input_t *x, const Worth *worth, const int8_t *panel,
-                               const float *scale, const float *bias, const float *add, float *y,
+/* sums: (rows, WIDTH), over `groups` groups, of rows of integers and a panel, whose place among the
+ * panels `ahead` is asked for meanwhile. One function for each number of rows: their sums stay in
+ * registers. */
+typedef void Tile(const input_t *x, const int8_t *panel, int32_t *sums, const char *ahead,
+                  int64_t groups, int64_t stride);
+
+static inline INLINE void tile(const input_t *x, const int8_t *panel, int32_t *sums,
                                const char *ahead, int64_t groups, int64_t stride,
-                               int64_t outputs, int64_t columns, const int rows) {
-    sums_t sums[TILE][2];
-    for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = zero();
+                               const int rows) {
+    sums_t own[TILE][2];
+    for (int i = 0; i < rows; i++) own[i][0] = own[i][1] = zero();
     for (int64_t k = 0; k < groups; k++) {
         const sums_t low = weights_at(panel + k * WIDTH * GROUP);
         const sums_t high = weights_at(panel + (k * WIDTH + LANES) * GROUP);
@@ -88,23 +92,42 @@ static inline INLINE void tile(const input_t *x, const Worth *worth, const int8_
         if (WIDTH * GROUP > 64) __builtin_prefetch(ahead + k * WIDTH * GROUP + 64, 0, 2);
         for (int i = 0; i < rows; i++) {
             const input_t *inputs = x + i * stride + k * GROUP;
-            sums[i][0] = multiply_add(sums[i][0], inputs, low);
-            sums[i][1] = multiply_add(sums[i][1], inputs, high);
+            own[i][0] = multiply_add(own[i][0], inputs, low);
+            own[i][1] = multiply_add(own[i][1], inputs, high);
         }
     }
-    for (int i = 0; i < rows; i++) {
-        int32_t whole[WIDTH];
-        const sums_t low = sums[i][0], high = sums[i][1]; /* copies, or all sums leave registers */
-        memcpy(whole, &low, sizeof low);
-        memcpy(whole + LANES, &high, sizeof high);
-        const int64_t count = columns < WIDTH ? columns : WIDTH;
+    for (int i = 0; i < rows; i++)
+        for (int half = 0; half < 2; half++) {
+            const sums_t sum = own[i][half]; /* a copy, or all sums leave registers */
+            memcpy(sums + i * WIDTH + half * LANES, &sum, sizeof sum);
+        }
+}
+
+#if TILE == 14
+#define EACH(DO) \
+    DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
+#else
+#define EACH(DO) DO(1) DO(2) DO(3) DO(4)
+#endif
+#define TILE_OF(ROWS)                                                                           \
+    static void tile##ROWS(const input_t *x, const int8_t *panel, int32_t *sums,                \
+                           const char *ahead, int64_t groups, int64_t stride) {                 \
+        tile(x, panel, sums, ahead, groups, stride, ROWS);                                      \
+    }
+EACH(TILE_OF)
+#define NAME(ROWS) tile##ROWS,
+static Tile *const tiles_of[TILE] = {EACH(NAME)};
+
+/* The rows of y from sums over a panel, or its first `columns`. */
+static void write(const int32_t *sums, const Worth *worth, const float *scale, const float *bias,
+                  const float *add, float *y, int64_t rows, int64_t outputs, int64_t columns) {
+    const int64_t count = columns < WIDTH ? columns : WIDTH;
+    for (int64_t i = 0; i < rows; i++, sums += WIDTH, y += outputs, add += add ? outputs : 0)
         for (int64_t at = 0; at < count; at++) {
-            float sum = (float)(whole[at] - OFFSET * worth[i].total) * (scale[at] * worth[i].scale);
-            if (bias) sum += bias[at];
-            if (add) sum += add[i * outputs + at];
-            y[i * outputs + at] = sum;
+            const int32_t whole = sums[at] - OFFSET * worth[i].total;
+            y[at] = (float)whole * (scale[at] * worth[i].scale) + (bias ? bias[at] : 0) +
+                    (add ? add[at] : 0);
         }
-    }
 }
 
 /* One row in integers of -127 to 127. A row with NaN or infinity gives NaN for all its outputs. */
@@ -161,26 +184,15 @@ void linear_int8(const float *x, const int8_t *panels, const float *scale, const
             const int64_t tiles = (last - first + TILE - 1) / TILE;
             const int8_t *panel = panels + p * padded * WIDTH;
             const char *ahead = (const char *)panel + omp_get_num_threads() * padded * WIDTH;
-            const float *b = bias ? bias + p * WIDTH : 0;
             for (int64_t t = 0; t < tiles; t++) {
                 const int64_t from = first + (last - first) * t / tiles;
                 const int64_t to = first + (last - first) * (t + 1) / tiles;
-                const float *a = add ? add + from * outputs + p * WIDTH : 0;
-#define ROWS(N)                                                                              \
-    case N:                                                                                  \
-        tile(integers + from * stride, worth + from, panel, scale + p * WIDTH, b, a,         \
-             y + from * outputs + p * WIDTH, t ? (const char *)panel : ahead, groups,        \
-             stride, outputs, outputs - p * WIDTH, N);                                       \
-        break;
-                switch (to - from) {
-                    ROWS(1) ROWS(2) ROWS(3) ROWS(4)
-#if TILE > 4
-                    ROWS(5) ROWS(6)
-#endif
-#if TILE > 6
-                    ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
-#endif
-                }
+                int32_t sums[TILE * WIDTH];
+                tiles_of[to - from - 1](integers + from * stride, panel, sums,
+                                        t ? (const char *)panel : ahead, groups, stride);
+                write(sums, worth + from, scale + p * WIDTH, bias ? bias + p * WIDTH : 0,
+                      add ? add + from * outputs + p * WIDTH : 0,
+                      y + from * outputs + p * WIDTH, to - from, outputs, outputs - p * WIDTH);
             }
         }
     }

@@ -8,6 +8,7 @@
 #define LANES 8
 #endif
 #define INLINE __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline)) /* what need not be compiled again for each caller */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
