@@ -3,7 +3,14 @@
 The public names are imported on first use, so that `import stoker` costs nothing.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# GCC's OpenMP lets a thread without work wait busily for 300,000 turns, some 3 ms, which it takes
+# from what else goes on meanwhile. Read when torch is first imported. A tenth of it outlasts the
+# gaps between the parts of a step.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "30000"
 
 if TYPE_CHECKING:
     from stoker.engine.async_engine import AsyncEngine

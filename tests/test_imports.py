@@ -1,6 +1,7 @@
 """Lower floors never import upper ones, torch stays out of what plans, files stay small."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,20 @@ def test_help_loads_no_formats():
     code = "import stoker.cli.main as m, sys; m.build_parser().format_help()"
     code += "; assert not {'pyarrow', 'jinja2', 'csv'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, "30000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_without_work_wait_briefly_unless_the_user_says_how(given, found):
+    rest = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, stoker; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=rest | given, capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == str(found)

@@ -7,8 +7,6 @@ in the caller's thread, `AsyncEngine` in a thread of its own, jobs through `LLM`
 from __future__ import annotations
 
 import collections
-import dataclasses
-from collections.abc import Iterable
 
 from stoker.engine.detokenizer import Detokenizer, Tokenizer
 from stoker.engine.launch import Runner
@@ -161,8 +159,7 @@ class Engine:
     def _prepare(self, step: Step) -> tuple[SamplingBatch, list[PoolState]]:
         """What the runner needs beside the step."""
         pools, draws = self._pools(step), self._draws(step)
-        if draws.controls:
-            draws = dataclasses.replace(draws, masks=begin_masks(draws.controls))
+        begin_masks(own.grammar for own in draws.controls.values() if own.grammar is not None)
         return draws, pools
 
     def _draws(self, step: Step) -> SamplingBatch:
@@ -197,8 +194,29 @@ class Engine:
                 found.append(pool)
         return found
 
-    def _collect(self, advanced: Iterable[Sequence]) -> list[RequestOutput]:
+    def _take(self, advanced: list[Sequence]) -> None:
+        """Add the tokens that sequences got to their completions."""
+        constrained = []
+        for seq in advanced:
+            live = self._live[seq.request.id]
+            if live.pool is not None:
+                continue
+            live.sequences[seq.index] = seq
+            out = live.output.outputs[seq.index]
+            if live.rules is None:
+                out.token_ids.append(seq.tokens[-1])
+            elif not live.take_draw(out, seq.tokens[-1], self._token_text):
+                self.scheduler.finish(seq, "error")
+                self.stats.output_tokens -= 1
+            elif not live.may_go_on(out):
+                self.scheduler.finish(seq, "error" if out.error else "stop")
+            elif seq.status is not Status.FINISHED:
+                constrained.append(live.controls[out.index].grammar)
+        begin_masks(state for state in constrained if state is not None)
+
+    def _collect(self, advanced: list[Sequence]) -> list[RequestOutput]:
         """Bring the outputs up to date with the sequences that got a token."""
+        self._take(advanced)
         touched: dict[str, Live] = collections.OrderedDict()
         for seq in advanced:
             live = self._live[seq.request.id]
@@ -207,17 +225,9 @@ class Engine:
                 live.output.num_cached_tokens = seq.hit_tokens
                 touched[live.request.id] = live
                 continue
-            live.sequences[seq.index] = seq
             out = live.output.outputs[seq.index]
             if live.scores is not None:
                 live.show_prompt_scores(self._token_text)
-            if live.rules is None:
-                out.token_ids.append(seq.tokens[-1])
-            elif not live.take_draw(out, seq.tokens[-1], self._token_text):
-                self.scheduler.finish(seq, "error")
-                self.stats.output_tokens -= 1
-            elif not live.may_go_on(out):
-                self.scheduler.finish(seq, "error" if out.error else "stop")
             if live.needs_text and out.error is None:
                 self._advance_text(live, seq, out)
             if seq.status is Status.FINISHED:

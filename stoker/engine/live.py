@@ -115,9 +115,9 @@ class Live:
         state = self.controls[out.index].grammar
         if state is None:
             return True
-        state.follow(out.token_ids)
+        goes_on = state.follow(out.token_ids)
         out.error = state.error
-        return not state.exhausted
+        return goes_on
 
     def judge(self, out: CompletionOutput) -> None:
         """Say whether a completion that has ended is whole, where it had to follow something."""

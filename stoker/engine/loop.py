@@ -49,13 +49,6 @@ class _Flight:
     foreseeable: bool = False  # the next step may be planned before its tokens are known
     handle: Handle = field(default_factory=lambda: Done([]))
 
-    def wait(self) -> list[int]:
-        try:
-            return self.handle.wait()
-        finally:
-            if self.draws.masks is not None:
-                self.draws.masks.exception()  # waits: nothing may touch the states before
-
 
 class Loop:
     """Takes steps from plan to commit.
@@ -117,7 +110,7 @@ class Loop:
         """Wait for what is under way, and drop it."""
         while self._flights:
             with contextlib.suppress(Exception):
-                self._flights[0].wait()
+                self._flights[0].handle.wait()
             self._flights.popleft()
 
     def _launch(self, prepare: Prepare) -> bool:
@@ -144,7 +137,7 @@ class Loop:
     def _tokens(self, flight: _Flight) -> list[int] | None:
         """The tokens of the first step under way; None if memory ran out and all is undone."""
         try:
-            return flight.wait()
+            return flight.handle.wait()
         except Exception as problem:
             steps = [one.step for one in self._flights]
             self._flights.popleft()

@@ -8,8 +8,8 @@ rows, not requests. Called by the runner.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stoker.engine.sampling.controls import RowControls, ScoreRange
 from stoker.engine.sampling.filters import column, filter_min_p, filter_typical
-from stoker.engine.sampling.grammar_masks import Bits, bar_ungrammatical
+from stoker.engine.sampling.grammar_masks import bar_ungrammatical
 from stoker.engine.sampling.logprobs import look_up, raw_logprobs
 from stoker.engine.sampling.masks import add_bias, bar_tokens
 from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
@@ -45,7 +45,6 @@ class SamplingBatch:
         positions: absolute position of the drawn token.
         controls: by row, of the rows that ask for more; takes the results in.
         scores: prompts to be scored in this step, one for each item that has some.
-        masks: of the rows with constraints, where filling them has begun.
     """
 
     temperature: list[float]
@@ -55,7 +54,6 @@ class SamplingBatch:
     positions: list[int]
     controls: dict[int, RowControls] = field(default_factory=dict)
     scores: list[ScoreRange] = field(default_factory=list)
-    masks: Future[Bits] | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -85,11 +83,12 @@ def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
 
 
 def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls]) -> list[int]:
-    if changed:
+    if any(own.rules.params.processors for own in changed.values()):
         out = torch.argmax(logits, dim=-1)  # finds a NaN, which processors may bring
-        _refuse(logits, out, changed)
     else:
         out = argmax(logits)
+    if changed:
+        _refuse(logits, out, changed)
     random = [row for row, t in enumerate(batch.temperature) if t > 0]
     if random:
         rows = torch.tensor(random, device=logits.device)
@@ -109,7 +108,7 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     changed = {row: own for row, own in batch.controls.items() if own.rules.changes_logits}
     if changed:
         logits = logits.float()  # nothing to do but for narrow dtypes, which would round
-        _alter(logits, changed, batch.masks)
+        _alter(logits, changed)
     tokens = _draw(logits, batch, changed)
     if raw is not None:
         top = [batch.controls[row].rules.params.logprobs or 0 for row in scored]
@@ -119,14 +118,14 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     return tokens
 
 
-def _alter(logits: Tensor, rows: dict[int, RowControls], masks: Future[Bits] | None) -> None:
+def _alter(logits: Tensor, rows: dict[int, RowControls]) -> None:
     """Apply processors, bias, bars and penalties to `rows` of logits (R, V) float32, in place."""
     for own in rows.values():
         own.error = None
     run_processors(logits, rows)
     add_bias(logits, rows)
     bar_tokens(logits, rows)
-    bar_ungrammatical(logits, rows, masks)
+    bar_ungrammatical(logits, rows)
     apply_penalties(logits, rows)
 
 
@@ -139,15 +138,16 @@ def _refuse(logits: Tensor, best: Tensor, rows: dict[int, RowControls]) -> None:
     which = torch.tensor([*rows], device=logits.device)
     values = logits[which, best[which]].tolist()
     for (row, own), value in zip(rows.items(), values, strict=True):
-        if own.error is None and value == -float("inf"):
-            own.error = NOTHING_LEFT
-        elif own.error is None and not np.isfinite(value):
+        if own.error is None and math.isfinite(value):
+            continue
+        if own.error is None:
             own.error = (
-                f"the largest logit is {value} after processors, bias and penalties; "
+                NOTHING_LEFT
+                if value == -math.inf
+                else f"the largest logit is {value} after processors, bias and penalties; "
                 "it must be finite"
             )
-        if own.error is not None:
-            logits[row] = 0.0
+        logits[row] = 0.0
 
 
 def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Tensor:

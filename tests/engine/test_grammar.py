@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from stoker import LLM, BeamSearchParams, SamplingParams
 from stoker.cli.main import main
+from stoker.engine.request import Request
+from stoker.engine.sampling import grammar_masks
 from stoker.engine.sampling.constraint import Constraint, make_constraint
 from stoker.engine.sampling.grammar import GrammarCompiler
-from stoker.engine.sampling.grammar_masks import fill_bits, unpack
+from stoker.engine.sampling.grammar_masks import take_masks
 from stoker.engine.sampling.response_format import from_response_format
 from stoker.errors import InvalidRequestError, StokerError
+from stoker.ops.bits import unpack
 
 SCHEMA = {
     "type": "object",
@@ -124,6 +128,30 @@ def test_answers_do_not_depend_on_company_or_preemption(text_model, together, op
         assert shown(llm.generate(prompts, params)) == together
         if "num_blocks" in options:
             assert llm.engine.scheduler.num_preemptions > 0
+
+
+def test_requests_leave_while_their_masks_are_filled(llm, together, monkeypatch):
+    """Slow masks: half of the rows are cancelled before theirs are done, the rest don't notice."""
+    fill = grammar_masks._fill
+
+    def slowly(*args):
+        time.sleep(0.003)
+        fill(*args)
+
+    monkeypatch.setattr(grammar_masks, "_fill", slowly)
+    prompts, params, _ = mixed_batch()
+    engine = llm.engine
+    for number, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
+        ids = tuple(llm.text.encode(prompt))
+        engine.add(Request(str(number), ids, own, seed=own.seed, prompt=prompt))
+    found, left = {}, [str(number) for number in range(0, len(prompts), 4)]
+    while engine.has_work:
+        found |= {out.request_id: out for out in engine.step()}
+        if left and (output := engine.cancel(left.pop())) is not None:
+            assert all(one.finish_reason for one in output.outputs)
+            assert {one.complete for one in output.outputs} <= {None, False, True}
+    kept = [number for number in range(len(prompts)) if number % 4]
+    assert shown(found[str(number)] for number in kept) == [together[number] for number in kept]
 
 
 def test_the_shipped_model_and_every_draw():
@@ -260,24 +288,16 @@ def test_masks_of_a_sentencepiece_tokenizer_in_a_larger_vocabulary():
     rng = np.random.default_rng(0)
     for _ in range(20):
         state = compiler.compile(make_constraint(choice=["yes no", "é1"])).start()
-        output = []
-        while not state.exhausted:
-            mask = unpack(fill_bits([state]), 300, torch.device("cpu"))
+        output, goes_on = [], True
+        while goes_on:
+            mask = unpack(torch.from_numpy(take_masks([state])), 300)
             assert mask.shape == (1, 300)
             allowed = mask[0].nonzero()[:, 0].tolist()
             assert max(allowed) < len(fast)
             output.append(int(rng.choice([t for t in allowed if t != 1])))
-            state.follow(output)
+            goes_on = state.follow(output)
         assert state.complete
         assert fast.decode(output) in {"yes no", "é1"}
-
-
-def test_bits_are_unpacked_alike_on_every_device():
-    bits = np.random.default_rng(0).integers(0, 256, (5, 40), np.uint8)
-    here = unpack(bits, 301, torch.device("cpu"))
-    packed = torch.from_numpy(bits)
-    there = ((packed[:, :, None] >> torch.arange(8, dtype=torch.uint8)) & 1).bool()
-    assert torch.equal(here, there.flatten(1)[:, :301])
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,14 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from typing import Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stoker.engine.sampling.constraint import Constraint, library, refusal, source
 from stoker.errors import InvalidRequestError, StokerError
+
+if TYPE_CHECKING:
+    from stoker.ops.bits import Bits
 
 REMEMBERED = 256  # compiled constraints; rows of a job may each bring their own
 END = "<|stoker: end of a grammar|>"
@@ -44,47 +48,59 @@ class Grammar:
         return done
 
 
+class Masks(NamedTuple):
+    """What may come next for several answers: (n, width / 8), a bit for each token, once `done`."""
+
+    bits: Bits
+    done: Future[None]
+
+
 class GrammarState:
     """Where an answer stands. It follows from the answer's tokens alone.
 
     Attributes:
         grammar: what it follows.
-        matcher: llguidance's, after the tokens so far.
+        matcher: llguidance's, after the tokens so far; not to be touched until the mask is done.
         stops: ids beside the end of sequence that may come where the answer is complete.
+        mask: of the next token, as a row of some masks, where filling them has begun.
+        error: why the tokens so far could not be followed; None if they could.
     """
 
     def __init__(self, grammar: Grammar, matcher: Any, stops: Iterable[int]) -> None:
         self.grammar = grammar
         self.matcher = matcher
         self.stops = sorted({*stops} - grammar.compiler.ends)
+        self.mask: tuple[Masks, int] | None = None
+        self.error: str | None = None
         self._ends = grammar.compiler.ends.union(self.stops)
         self._seen = 0
 
-    def follow(self, output: Seq[int]) -> None:
-        """Take in what `output` has beyond the last call."""
+    def follow(self, output: Seq[int]) -> bool:
+        """Take in what `output` has beyond the last call. A mask must be done.
+
+        Returns whether anything but the end may follow; see also `error`.
+        """
         for token in output[self._seen :]:
-            if token not in self._ends or not self.matcher.is_accepting():
-                self.matcher.consume_token(token)
+            ends = token in self._ends and self.matcher.is_accepting()
+            if not ends and not self.matcher.consume_token(token):
+                self.look()
         self._seen = len(output)
+        self.mask = None
+        return self.error is None and not self.matcher.is_stopped()
 
     @property
     def complete(self) -> bool:
         """Whether the tokens so far are a whole answer."""
+        if self.mask is not None:
+            self.mask[0].done.exception()  # waits
         accepting: bool = self.matcher.is_accepting() and not self.matcher.is_error()
         return accepting
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing may follow but the end."""
-        stopped: bool = self.matcher.is_stopped()
-        return stopped
-
-    @property
-    def error(self) -> str | None:
-        """Why the matcher can't go on, such as a limit of the library; None if it can."""
-        if not self.matcher.is_error():
-            return None
-        return f"the constraint can't be followed: {self.matcher.get_error().splitlines()[0]}"
+    def look(self) -> None:
+        """Take note of why the matcher can't go on, such as a limit of the library, if so."""
+        if self.matcher.is_error():
+            reason = self.matcher.get_error().splitlines()[0]
+            self.error = f"the constraint can't be followed: {reason}"
 
 
 class GrammarCompiler:

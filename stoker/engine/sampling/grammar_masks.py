@@ -1,92 +1,88 @@
 """Bars the tokens that a constraint does not allow, for all constrained rows of a step at once.
 
-The masks are bits, filled by llguidance in one call, on as many threads as torch computes
-with, while the step's forward pass runs; they cross to the device as bits. The engine begins it,
-the sampler takes the masks.
+The masks are bits, filled by llguidance in one call for many rows, on all but one of the threads
+that torch computes with; they cross to the device as bits. The engine begins as soon as it has
+taken a step's tokens in, so that the masks are filled while the next step is planned and computed.
+The sampler takes them.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.engine.sampling.constraint import library
 from stoker.engine.sampling.controls import RowControls
-from stoker.engine.sampling.grammar import GrammarState
-
-Bits = NDArray[np.uint8]
-
-
-def begin_masks(rows: Mapping[int, RowControls]) -> Future[Bits] | None:
-    """Start to fill the masks of `rows`; None if none has a constraint.
-
-    Until it is done nothing else may touch their states.
-    """
-    states = []
-    for own in rows.values():
-        if own.grammar is not None:
-            own.grammar.follow(own.output)
-            states.append(own.grammar)
-    if not states:
-        return None
-    return _worker().submit(fill_bits, states, torch.get_num_threads())
+from stoker.engine.sampling.grammar import GrammarState, Masks
+from stoker.ops.bits import Bits, bar_unset
 
 
-def bar_ungrammatical(
-    logits: Tensor, rows: Mapping[int, RowControls], begun: Future[Bits] | None = None
-) -> None:
+def begin_masks(states: Iterable[GrammarState]) -> None:
+    """Start to fill the masks of those states that have none."""
+    lacking = [state for state in states if state.mask is None]
+    if not lacking:
+        return
+    bits = np.zeros((len(lacking), -(-lacking[0].grammar.compiler.width // 32) * 4), np.uint8)
+    matchers = [(state.matcher, row) for row, state in enumerate(lacking)]
+    threads, started = max(1, torch.get_num_threads() - 1), Event()
+    masks = Masks(bits, _worker().submit(_fill, matchers, bits, threads, started))
+    for row, state in enumerate(lacking):
+        state.mask = masks, row
+    started.wait()  # or this thread would hold the interpreter for up to 5 ms before it can start
+
+
+def take_masks(states: Seq[GrammarState]) -> Bits:
+    """What may come next, (R', width / 8) with a bit for each token, lowest first; waits for it."""
+    begin_masks(states)
+    rows: dict[int, tuple[Masks, list[int], list[int]]] = {}
+    for at, state in enumerate(states):
+        assert state.mask is not None
+        masks, row = state.mask
+        _, places, sources = rows.setdefault(id(masks), (masks, [], []))
+        places.append(at)
+        sources.append(row)
+    compiler = states[0].grammar.compiler
+    bits = np.empty((len(states), -(-compiler.width // 32) * 4), np.uint8)
+    for masks, places, sources in rows.values():
+        masks.done.result()
+        bits[places] = masks.bits[sources]
+    if compiler.phantom is not None:
+        bits[:, compiler.phantom // 8] &= 0xFF ^ (1 << compiler.phantom % 8)
+    for at, state in enumerate(states):
+        if state.stops and state.complete:
+            for token in state.stops:
+                bits[at, token // 8] |= 1 << token % 8
+    return bits
+
+
+def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
     """Set to -inf in logits (R, V), in place, what the constraints of `rows` bar.
 
     A row whose constraint can't be followed any further gets an `error`.
     """
     states = {row: own.grammar for row, own in rows.items() if own.grammar is not None}
-    begun = begun or begin_masks(rows)
-    if begun is None:
+    if not states:
         return
-    bits = begun.result()
+    bits = take_masks([*states.values()])
     for row, state in states.items():
+        state.look()
         rows[row].error = rows[row].error or state.error
-    barred = unpack(bits, logits.shape[1], logits.device).logical_not_()
-    if len(states) == len(logits):  # the rows come in order
-        logits.masked_fill_(barred, -torch.inf)
-    else:
-        which = torch.tensor([*states], device=logits.device)
-        logits[which] = logits[which].masked_fill_(barred, -torch.inf)
+    bar_unset(logits, [*states], bits)
 
 
-def fill_bits(states: list[GrammarState], threads: int = 1) -> Bits:
-    """What may come next, (R', width / 8) with a bit for each token, lowest first."""
-    compiler = states[0].grammar.compiler
-    bits = np.zeros((len(states), -(-compiler.width // 32) * 4), np.uint8)
-    matchers = [(state.matcher, row) for row, state in enumerate(states)]
+def _fill(matchers: list[tuple[Any, int]], bits: Bits, threads: int, started: Event) -> None:
+    started.set()
     _executor(threads).unsafe_compute_mask_ptr(
-        matchers, bits.ctypes.data, bits.shape[1], len(states)
+        matchers, bits.ctypes.data, bits.shape[1], len(matchers)
     )
-    phantom = compiler.phantom
-    if phantom is not None:
-        bits[:, phantom // 8] &= 0xFF ^ (1 << phantom % 8)
-    for row, state in enumerate(states):
-        if state.stops and state.complete:
-            for token in state.stops:
-                bits[row, token // 8] |= 1 << token % 8
-    return bits
-
-
-def unpack(bits: Bits, vocab: int, device: torch.device) -> Tensor:
-    """The bits as truth values (R', vocab) on the device."""
-    if device.type == "cpu":
-        found = np.unpackbits(bits, axis=1, count=vocab, bitorder="little")
-        return torch.from_numpy(found).view(torch.bool)
-    packed = torch.from_numpy(bits).to(device)
-    places = torch.arange(8, dtype=torch.uint8, device=device)
-    return ((packed[:, :, None] >> places) & 1).bool().flatten(1)[:, :vocab]
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def bar_tokens(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
         kept = logits[at, ids]
         logits[torch.tensor([*lists], device=logits.device)] = -torch.inf
         logits[at, ids] = kept
-    barred = {row: found for row, own in rows.items() if len(found := own.rules.barred(own.output))}
+    barred = {row: own.rules.barred(own.output) for row, own in rows.items() if own.rules.bars}
     if barred:
         at, ids = flat(barred, [*barred.values()], logits.device)
         logits[at, ids] = -torch.inf

@@ -5,6 +5,7 @@ Made once per request, when it is added. Knows ids and the tokenizer, neither te
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -51,11 +52,11 @@ class Rules:
     stops: Ints = field(default_factory=NONE.copy)
     grammar: Grammar | None = None
 
-    @property
+    @functools.cached_property
     def wants_logprobs(self) -> bool:
         return self.params.logprobs is not None or self.params.ranked
 
-    @property
+    @functools.cached_property
     def changes_logits(self) -> bool:
         """Whether logits are touched before temperature and filters."""
         return bool(
@@ -68,6 +69,11 @@ class Rules:
             or self.params.penalised
             or self.grammar is not None
         )
+
+    @functools.cached_property
+    def bars(self) -> bool:
+        """Whether there are tokens that `barred` may give."""
+        return bool(len(self.banned) or self.endings or len(self.stops))
 
     def barred(self, output: Seq[int]) -> Ints:
         """The ids that may not follow `output`, beside those not in `allowed`."""

@@ -1,7 +1,7 @@
 /* Small operations over rows, float32, each in one pass over memory.
  *
  * Every row is computed by itself, so a result does not depend on the batch. Built by build.py;
- * described in stoker/ops/norm.py, activation.py and rope.py.
+ * described in stoker/ops/norm.py, activation.py, rope.py, argmax.py and bits.py.
  */
 #include <math.h>
 #include <stdint.h>
@@ -46,6 +46,29 @@ void argmax(const float *x, int64_t *best, int64_t rows, int64_t size) {
                 first = at;
             }
         best[r] = first;
+    }
+}
+
+/* In row rows[r] of x, (any, size), the places whose bit in bits[r], (width) bytes, is 0 become
+ * -infinity. */
+void bar_unset(float *x, const int64_t *rows, const uint8_t *bits, int64_t count, int64_t size,
+               int64_t width) {
+    typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+    ivec place;
+    for (int i = 0; i < LANES; i++) place[i] = 1 << i;
+#pragma omp parallel for schedule(static) if (count * size > 1 << 20)
+    for (int64_t r = 0; r < count; r++) {
+        float *row = x + rows[r] * size;
+        const uint8_t *own = bits + r * width;
+        int64_t at = 0;
+        for (; at + LANES <= size; at += LANES) {
+            const int set = LANES == 16 ? own[at / 8] | own[at / 8 + 1] << 8 : own[at / 8];
+            const ivec kept = (place & set) != 0;
+            const vec low = -INFINITY - (vec){};
+            store(row + at, (vec)((kept & (ivec)load(row + at)) | (~kept & (ivec)low)));
+        }
+        for (; at < size; at++)
+            if (!(own[at / 8] >> at % 8 & 1)) row[at] = -INFINITY;
     }
 }
 
