@@ -31,6 +31,33 @@ def run(llm, tmp_path, lines, **changes):
     return {row["result"]["row"]: row for row in rows}, report
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_log_probabilities_of_a_row_are_those_of_its_prompt_alone(llm, tmp_path, suffix):
+    params = dataclasses.replace(PARAMS, temperature=0, logprobs=2)
+    source, target = tmp_path / "in.jsonl", tmp_path / f"out{suffix}"
+    prompts = ["hello", "hello there", "world"]
+    source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    settings = JobSettings(source, target, params=params, raw=True, restart=True)
+    run_job(llm, settings, prepare_job(settings), lambda report: None)
+    if suffix == ".parquet":
+        rows = pytest.importorskip("pyarrow.parquet").read_table(target).to_pylist()
+    else:
+        rows = [json.loads(line) for line in target.read_text().splitlines()]
+    found = {row["prompt"]: row["result"] for row in rows}
+    for prompt in prompts:
+        [one] = llm.generate([prompt], params)[0].outputs
+        want = [
+            [
+                {"id": token, "token": e.decoded_token, "logprob": e.logprob, "rank": e.rank}
+                for token, e in entry.items()
+            ]
+            for entry in one.logprobs
+        ]
+        assert [len(entry) for entry in want] == [2] * 6  # greedy: the drawn one is the likeliest
+        assert found[prompt]["logprobs"] == want
+        assert found[prompt]["cumulative_logprob"] == one.cumulative_logprob
+
+
 def test_every_row_gets_one_result(llm, tmp_path):
     lines = [
         '{"prompt": "hello", "mark": 1}',
