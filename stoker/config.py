@@ -31,6 +31,7 @@ class EngineConfig:
             included, is bfloat16.
         kv_dtype: of cached keys and values; "auto" is the dtype of the arithmetic. "fp8" (e4m3)
             holds twice as many tokens and changes results a little: an element by at most 1/16.
+            Each head has a scale, found at load.
         attention_backend: the implementation of attention; "auto" takes the fastest here. On a
             CPU "native" (C, float32) and "torch", on a GPU "varlen" (torch's own, where its
             kernels read pages) and "triton"; "reference" anywhere.

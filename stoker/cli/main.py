@@ -18,7 +18,7 @@ from stoker.cli.keeping import add_keeping
 from stoker.cli.parser import Parser
 from stoker.cli.sampling import add_sampling
 from stoker.cli.watching import add_expect, add_watching
-from stoker.config import DTYPES, EngineConfig
+from stoker.config import DTYPES, KV_DTYPES, EngineConfig
 from stoker.engine.pooling import POOLINGS
 from stoker.errors import StokerError
 from stoker.job.interrupt import sigterm_interrupts
@@ -123,6 +123,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         default="auto",
         choices=DTYPES,
         help="arithmetic; int8 is the fastest on a CPU (default: %(default)s, float32 on a CPU)",
+    )
+    command.add_argument(
+        "--kv-dtype",
+        default="auto",
+        choices=KV_DTYPES,
+        help="of cached keys and values; fp8 holds twice as many tokens on a GPU, and changes "
+        "results a little (default: %(default)s, that of the arithmetic)",
     )
     command.add_argument(
         "--device", default=EngineConfig.device, metavar="D", help="cpu or cuda (default: cpu)"

@@ -17,6 +17,7 @@ from stoker.engine.device import find_device
 from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.engine import Engine
 from stoker.engine.graphs import Graphs, graph_buckets, make_graphs
+from stoker.engine.kv_scales import kv_scales
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sizing import gpu_budget, host_blocks, weights_do_not_fit
@@ -159,7 +160,8 @@ def _with_cache(
     assert config.num_blocks is not None
     assert config.max_context is not None
     blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
-    cache = PagedCache(model.spec, blocks, config.block_size, dtype, device)
+    scales = kv_scales(model, config.max_context) if dtype == FP8 else None
+    cache = PagedCache(model.spec, blocks, config.block_size, dtype, device, scales)
     return config, cache, make_graphs(buckets, model, cache, config.max_context), budget
 
 

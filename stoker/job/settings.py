@@ -37,6 +37,7 @@ class JobSettings:
         pooling: embed the rows this way instead of completing them.
         model: what is loaded for the job; with it a job that can't go on is refused before.
         dtype: the engine's arithmetic, as it was asked for.
+        kv_dtype: of its cached keys and values, likewise.
         device: where it computes, which decides what dtype "auto" is.
         ordered: write the output in the order of the input.
         limit: take the first so many rows of the input and leave the others.
@@ -63,6 +64,7 @@ class JobSettings:
     pooling: PoolingParams | None = None
     model: str | None = None
     dtype: str = "auto"
+    kv_dtype: str = "auto"
     device: str = "cpu"
     ordered: bool = False
     limit: int | None = None

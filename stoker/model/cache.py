@@ -5,6 +5,8 @@ Knows layers and blocks, not sequences. Written and read by the mixers, copied b
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,15 @@ from stoker.model.spec import ModelSpec
 from stoker.ops import memory
 from stoker.ops.pages import FP8, Fp8Pages, Pages, storage
 
+Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
+
 
 class PagedCache:
     """Per layer keys and values in pages (num_blocks, block_size, kv_heads, head_dim).
 
     Zeroed, not just allocated: masked positions of a page are multiplied by zero weight, and
-    must not hold NaN. With the dtype float8_e4m3fn they are quantised, with scales of 1.
+    must not hold NaN. With the dtype float8_e4m3fn they are quantised, with the `scales` of each
+    layer, or scales of 1.
     """
 
     def __init__(
@@ -27,12 +32,18 @@ class PagedCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        scales: Seq[Scales] | None = None,
     ) -> None:
         self.block_size = block_size
         self.layers: list[tuple[Pages, Pages]] = []
-        for layer in spec.layers:
-            shape = (num_blocks, block_size, layer.mixer.kv_heads, layer.mixer.head_dim)
-            self.layers.append((_pages(shape, dtype, device), _pages(shape, dtype, device)))
+        for index, layer in enumerate(spec.layers):
+            heads = layer.mixer.kv_heads
+            shape = (num_blocks, block_size, heads, layer.mixer.head_dim)
+            ones = torch.ones(heads, device=device)
+            keys, values = scales[index] if scales else (ones, ones)
+            self.layers.append(
+                (_pages(shape, dtype, device, keys), _pages(shape, dtype, device, values))
+            )
 
     def clear(self) -> None:
         """Zero every page."""
@@ -48,11 +59,13 @@ class PagedCache:
                 cache[dst] = cache[src]
 
 
-def _pages(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Pages:
+def _pages(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, scale: Tensor
+) -> Pages:
     if dtype != FP8:
         return _zeros(shape, dtype, device)
     data = _zeros(shape, torch.uint8, device).view(FP8)
-    return Fp8Pages(data, torch.ones(shape[2], device=device))
+    return Fp8Pages(data, scale)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -112,11 +112,13 @@ def test_other_settings_are_not_mixed(llm, job):
     assert prepare_job(other).complete
 
 
-def test_devices_are_not_mixed(llm, job):
+def test_devices_and_dtypes_are_not_mixed(llm, job):
     run(llm, job)
     cut_to(job.output, 5)
     with pytest.raises(JobError, match='device was "cpu" and is "cuda"'):
         prepare_job(dataclasses.replace(job, device="cuda:1"))
+    with pytest.raises(JobError, match='kv_dtype was "auto" and is "fp8"'):
+        prepare_job(dataclasses.replace(job, kv_dtype="fp8"))
 
 
 def test_settings_that_change_no_result_may_differ(llm, job):
