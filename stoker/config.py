@@ -33,8 +33,8 @@ class EngineConfig:
             holds twice as many tokens and changes results a little: an element by at most 1/16.
             Each head has a scale, found at load.
         attention_backend: the implementation of attention; "auto" takes the fastest here. On a
-            CPU "native" (C, float32) and "torch", on a GPU "varlen" (torch's own, where its
-            kernels read pages) and "triton"; "reference" anywhere.
+            CPU "native" (C, float32) and "torch", on a GPU "triton" and "varlen" (torch's
+            own, where its kernels read pages); "reference" anywhere.
         block_size: tokens per cache block.
         num_blocks: cache blocks; None sizes the pool from `cache_memory`.
         cache_memory: bytes for keys and values; None takes a quarter of the free memory on a CPU,

@@ -90,10 +90,10 @@ def _attention(
         choices["native"] = lambda: NativeAttention(native)
     if cpu and not fp8:
         choices["torch"] = CpuAttention
-    if not fp8 and not soft_capped and varlen_serves(device, dtype):
-        choices["varlen"] = VarlenAttention
     if not cpu and triton_serves(device.type):
         choices["triton"] = lambda: TritonAttention(device)
+    if not fp8 and not soft_capped and varlen_serves(device, dtype):
+        choices["varlen"] = VarlenAttention
     choices["reference"] = ReferenceAttention
     if cpu and triton_serves("cpu"):  # interpreted: the slowest
         choices["triton"] = lambda: TritonAttention(device)

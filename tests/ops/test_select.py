@@ -40,16 +40,20 @@ def test_fp8_on_a_cpu_takes_the_reference_and_says_so(caplog):
     assert not caplog.text
 
 
-def test_a_gpu_takes_varlen_then_triton_then_the_reference(monkeypatch, caplog):
+def test_a_gpu_takes_triton_then_varlen_then_the_reference(monkeypatch, caplog):
     monkeypatch.setattr(select, "TritonAttention", lambda device: ReferenceAttention())
     monkeypatch.setattr(select, "varlen_serves", lambda device, dtype: True)
     monkeypatch.setattr(select, "triton_serves", lambda kind: True)
-    assert chosen(CUDA, torch.bfloat16) == "VarlenAttention"
-    assert chosen(CUDA, torch.bfloat16, soft_capped=True) == "ReferenceAttention"  # our Triton
-    assert chosen(CUDA, torch.bfloat16, cache_dtype=FP8) == "ReferenceAttention"
+    assert chosen(CUDA, torch.bfloat16) == "ReferenceAttention"  # our Triton
+    assert chosen(CUDA, torch.bfloat16, backend="varlen") == "VarlenAttention"
+    with pytest.raises(ConfigError, match="'varlen' does not serve"):
+        select_operations(CUDA, torch.bfloat16, backend="varlen", soft_capped=True)
+    with pytest.raises(ConfigError, match="'varlen' does not serve .* in FP8"):
+        select_operations(CUDA, torch.bfloat16, backend="varlen", cache_dtype=FP8)
     assert not caplog.text
-    monkeypatch.setattr(select, "varlen_serves", lambda device, dtype: False)
     monkeypatch.setattr(select, "triton_serves", lambda kind: False)
+    assert chosen(CUDA, torch.bfloat16) == "VarlenAttention"
+    monkeypatch.setattr(select, "varlen_serves", lambda device, dtype: False)
     assert chosen(CUDA, torch.bfloat16) == "ReferenceAttention"
     assert "Triton is not installed" in caplog.text
     with pytest.raises(
