@@ -180,7 +180,7 @@ class Engine:
                 batch.temperature.append(params.temperature)
                 batch.top_k.append(params.top_k)
                 batch.top_p.append(params.top_p)
-                batch.seeds.append(request.sample_seed(index))
+                batch.seeds.append(live.seed(index))
                 batch.positions.append(item.end)
         return batch
 

@@ -34,6 +34,7 @@ class Live:
         scores: of its prompt, if asked for.
         shows_progress: partial outputs are wanted.
         needs_text: text is wanted after every token.
+        seeds: of the random streams, by completion.
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
         pool: what has been gathered of its states, where it is pooled.
@@ -48,6 +49,7 @@ class Live:
     scores: PromptScores | None = None
     shows_progress: bool = False
     needs_text: bool = False
+    seeds: dict[int, int] = field(default_factory=dict)
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
     pool: PoolState | None = None
@@ -76,6 +78,13 @@ class Live:
         """Note that the request is part of a step for the first time."""
         self.begun = True
         self.output.queued_seconds = time.monotonic() - self.made
+
+    def seed(self, index: int) -> int:
+        """The seed of completion `index`, made when first asked for."""
+        found = self.seeds.get(index)
+        if found is None:
+            found = self.seeds[index] = self.request.sample_seed(index)
+        return found
 
     def control(self, rules: Rules, index: int) -> RowControls:
         """The controls of completion `index`, made when first asked for."""

@@ -174,11 +174,16 @@ class Scheduler:
         """
         self._step += 1
         plan = _Plan(self._step, self.max_batch_tokens)
-        for decodes in (True, False):
-            for seq in tuple(self.running):
-                remaining = seq.remaining
-                if plan.budget and remaining and (remaining == 1) == decodes:
-                    self._plan_sequence(plan, seq)
+        prompts = []
+        for seq in tuple(self.running):
+            remaining = seq.remaining
+            if remaining > 1:
+                prompts.append(seq)
+            elif remaining and plan.budget:
+                self._plan_sequence(plan, seq)
+        for seq in prompts:
+            if plan.budget:
+                self._plan_sequence(plan, seq)
         if plan.budget and not plan.preempted:
             self._admit(plan)
         return Step(
@@ -193,16 +198,18 @@ class Scheduler:
         """Give `seq` as much of the budget as its tokens and the free blocks allow."""
         if seq.status is not Status.RUNNING:
             return  # preempted earlier in this plan
-        if seq.remaining > 1:
+        count = seq.remaining
+        if count > 1:
             self.tables.match(seq)
-        count = min(seq.remaining, plan.budget)
-        if not self._make_room(plan, seq, count):
-            count = min(count, self.tables.room(seq)) if seq.status is Status.RUNNING else 0
-            if count <= 0:
-                return
-        copied = self.tables.grow(seq, count)
-        if copied is not None:
-            plan.copies.append(copied)
+            count = min(seq.remaining, plan.budget)
+        if count > 1 or not self.tables.has_place(seq):  # most decodes have one
+            if not self._make_room(plan, seq, count):
+                count = min(count, self.tables.room(seq)) if seq.status is Status.RUNNING else 0
+                if count <= 0:
+                    return
+            copied = self.tables.grow(seq, count)
+            if copied is not None:
+                plan.copies.append(copied)
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.to_draw)) if last else ()
@@ -211,7 +218,7 @@ class Scheduler:
         if not seq.may_reuse:
             scored = seq.score(start, end)
         plan.items.append(
-            StepItem(seq.serial, start, tokens, tuple(seq.blocks), draws, states, scored)
+            StepItem(seq.serial, start, tokens, seq.blocks, draws, states, scored)
         )
         plan.budget -= count
         self.tables.register(seq)
@@ -308,11 +315,13 @@ class Scheduler:
                 advanced.append(seq)
             if seq is None or not item.draws:
                 continue  # cancelled meanwhile, or a prompt still under way
-            siblings = [self._fork(seq, index) for index in item.draws[1:]]
             seq.to_draw = 1
-            for one, token in zip([seq, *siblings], tokens[first:taken], strict=True):
-                one.draw(token)
-                advanced.append(one)
+            seq.draw(tokens[first])
+            advanced.append(seq)
+            for at in range(first + 1, taken):
+                twin = self._fork(seq, item.draws[at - first])
+                twin.draw(tokens[at])
+                advanced.append(twin)
         assert taken == len(tokens)
         for seq in advanced:
             reason = finish_reason(seq, self.eos_ids)
@@ -340,7 +349,7 @@ class Scheduler:
 
     def _finish(self, seq: Sequence, reason: str) -> None:
         self.pool.release(seq.blocks)
-        seq.blocks = []
+        seq.blocks = ()
         seq.status, seq.finish_reason = Status.FINISHED, reason
         del self._by_serial[seq.serial]
 

@@ -70,7 +70,7 @@ class Sequence:
     def drop_cache(self) -> None:
         """Forget the cache's part; the tokens stay, to be computed again."""
         self.computed = 0
-        self.blocks: list[int] = []
+        self.blocks: tuple[int, ...] = ()
         self.shared_blocks = 0  # leading blocks taken from the index
         self.registered = 0
         self.cursor: int | None = ROOT  # index entry of the last registered block; None: gave up
@@ -117,7 +117,7 @@ class Sequence:
         twin = Sequence(self.request, serial, self.length_limit, index)
         twin.to_draw = 1
         twin.computed = self.computed
-        twin.blocks = list(self.blocks)
+        twin.blocks = self.blocks
         twin.shared_blocks = len(self.blocks)
         twin.registered, twin.cursor = self.registered, self.cursor
         twin.hit_tokens = self.prompt_len

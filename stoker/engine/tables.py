@@ -37,7 +37,7 @@ class BlockTables:
         self.pool.share(found, reuse=True)
         if seq.shared_blocks == len(seq.blocks):
             seq.shared_blocks += len(found)
-        seq.blocks += found
+        seq.blocks += tuple(found)
         seq.registered = len(seq.blocks)
         seq.cursor = found[-1]
         seq.computed += len(found) * size
@@ -70,6 +70,11 @@ class BlockTables:
         at = seq.computed // self.pool.block_size
         return int(at < len(seq.blocks) and self.pool.refs(seq.blocks[at]) > 1)
 
+    def has_place(self, seq: Sequence) -> bool:
+        """Whether the next token goes to a block that is there, and is nobody else's."""
+        at = seq.computed // self.pool.block_size
+        return at < len(seq.blocks) and self.pool.refs(seq.blocks[at]) == 1
+
     def needed(self, seq: Sequence, count: int) -> int:
         """Blocks that must be available for `count` more tokens of `seq`."""
         grown = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
@@ -92,8 +97,9 @@ class BlockTables:
             at = seq.computed // self.pool.block_size
             copied = seq.blocks[at], self.pool.allocate()
             self.pool.release(seq.blocks[at : at + 1])
-            seq.blocks[at] = copied[1]
+            seq.blocks = (*seq.blocks[:at], copied[1], *seq.blocks[at + 1 :])
             seq.shared_blocks = min(seq.shared_blocks, at)
-        while len(seq.blocks) * self.pool.block_size < seq.computed + count:
-            seq.blocks.append(self.pool.allocate())
+        lacking = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
+        if lacking > 0:
+            seq.blocks += tuple(self.pool.allocate() for _ in range(lacking))
         return copied
