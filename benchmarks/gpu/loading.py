@@ -19,7 +19,7 @@ from stoker.engine import build
 
 MODEL = "qwen3-8b"
 SIZE = 17 << 30  # bytes of its folder, rounded up
-PARTS = ("load_model", "_prepare", "gpu_budget", "PagedCache", "make_graphs")
+PARTS = ("load_model", "gpu_budget", "PagedCache", "make_graphs")
 
 
 def run_loading(device: torch.device, smoke: bool, limit: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from stoker.model import loader
 from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve
 from stoker.model.spec import ModelSpec
-from stoker.model.transformer import Transformer
+from stoker.model.transformer import Packing, Transformer
 
 SPREAD = 0.02  # standard deviation of the weights
 SHARD = 4 << 30  # bytes
@@ -106,17 +106,21 @@ def randomise(weights: Tensor) -> None:
     weights.fill_(1.0) if weights.dim() == 1 else weights.normal_(0.0, SPREAD)
 
 
-def random_model(folder: Path, device: torch.device, dtype: str = "auto") -> loader.LoadedModel:
-    """Stands in for `loader.load_model`: reads config.json alone, and makes the weights there."""
+def random_model(
+    folder: Path, device: torch.device, dtype: str = "auto", packing: Packing | None = None
+) -> loader.LoadedModel:
+    """Stands in for `loader.load_model`: reads config.json alone, and makes the weights there.
+
+    All are made before any is packed.
+    """
     config = json.loads((folder / "config.json").read_text())
     spec, _, head = resolve(config)
     name = loader._resolve_dtype(dtype, config["dtype"], device)
     with torch.device("meta"):
         model = Transformer(spec)
-    loader._allocate(model, loader.DTYPES[name], device)
     torch.manual_seed(0)
-    for parameter in model.parameters():
-        randomise(parameter.data)
+    for parameter, _ in list(model.named_parameters()):
+        randomise(loader.allocated(model, parameter, loader.DTYPES[name], device).data)
     return loader.LoadedModel(model.eval(), frozenset(), name, head)
 
 

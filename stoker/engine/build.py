@@ -25,19 +25,19 @@ from stoker.engine.text import TextCodec, import_tokenizers
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.checkpoint import resolve_folder, tensor_files
-from stoker.model.heads import Head
+from stoker.model.checkpoint import read_json, resolve_folder, tensor_files
+from stoker.model.heads import Head, resolve
 from stoker.model.loader import DTYPES, load_model
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
-from stoker.model.transformer import Transformer
+from stoker.model.transformer import Packing, Transformer
 from stoker.model.work import kv_bytes_per_token
 from stoker.ops.fp8 import fp8_gains, prepare_fp8, why_not_fp8
 from stoker.ops.int8 import prepare_int8
 from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start
 from stoker.ops.pages import FP8
-from stoker.ops.select import Operations, select_operations
+from stoker.ops.select import select_operations
 
 # the dtype of what lies between quantised projections
 _BETWEEN = {"int8": "float32", "fp8": "bfloat16"}
@@ -80,8 +80,12 @@ def build_engine(
     if threads is not None:
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)
+    text = TextCodec(folder)
+    if text.available and building():
+        import_tokenizers()  # rather than wait for the compiler, and import them later
+    packing = _packing(config.dtype, folder)
     try:
-        loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype))
+        loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype), packing)
     except torch.OutOfMemoryError:
         assert memory is not None
         raise ConfigError(weights_do_not_fit(memory, tensor_files(folder), config)) from None
@@ -91,9 +95,6 @@ def build_engine(
     measured = memory is not None and config.num_blocks is None and config.cache_memory is None
     config = _resolve(config, spec, loaded.dtype, None if measured else block_bytes)
     assert config.max_context is not None
-    text = TextCodec(folder)
-    if text.available and building():
-        import_tokenizers()  # rather than wait for the compiler, and import them later
     ops = select_operations(
         device,
         DTYPES[loaded.dtype],
@@ -101,7 +102,7 @@ def build_engine(
         cache_dtype=cache_dtype,
         soft_capped=any(layer.mixer.softcap for layer in spec.layers),
     )
-    _prepare(loaded.model, config.max_context, config.dtype, ops)
+    loaded.model.prepare(config.max_context, packing, ops)
     config, cache, graphs, budget = _with_cache(config, loaded.model, cache_dtype, memory)
     assert config.num_blocks is not None
     assert config.max_batch_tokens is not None
@@ -173,25 +174,26 @@ def _check_quantised(dtype: str, device: torch.device) -> None:
         raise ConfigError(f"dtype {reason}")
 
 
-def _prepare(model: Transformer, context: int, dtype: str, ops: Operations) -> None:
-    """Choose the model's linear maps for `dtype`.
+def _packing(dtype: str, folder: Path) -> Packing:
+    """How the weights of the model in `folder` are packed for `dtype`.
 
     Raises:
         ConfigError: fp8 would change nothing.
+        ModelError: config.json is missing, damaged or of an unknown kind.
     """
     if dtype == "int8":
-        model.prepare(context, prepare_int8, ops=ops)
-    elif dtype == "fp8":
-        matrices = [one for one in model.layers.parameters() if one.dim() == 2]
-        if not any(fp8_gains(*matrix.shape) for matrix in matrices):
-            raise ConfigError(
-                "dtype fp8 gains nothing here: no projection of this model has 4,096 inputs and "
-                "outputs or more; use bfloat16"
-            )
-        # errors of the head go straight into the distribution
-        model.prepare(context, prepare_fp8, make_head=prepare_linear, ops=ops)
-    else:
-        model.prepare(context, prepare_linear, prepare_gated, ops=ops)
+        return Packing(prepare_int8)
+    if dtype != "fp8":
+        return Packing(prepare_linear, prepare_gated)
+    spec, _, _ = resolve(read_json(folder, "config.json", required=True))
+    with torch.device("meta"):
+        matrices = [one for one in Transformer(spec).layers.parameters() if one.dim() == 2]
+    if not any(fp8_gains(*matrix.shape) for matrix in matrices):
+        raise ConfigError(
+            "dtype fp8 gains nothing here: no projection of this model has 4,096 inputs and "
+            "outputs or more; use bfloat16"
+        )
+    return Packing(prepare_fp8, make_head=prepare_linear)  # its errors would go into the draws
 
 
 def _resolve(

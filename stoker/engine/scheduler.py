@@ -217,9 +217,7 @@ class Scheduler:
         seq.computed, seq.planned = end, plan.number
         if not seq.may_reuse:
             scored = seq.score(start, end)
-        plan.items.append(
-            StepItem(seq.serial, start, tokens, seq.blocks, draws, states, scored)
-        )
+        plan.items.append(StepItem(seq.serial, start, tokens, seq.blocks, draws, states, scored))
         plan.budget -= count
         self.tables.register(seq)
 

@@ -1,11 +1,13 @@
 """From a model folder to a `Transformer` ready to run: strict, streamed, one copy.
 
 Every parameter must be filled exactly once and every tensor of the checkpoint must have a
-place. Fused projections are filled part by part. Called by the engine's makers.
+place. Fused projections are filled part by part. A layer is packed as soon as it is whole, so a
+model that is quantised needs room for little more than what stays. Called by the engine's makers.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from stoker.errors import ModelError
 from stoker.model.checkpoint import read_json, stream_tensors
 from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
-from stoker.model.transformer import Transformer
+from stoker.model.transformer import Block, Packing, Transformer
 from stoker.model.weights import places
+from stoker.ops.memory import zeros
 from stoker.ops.pages import FP8
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +31,7 @@ class LoadedModel:
     """A model and what its folder says besides weights.
 
     Attributes:
-        model: loaded; `prepare` has not been called.
+        model: loaded, and its layers packed if so asked; `prepare` has not been called.
         eos_ids: end-of-sequence ids of generation_config.json, or else of config.json.
         dtype: name of the dtype in use.
         head: what the model can be asked for.
@@ -40,7 +43,9 @@ class LoadedModel:
     head: Head
 
 
-def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> LoadedModel:
+def load_model(
+    folder: Path, device: torch.device, dtype: str = "auto", packing: Packing | None = None
+) -> LoadedModel:
     """Load the model in `folder`.
 
     Args:
@@ -48,6 +53,7 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
         device: where the weights go.
         dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU (whose bf16
             arithmetic is slow and inexact), else the checkpoint's own.
+        packing: how each layer is packed when its weights are there; None leaves them.
 
     Raises:
         ModelError: the folder is incomplete or damaged, or holds a model of an unknown kind.
@@ -58,8 +64,7 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     name = _resolve_dtype(dtype, config.get("dtype") or config.get("torch_dtype"), device)
     with torch.device("meta"):
         model = Transformer(spec)
-    _allocate(model, DTYPES[name], device)
-    _fill(model, family, folder, device)
+    _fill(model, family, folder, DTYPES[name], device, packing)
     eos = read_json(folder, "generation_config.json").get("eos_token_id")
     for part in (config, config.get("text_config") or {}):
         eos = part.get("eos_token_id") if eos is None else eos
@@ -67,15 +72,22 @@ def load_model(folder: Path, device: torch.device, dtype: str = "auto") -> Loade
     return LoadedModel(model.eval(), frozenset(ids), name, head)
 
 
-def _allocate(model: Transformer, dtype: torch.dtype, device: torch.device) -> None:
-    """Give each parameter its memory, not yet filled.
+def allocated(model: Transformer, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The parameter called `name`, given its memory when first asked for.
 
     Does what `Module.to_empty` does, which imports sympy for it, half a second of a start.
     """
-    for module in model.modules():
-        for name, empty in list(module.named_parameters(recurse=False)):
-            tensor = torch.empty(empty.shape, dtype=dtype, device=device)
-            setattr(module, name, nn.Parameter(tensor, requires_grad=False))
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    parameter: Tensor = getattr(module, leaf)
+    if parameter.is_meta:
+        if device.type == "cpu":
+            tensor = zeros(parameter.shape, dtype)  # which goes back to the system when dropped
+        else:
+            tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
+        parameter = nn.Parameter(tensor, requires_grad=False)
+        setattr(module, leaf, parameter)
+    return parameter
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -99,8 +111,16 @@ def _resolve_dtype(dtype: str, stored: str | None, device: torch.device) -> str:
     return stored if stored in DTYPES else "bfloat16"
 
 
-def _fill(model: Transformer, family: Family, folder: Path, device: torch.device) -> None:
+def _fill(
+    model: Transformer,
+    family: Family,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    packing: Packing | None,
+) -> None:
     wanted = dict(places(family.names, dict(model.named_parameters()), model.spec))
+    lacking = Counter(_layer(place.parameter) for place in wanted.values())
     ignored = family.ignored
     if model.spec.tied_head:  # the checkpoint may carry its copy of the embedding
         ignored += family.names["head.weight"].tensors
@@ -122,14 +142,25 @@ def _fill(model: Transformer, family: Family, folder: Path, device: torch.device
                 f"{stored} holds {str(tensor.dtype).removeprefix('torch.')}, as quantised "
                 f"checkpoints do; supported are {', '.join(DTYPES)}"
             )
-        place.fill(tensor)
+        place.fill(allocated(model, place.parameter, dtype, device), tensor)
         del tensor  # its memory is free before the next is read
+        layer = _layer(place.parameter)
+        lacking[layer] -= 1
+        if packing and layer is not None and not lacking[layer]:
+            block = model.layers[layer]
+            assert isinstance(block, Block)
+            block.pack(packing)
     if wanted:
         raise ModelError(f"the checkpoint lacks {_some(sorted(wanted))}")
     if left_over:
         raise ModelError(
             f"the checkpoint holds tensors that config.json has no place for: {_some(left_over)}"
         )
+
+
+def _layer(parameter: str) -> int | None:
+    """The layer of a parameter, if it is in one."""
+    return int(parameter.split(".")[1]) if parameter.startswith("layers.") else None
 
 
 def _some(names: list[str]) -> str:

@@ -44,6 +44,21 @@ class ForwardInput:
     attention: Any
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How the weights of projections are laid out for a device and dtype.
+
+    Attributes:
+        make: makes a linear map of a weight and a bias (ops/linear.py, ops/int8.py, ops/fp8.py).
+        make_gated: makes one that applies its gated activation too, or None where it can't.
+        make_head: for the head, if it shall not be as the others.
+    """
+
+    make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
+    make_gated: MakeGated | None = None
+    make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None
+
+
 class Linear(Module):
     """A projection whose weight is packed, and dropped, once it has been loaded."""
 
@@ -62,6 +77,10 @@ class Linear(Module):
             self._apply_fn = make(self.weight, self.bias)
             if hasattr(self._apply_fn, "weight"):
                 del self.weight
+        return self._apply_fn is not None
+
+    @property
+    def prepared(self) -> bool:
         return self._apply_fn is not None
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
@@ -129,7 +148,7 @@ class Ffn(Module):
 
     def prepare(self, make_gated: MakeGated) -> None:
         """Let the up projection apply the activation itself, if `make_gated` knows how."""
-        if self.spec.gated:
+        if self.spec.gated and not self.up.prepared:
             self.fused = self.up.prepare(partial(make_gated, kind=self.spec.activation))
 
     def forward(self, x_TD: Tensor, ops: Operations) -> Tensor:
@@ -154,6 +173,14 @@ class Block(Module):
         self.ffn = Ffn(layer.ffn, hidden)
         self.ffn_post_norm = make_norm(shape, norm, post)
         self.ffn_sum_norm = make_norm(shape, norm, after)
+
+    def pack(self, packing: Packing) -> None:
+        """Pack the weights, which are then dropped; twice is fine."""
+        if packing.make_gated:
+            self.ffn.prepare(packing.make_gated)
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.prepare(packing.make)
 
     def forward(
         self,
@@ -223,30 +250,25 @@ class Transformer(Module):
         self.ops: Operations | None = None
 
     def prepare(
-        self,
-        context: int,
-        make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear,
-        make_gated: MakeGated | None = None,
-        make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None,
-        ops: Operations | None = None,
+        self, context: int, packing: Packing | None = None, ops: Operations | None = None
     ) -> None:
         """Choose operations for the device the weights are on; tabulate `context` positions.
 
-        `make` turns a weight and a bias into a linear map (ops/linear.py, ops/int8.py),
-        `make_gated` into one that applies its gated activation too, or None. `make_head` is for
-        the head, if it shall not be as the others. `ops` are the operations to use; None takes
+        What has not been packed yet is packed. `ops` are the operations to use; None takes
         the fastest (ops/select.py). Frequencies that depend on the length of a sequence are those
         for `context` tokens.
         """
         device, dtype = self.embedding.device, self.embedding.dtype
-        make_head = make_head or make
+        packing = packing or Packing()
+        make_head = packing.make_head or packing.make
         if self.head is not None:
             self.head.prepare(make_head)
-        for module in self.modules():
-            if isinstance(module, Ffn) and make_gated:
-                module.prepare(make_gated)
-            elif isinstance(module, Linear):
-                module.prepare(make)
+        self._blocks = cast(tuple[Block, ...], tuple(self.layers))
+        for block in self._blocks:
+            block.pack(packing)
+        for module in (self.project_in, self.project_out):
+            if module is not None:
+                module.prepare(packing.make)
         self._logits = self.head
         if self.spec.tied_head:
             self._logits = make_head(self.embedding, None)
@@ -260,7 +282,6 @@ class Transformer(Module):
                 table = rope_table(rope.inv_freq(context), context, rope.factor)
                 self._ropes[rope] = table.to(device)
         self.settle()
-        self._blocks = cast(tuple[Block, ...], tuple(self.layers))
 
     def _embed(self, batch: ForwardInput) -> Tensor:
         x_TD = self.embedding[batch.token_ids]

@@ -60,18 +60,18 @@ class Place:
     """Where one tensor goes."""
 
     parameter: str
-    part: Tensor  # a view into the parameter
+    start: int  # of its rows in the parameter
+    shape: tuple[int, ...]  # of its part of the parameter
     source: From
     mixer: Attention | None  # of the parameter's layer, if it is in one
-    turned: int  # heads of `part`, from its first, that a rotary embedding turns
+    turned: int  # heads of the part, from its first, that a rotary embedding turns
 
     def expected(self) -> tuple[int, ...]:
         """The shape that the checkpoint's tensor must have."""
-        shape = tuple(self.part.shape)
-        return shape[::-1] if self.source.transpose else shape
+        return self.shape[::-1] if self.source.transpose else self.shape
 
-    def fill(self, tensor: Tensor) -> None:
-        """Copy the tensor, of the expected shape, into its part."""
+    def fill(self, parameter: Tensor, tensor: Tensor) -> None:
+        """Copy the tensor, of the expected shape, into its part of the parameter."""
         if self.source.transpose:
             tensor = tensor.t()
         if self.source.per_head and self.mixer is not None:
@@ -79,22 +79,26 @@ class Place:
             tensor = heads.transpose(0, 1).reshape(tensor.shape)
         if self.source.plus:
             tensor = tensor.float() + self.source.plus
-        self.part.copy_(tensor)
+        part = parameter[self.start : self.start + self.shape[0]]
+        part.copy_(tensor)
         rope = self.mixer.rope if self.mixer else None
         if self.source.pairs and self.mixer is not None and rope is not None and self.turned:
             order = torch.cat((torch.arange(0, rope.dim, 2), torch.arange(1, rope.dim, 2)))
             # (heads, head_dim, rest); rest is 1 for biases and norms
-            rows = self.part.view(-1, self.mixer.head_dim, self._row_size())[: self.turned]
+            rows = part.view(-1, self.mixer.head_dim, self._row_size())[: self.turned]
             rows[:, : rope.dim] = rows[:, order.to(rows.device)]
 
     def _row_size(self) -> int:
-        return self.part.shape[1] if self.parameter.endswith("qkv.weight") else 1
+        return self.shape[1] if self.parameter.endswith("qkv.weight") else 1
 
 
 def places(
     table: Names, parameters: dict[str, Tensor], spec: ModelSpec
 ) -> Iterator[tuple[str, Place]]:
-    """(name in the checkpoint, its place) for every tensor that `parameters` need."""
+    """(name in the checkpoint, its place) for every tensor that `parameters` need.
+
+    Of these only the shapes are looked at.
+    """
     left = dict(parameters)
     for pattern, source in table.items():
         for i in range(len(spec.layers)) if "{i}" in pattern else [None]:
@@ -103,8 +107,11 @@ def places(
                 continue
             mixer = spec.layers[i].mixer if i is not None else None
             parts = _parts(left.pop(ours), ours, mixer, whole=len(source.tensors) == 1)
+            start = 0
             for name, (part, turned) in zip(source.tensors, parts, strict=True):
-                yield name.format(i=i), Place(ours, part, source, mixer, turned)
+                shape = tuple(part.shape)
+                yield name.format(i=i), Place(ours, start, shape, source, mixer, turned)
+                start += shape[0]
     assert not left, f"the family's table lacks {sorted(left)}"
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -16,6 +17,7 @@ from stoker.errors import ConfigError, ModelError
 from stoker.model import loader
 from stoker.model.checkpoint import stream_tensors
 from stoker.model.families import spec_from_config
+from stoker.model.transformer import Packing
 
 ONE = SamplingParams(max_tokens=2, temperature=0)
 
@@ -274,3 +276,35 @@ def test_one_tensor_at_a_time_is_held_beside_the_model(folder, monkeypatch):
     loader.load_model(folder, torch.device("cpu"))
     assert len(given) > 10
     assert max(alive) == 0
+
+
+def test_layers_are_packed_as_soon_as_they_are_whole(checkpoint, monkeypatch):
+    """While a model is read, no more than a layer's projections lie there unpacked."""
+    held, most = set(), []
+
+    class Packed:
+        weight = torch.zeros(1)
+
+        def __init__(self, weight, bias):
+            held.discard(id(weight))
+            most.append(len(held))
+
+    allocated = loader.allocated
+
+    def counted(model, name, dtype, device):
+        parameter = allocated(model, name, dtype, device)
+        if name.startswith("layers.") and parameter.dim() == 2:
+            held.add(id(parameter))
+        return parameter
+
+    monkeypatch.setattr(loader, "allocated", counted)
+    folder, cpu = Path(checkpoint("llama").folder), torch.device("cpu")
+    model = loader.load_model(folder, cpu, "float32", Packing(Packed)).model
+    assert len(most) == 4 * len(model.layers)
+    assert max(most) == 3
+    assert not held
+    assert {name for name, _ in model.named_parameters() if "layers" in name} == {
+        f"layers.{index}.{norm}.weight"
+        for index in range(len(model.layers))
+        for norm in ("mixer_norm", "ffn_norm")
+    }
