@@ -44,6 +44,8 @@ from workloads import (
     work_flops,
 )
 
+ENVIRONMENT = dict(os.environ)  # of all engines: what importing Stoker adds here is not the peers'
+
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {  # adapter, its options
     "stoker": ("peer_stoker", {}),
     "stoker-int8": ("peer_stoker", {"dtype": "int8"}),
@@ -114,6 +116,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
+                env=ENVIRONMENT,
                 start_new_session=True,  # so that it can be stopped with its own workers
             )
         except OSError as problem:
