@@ -114,7 +114,7 @@ def work_flops(shape: str, work: Workload, shared: int = 0) -> int:
 
 def matmul_rate(shape: str, rows: int = 64, make: Callable[..., Any] | None = None) -> float:
     """FLOP/s of products at the shapes of a step of `rows` rows, with packed float32 weights or
-    what `make` makes of them."""
+    what `make` makes of them: the best of ten passes."""
     import torch
 
     from stoker.ops.linear import prepare_linear
@@ -127,13 +127,13 @@ def matmul_rate(shape: str, rows: int = 64, make: Callable[..., Any] | None = No
     flops = seconds = 0.0
     for k, n in ((hidden, qkv), (heads, hidden), (hidden, 2 * ffn), (ffn, hidden)):
         linear, x = make(torch.randn(n, k)), torch.randn(rows, k)
-        repeats = max(10, int(4e9 / (2 * rows * k * n)))
-        for _ in range(repeats // 4):
-            linear(x)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            linear(x)
-        seconds += time.perf_counter() - start
+        repeats = max(3, int(4e8 / (2 * rows * k * n)))
+
+        def passed(apply: Any = linear, x: Any = x, repeats: int = repeats) -> None:
+            for _ in range(repeats):
+                apply(x)
+
+        seconds += min(_seconds(passed) for _ in range(10))
         flops += repeats * 2.0 * rows * k * n
     return flops / seconds
 
