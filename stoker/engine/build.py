@@ -25,8 +25,8 @@ from stoker.engine.text import TextCodec, import_tokenizers
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.checkpoint import read_json, resolve_folder, tensor_files
-from stoker.model.heads import Head, resolve
+from stoker.model.checkpoint import resolve_folder, tensor_files
+from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
@@ -83,7 +83,7 @@ def build_engine(
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
-    packing = _packing(config.dtype, folder)
+    packing = _packing(config.dtype)
     try:
         loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype), packing)
     except torch.OutOfMemoryError:
@@ -104,23 +104,10 @@ def build_engine(
     )
     loaded.model.prepare(config.max_context, packing, ops)
     config, cache, graphs, budget = _with_cache(config, loaded.model, cache_dtype, memory)
-    assert config.num_blocks is not None
-    assert config.max_batch_tokens is not None
-    assert config.max_context is not None
-    scheduler = Scheduler(
-        num_blocks=config.num_blocks,
-        block_size=config.block_size,
-        max_batch_tokens=config.max_batch_tokens,
-        max_running=config.max_running,
-        max_context=config.max_context,
-        eos_ids=loaded.eos_ids,
-        prefix_cache=config.prefix_cache,
-        policy=config.policy,
-    )
     runner = ModelRunner(loaded.model, cache, device, graphs=graphs)
     tokenizer = text if text.available else None
     engine = Engine(
-        scheduler,
+        _scheduler(config, loaded.eos_ids),
         runner,
         tokenizer,
         spec.vocab,
@@ -130,6 +117,23 @@ def build_engine(
     )
     defaults = embedding_defaults(folder)
     return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
+
+
+def _scheduler(config: EngineConfig, eos_ids: frozenset[int]) -> Scheduler:
+    """The scheduler of settings with nothing left to be decided."""
+    assert config.num_blocks is not None
+    assert config.max_batch_tokens is not None
+    assert config.max_context is not None
+    return Scheduler(
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        max_batch_tokens=config.max_batch_tokens,
+        max_running=config.max_running,
+        max_context=config.max_context,
+        eos_ids=eos_ids,
+        prefix_cache=config.prefix_cache,
+        policy=config.policy,
+    )
 
 
 def _with_cache(
@@ -174,26 +178,13 @@ def _check_quantised(dtype: str, device: torch.device) -> None:
         raise ConfigError(f"dtype {reason}")
 
 
-def _packing(dtype: str, folder: Path) -> Packing:
-    """How the weights of the model in `folder` are packed for `dtype`.
-
-    Raises:
-        ConfigError: fp8 would change nothing.
-        ModelError: config.json is missing, damaged or of an unknown kind.
-    """
+def _packing(dtype: str) -> Packing:
+    """How weights are packed for `dtype`."""
     if dtype == "int8":
         return Packing(prepare_int8)
-    if dtype != "fp8":
-        return Packing(prepare_linear, prepare_gated)
-    spec, _, _ = resolve(read_json(folder, "config.json", required=True))
-    with torch.device("meta"):
-        matrices = [one for one in Transformer(spec).layers.parameters() if one.dim() == 2]
-    if not any(fp8_gains(*matrix.shape) for matrix in matrices):
-        raise ConfigError(
-            "dtype fp8 gains nothing here: no projection of this model has 4,096 inputs and "
-            "outputs or more; use bfloat16"
-        )
-    return Packing(prepare_fp8, make_head=prepare_linear)  # its errors would go into the draws
+    if dtype == "fp8":  # but for the head, whose errors would go straight into the draws
+        return Packing(prepare_fp8, make_head=prepare_linear, gains=fp8_gains)
+    return Packing(prepare_linear, prepare_gated)
 
 
 def _resolve(

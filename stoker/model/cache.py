@@ -37,10 +37,8 @@ class PagedCache:
         self.block_size = block_size
         self.layers: list[tuple[Pages, Pages]] = []
         for index, layer in enumerate(spec.layers):
-            heads = layer.mixer.kv_heads
-            shape = (num_blocks, block_size, heads, layer.mixer.head_dim)
-            ones = torch.ones(heads, device=device)
-            keys, values = scales[index] if scales else (ones, ones)
+            shape = (num_blocks, block_size, layer.mixer.kv_heads, layer.mixer.head_dim)
+            keys, values = scales[index] if scales else (None, None)
             self.layers.append(
                 (_pages(shape, dtype, device, keys), _pages(shape, dtype, device, values))
             )
@@ -60,12 +58,12 @@ class PagedCache:
 
 
 def _pages(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, scale: Tensor
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, scale: Tensor | None
 ) -> Pages:
     if dtype != FP8:
         return _zeros(shape, dtype, device)
     data = _zeros(shape, torch.uint8, device).view(FP8)
-    return Fp8Pages(data, scale)
+    return Fp8Pages(data, torch.ones(shape[2], device=device) if scale is None else scale)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

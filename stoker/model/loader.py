@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stoker.errors import ModelError
+from stoker.errors import ConfigError, ModelError
 from stoker.model.checkpoint import read_json, stream_tensors
 from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
@@ -57,6 +57,7 @@ def load_model(
 
     Raises:
         ModelError: the folder is incomplete or damaged, or holds a model of an unknown kind.
+        ConfigError: fp8, as which it shall be packed, would change nothing.
     """
     _refuse_adapter(folder)
     config = read_json(folder, "config.json", required=True)
@@ -64,6 +65,11 @@ def load_model(
     name = _resolve_dtype(dtype, config.get("dtype") or config.get("torch_dtype"), device)
     with torch.device("meta"):
         model = Transformer(spec)
+    if packing and not packing.suits(model):
+        raise ConfigError(
+            "dtype fp8 gains nothing here: no projection of this model has 4,096 inputs and "
+            "outputs or more; use bfloat16"
+        )
     _fill(model, family, folder, DTYPES[name], device, packing)
     eos = read_json(folder, "generation_config.json").get("eos_token_id")
     for part in (config, config.get("text_config") or {}):

@@ -52,11 +52,19 @@ class Packing:
         make: makes a linear map of a weight and a bias (ops/linear.py, ops/int8.py, ops/fp8.py).
         make_gated: makes one that applies its gated activation too, or None where it can't.
         make_head: for the head, if it shall not be as the others.
+        gains: whether a matrix (outputs, inputs) of a layer is worth it; a model in which none is
+            is refused. None takes all models.
     """
 
     make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
     make_gated: MakeGated | None = None
     make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None
+    gains: Callable[[int, int], bool] | None = None
+
+    def suits(self, model: Transformer) -> bool:
+        """Whether any matrix in the layers of `model`, which may be empty still, is worth it."""
+        matrices = (one for one in model.layers.parameters() if one.dim() == 2)
+        return self.gains is None or any(self.gains(*one.shape) for one in matrices)
 
 
 class Linear(Module):

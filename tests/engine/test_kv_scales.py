@@ -5,24 +5,14 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import SIZES, VOCAB
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from stoker import LLM, SamplingParams
 from stoker.engine.kv_scales import HEADROOM
 from stoker.ops.pages import FP8_MOST, Fp8Pages
 
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.1,
-    "eos_token_id": None,
-}
-PROMPT = [(7 * n) % 300 for n in range(1, 60)]
+PROMPT = [(7 * n) % VOCAB for n in range(1, 60)]
 SCORED = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True, prompt_logprobs=0)
 
 
@@ -31,7 +21,9 @@ def extreme(tmp_path_factory):
     """A Qwen2 whose keys lie beyond 448 in one head, and whose values are tiny in the other."""
     folder = tmp_path_factory.mktemp("extreme")
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**SIZES)).save_pretrained(folder)
+    Qwen2ForCausalLM(
+        Qwen2Config(**{**SIZES, "num_hidden_layers": 2, "initializer_range": 0.1})
+    ).save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     for layer in range(2):
         attention = f"model.layers.{layer}.self_attn"

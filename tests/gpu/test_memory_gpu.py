@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+from tiny import SIZES, VOCAB
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from stoker import LLM, SamplingParams
@@ -20,16 +21,10 @@ def wide(save_checkpoint):
     """A small model whose steps take much memory: 64 KiB a token between its projections."""
     torch.manual_seed(0)
     sizes = {
-        "vocab_size": 300,
-        "hidden_size": 64,
+        **SIZES,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
         "intermediate_size": 8192,
-        "max_position_embeddings": 512,
         "initializer_range": 0.1,
-        "eos_token_id": None,
     }
     return save_checkpoint("wide", Qwen3ForCausalLM(Qwen3Config(**sizes))).folder
 
@@ -38,7 +33,7 @@ def wide(save_checkpoint):
 def long_prompts(device):
     generator = torch.Generator().manual_seed(0)
     size = (48, 400) if device == "cuda" else (4, 40)
-    return torch.randint(0, 300, size, generator=generator).tolist()
+    return torch.randint(0, VOCAB, size, generator=generator).tolist()
 
 
 def tokens(llm, prompts):

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -21,20 +22,7 @@ from stoker.model.heads import CAUSAL, causal_form, resolve
 from stoker.model.weights import From
 from stoker.ops.native.build import load
 
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 96,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "pad_token_id": 7,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
+SIZES = {**tiny.SIZES, "num_hidden_layers": 2, "pad_token_id": 7}
 NAMES = {0: "good", 1: "bad", 2: "odd"}
 MAKERS = {
     "llama": lambda **more: LlamaForSequenceClassification(LlamaConfig(**SIZES, **more)),
