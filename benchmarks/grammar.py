@@ -5,7 +5,7 @@ of sequence ignored), so that both do the same steps. What is printed is the med
 the cost is the share of throughput that is lost. A shape is one of workloads.py with random
 weights and the tokenizer of stoker-tiny.
 
-    python benchmarks/grammar.py [--rows 128] [--repeats 5] [--running 64]
+    python benchmarks/grammar.py [--rows 128] [--repeats 11] [--running 64]
         [--model stoker-tiny | --shape 17m] [--dtype auto]
 """
 
@@ -64,7 +64,7 @@ def make_shape(shape: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--running", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--model", default="stoker-tiny")

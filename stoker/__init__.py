@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # GCC's OpenMP lets a thread without work wait busily for 300,000 turns, some 3 ms, which it takes
-# from what else goes on meanwhile. Read when torch is first imported. A tenth of it outlasts the
-# gaps between the parts of a step.
+# from what else goes on meanwhile. Read when torch is first imported. A thirtieth of it outlasts
+# the gaps between the operations of a forward pass.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "30000"
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 if TYPE_CHECKING:
     from stoker.engine.async_engine import AsyncEngine

@@ -92,7 +92,7 @@ def test_help_loads_no_formats():
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({}, "30000"),
+        ({}, "10000"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "active"}, None),
     ],

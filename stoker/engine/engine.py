@@ -159,7 +159,8 @@ class Engine:
     def _prepare(self, step: Step) -> tuple[SamplingBatch, list[PoolState]]:
         """What the runner needs beside the step."""
         pools, draws = self._pools(step), self._draws(step)
-        begin_masks(own.grammar for own in draws.controls.values() if own.grammar is not None)
+        answers = [own.grammar for own in draws.controls.values() if own.grammar is not None]
+        begin_masks([state for state in answers if state.mask is None])  # at their first tokens
         return draws, pools
 
     def _draws(self, step: Step) -> SamplingBatch:
@@ -176,7 +177,7 @@ class Engine:
             params = request.params
             for index in item.draws:
                 if live.rules is not None:
-                    batch.controls[len(batch)] = live.control(live.rules, index)
+                    batch.controls[len(batch.seeds)] = live.control(live.rules, index)
                 batch.temperature.append(params.temperature)
                 batch.top_k.append(params.top_k)
                 batch.top_p.append(params.top_p)
@@ -196,7 +197,6 @@ class Engine:
 
     def _take(self, advanced: list[Sequence]) -> None:
         """Add the tokens that sequences got to their completions."""
-        constrained = []
         for seq in advanced:
             live = self._live[seq.request.id]
             if live.pool is not None:
@@ -205,14 +205,14 @@ class Engine:
             out = live.output.outputs[seq.index]
             if live.rules is None:
                 out.token_ids.append(seq.tokens[-1])
-            elif not live.take_draw(out, seq.tokens[-1], self._token_text):
+                continue
+            own = live.take_draw(out, seq.tokens[-1], self._token_text)
+            if own.error is not None:
                 self.scheduler.finish(seq, "error")
                 self.stats.output_tokens -= 1
-            elif not live.may_go_on(out):
+            elif own.grammar is not None and own.grammar.ended:
+                out.error = own.grammar.error
                 self.scheduler.finish(seq, "error" if out.error else "stop")
-            elif seq.status is not Status.FINISHED:
-                constrained.append(live.controls[out.index].grammar)
-        begin_masks(state for state in constrained if state is not None)
 
     def _collect(self, advanced: list[Sequence]) -> list[RequestOutput]:
         """Bring the outputs up to date with the sequences that got a token."""

@@ -62,7 +62,7 @@ class Live:
         params, ids = request.params, request.prompt_token_ids
         outputs = [CompletionOutput(index, "", []) for index in range(seq.to_draw)]
         for one in outputs:
-            if rules is not None and rules.wants_logprobs:
+            if rules is not None and "logprobs" in rules.asks:
                 one.cumulative_logprob = 0.0
                 one.logprobs = None if params.logprobs is None else []
         scores = None
@@ -105,28 +105,22 @@ class Live:
         del self.scores.found[first - 1 :]
         return ScoreRange(self.scores, self.scores.prompt[first:last])
 
-    def take_draw(self, out: CompletionOutput, token: int, text: TokenText) -> bool:
-        """Add a token drawn under controls to its completion; False if the draw failed."""
+    def take_draw(self, out: CompletionOutput, token: int, text: TokenText) -> RowControls:
+        """Add a token drawn under controls to its completion, unless the draw failed.
+
+        Returns the controls, which hold the error then.
+        """
         own = self.controls[out.index]
         if own.error is not None:
             out.error = own.error
-            return False
+            return own
         out.token_ids.append(token)
         if own.found is not None:
             assert out.cumulative_logprob is not None
             out.cumulative_logprob += own.found.logprobs[0]
             if out.logprobs is not None:
                 out.logprobs.append(_named(own.found, text))
-        return True
-
-    def may_go_on(self, out: CompletionOutput) -> bool:
-        """Whether more can follow the completion's last token, by what it must follow."""
-        state = self.controls[out.index].grammar
-        if state is None:
-            return True
-        goes_on = state.follow(out.token_ids)
-        out.error = state.error
-        return goes_on
+        return own
 
     def judge(self, out: CompletionOutput) -> None:
         """Say whether a completion that has ended is whole, where it had to follow something."""

@@ -8,6 +8,7 @@ rows, not requests. Called by the runner.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,18 +20,26 @@ from torch import Tensor
 
 from stoker.engine.sampling.controls import RowControls, ScoreRange
 from stoker.engine.sampling.filters import column, filter_min_p, filter_typical
-from stoker.engine.sampling.grammar_masks import bar_ungrammatical
+from stoker.engine.sampling.grammar_masks import bar_ungrammatical, follow_draws
 from stoker.engine.sampling.logprobs import look_up, raw_logprobs
 from stoker.engine.sampling.masks import add_bias, bar_tokens
 from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
 from stoker.engine.sampling.penalties import apply_penalties
 from stoker.engine.sampling.processors import run_processors
-from stoker.ops.argmax import argmax
+from stoker.ops.largest import largest
 
 NOTHING_LEFT = (
     "no token may be drawn: allowed_token_ids, bad_words, min_tokens, logits processors and "
     "constraints (json_schema, regex, grammar, choice) together bar them all"
 )
+
+ALTERATIONS = {  # in this order
+    "processors": run_processors,
+    "bias": add_bias,
+    "bars": bar_tokens,
+    "grammar": bar_ungrammatical,
+    "penalties": apply_penalties,
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,11 @@ class SamplingBatch:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @functools.cached_property
+    def asked(self) -> frozenset[str]:
+        """What any of the rows asks for (`Rules.asks`); the batch is complete."""
+        return frozenset().union(*[own.rules.asks for own in self.controls.values()])
+
 
 def uniforms(seeds: list[int], positions: list[int]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), one per (seed, position), by splitmix64's finaliser."""
@@ -83,12 +97,12 @@ def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
 
 
 def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls]) -> list[int]:
-    if any(own.rules.params.processors for own in changed.values()):
-        out = torch.argmax(logits, dim=-1)  # finds a NaN, which processors may bring
+    if "processors" in batch.asked:
+        top, out = logits.max(dim=-1)  # finds a NaN, which processors may bring
     else:
-        out = argmax(logits)
+        top, out = largest(logits)
     if changed:
-        _refuse(logits, out, changed)
+        _refuse(logits, top, changed)
     random = [row for row, t in enumerate(batch.temperature) if t > 0]
     if random:
         rows = torch.tensor(random, device=logits.device)
@@ -100,16 +114,18 @@ def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls])
 
 def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     """`sample` where some rows have controls."""
-    scored = [row for row, own in batch.controls.items() if own.rules.wants_logprobs]
-    raw = None
-    if scored:
+    scored, raw = [], None
+    if "logprobs" in batch.asked:
+        scored = [row for row, own in batch.controls.items() if "logprobs" in own.rules.asks]
         which = torch.tensor(scored, device=logits.device)
         raw = raw_logprobs(logits[which])
     changed = {row: own for row, own in batch.controls.items() if own.rules.changes_logits}
     if changed:
         logits = logits.float()  # nothing to do but for narrow dtypes, which would round
-        _alter(logits, changed)
+        _alter(logits, changed, batch.asked)
     tokens = _draw(logits, batch, changed)
+    if "grammar" in batch.asked:
+        follow_draws(changed, tokens)
     if raw is not None:
         top = [batch.controls[row].rules.params.logprobs or 0 for row in scored]
         drawn = [tokens[row] for row in scored]
@@ -118,33 +134,30 @@ def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
     return tokens
 
 
-def _alter(logits: Tensor, rows: dict[int, RowControls]) -> None:
-    """Apply processors, bias, bars and penalties to `rows` of logits (R, V) float32, in place."""
+def _alter(logits: Tensor, rows: dict[int, RowControls], asked: frozenset[str]) -> None:
+    """Do what `rows` ask for to logits (R, V) float32, in place, before temperature and filters."""
     for own in rows.values():
         own.error = None
-    run_processors(logits, rows)
-    add_bias(logits, rows)
-    bar_tokens(logits, rows)
-    bar_ungrammatical(logits, rows)
-    apply_penalties(logits, rows)
+    for kind, alter in ALTERATIONS.items():
+        if kind in asked:
+            alter(logits, rows)
 
 
-def _refuse(logits: Tensor, best: Tensor, rows: dict[int, RowControls]) -> None:
+def _refuse(logits: Tensor, top: Tensor, rows: dict[int, RowControls]) -> None:
     """Give an `error` to those of `rows` that no token can be drawn from.
 
-    logits (R, V) and best (R,), the place of the largest in each row, which is that of a NaN if
-    there is one. The logits of failed rows become 0, harmless to what follows.
+    logits (R, V) and the largest of each row (R,), or NaN if there is one. The logits of failed
+    rows become 0, harmless to what follows.
     """
-    which = torch.tensor([*rows], device=logits.device)
-    values = logits[which, best[which]].tolist()
-    for (row, own), value in zip(rows.items(), values, strict=True):
-        if own.error is None and math.isfinite(value):
+    values = top.tolist()
+    for row, own in rows.items():
+        if own.error is None and math.isfinite(values[row]):
             continue
         if own.error is None:
             own.error = (
                 NOTHING_LEFT
-                if value == -math.inf
-                else f"the largest logit is {value} after processors, bias and penalties; "
+                if values[row] == -math.inf
+                else f"the largest logit is {values[row]} after processors, bias and penalties; "
                 "it must be finite"
             )
         logits[row] = 0.0
@@ -191,6 +204,8 @@ def _top(batch: SamplingBatch, rows: list[int], group: list[int]) -> tuple[list[
 
 def _asking(batch: SamplingBatch, rows: list[int], name: str, off: float) -> dict[int, float]:
     """By place in `rows`, the parameter called `name` of those rows where it is not `off`."""
+    if name not in batch.asked:
+        return {}
     values = {
         at: getattr(own.rules.params, name)
         for at, row in enumerate(rows)

@@ -30,11 +30,13 @@ def bar_unset(logits: Tensor, rows: Seq[int], bits: Bits) -> None:
     if kernel is None:
         bar_unset_reference(logits, rows, bits)
         return
-    places, bits = np.array(rows, np.int64), np.ascontiguousarray(bits)
-    kernel(
-        *(logits.data_ptr(), places.ctypes.data, bits.ctypes.data),
-        *(len(places), logits.shape[1], bits.shape[1]),
-    )
+    # a step of a small model is short, and what lies in no processor cache by now takes long: so
+    # no more calls than it needs
+    every = len(rows) == len(logits)
+    places = None if every and [*rows] == [*range(len(rows))] else torch.tensor(rows)
+    given = torch.from_numpy(np.ascontiguousarray(bits))
+    at = 0 if places is None else places.data_ptr()
+    kernel(logits.data_ptr(), at, given.data_ptr(), len(rows), logits.shape[1], given.shape[1])
 
 
 def bar_unset_reference(logits: Tensor, rows: Seq[int], bits: Bits) -> None:

@@ -130,15 +130,21 @@ def test_answers_do_not_depend_on_company_or_preemption(text_model, together, op
             assert llm.engine.scheduler.num_preemptions > 0
 
 
+def replace_filling(monkeypatch, before):
+    """Call `before` each time masks are about to be filled."""
+    genuine = grammar_masks._executor(1)
+
+    class Filling:
+        def unsafe_compute_mask_ptr(self, *args):
+            before()
+            genuine.unsafe_compute_mask_ptr(*args)
+
+    monkeypatch.setattr(grammar_masks, "_executor", lambda threads: Filling())
+
+
 def test_requests_leave_while_their_masks_are_filled(llm, together, monkeypatch):
     """Slow masks: half of the rows are cancelled before theirs are done, the rest don't notice."""
-    fill = grammar_masks._fill
-
-    def slowly(*args):
-        time.sleep(0.003)
-        fill(*args)
-
-    monkeypatch.setattr(grammar_masks, "_fill", slowly)
+    replace_filling(monkeypatch, lambda: time.sleep(0.003))
     prompts, params, _ = mixed_batch()
     engine = llm.engine
     for number, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
@@ -152,6 +158,40 @@ def test_requests_leave_while_their_masks_are_filled(llm, together, monkeypatch)
             assert {one.complete for one in output.outputs} <= {None, False, True}
     kept = [number for number in range(len(prompts)) if number % 4]
     assert shown(found[str(number)] for number in kept) == [together[number] for number in kept]
+
+
+def test_masks_that_can_not_be_filled(llm, together, monkeypatch):
+    """The requests at hand fail with the reason, and the engine goes on with others."""
+    prompts, params, _ = mixed_batch()
+
+    def fail():
+        raise ValueError("no masks today")
+
+    with monkeypatch.context() as patched:
+        replace_filling(patched, fail)
+        with pytest.raises(ValueError, match="no masks today"):
+            llm.generate(prompts, params)
+    assert shown(llm.generate(prompts, params)) == together
+
+
+def test_a_step_that_fails_after_its_draws(text_model, together, monkeypatch):
+    """Its tokens are dropped and drawn again, from where the answers stood before."""
+    prompts, params, _ = mixed_batch()
+    with LLM(text_model) as llm:
+        runner, failed = llm.engine.runner, []
+        genuine = runner.launch
+
+        def launch(step, draws, pools):
+            handle = genuine(step, draws, pools)
+            follows = any(own.grammar and own.output for own in draws.controls.values())
+            if follows and len(failed) < 3 and step.num_tokens > 1:
+                failed.append(step)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return handle
+
+        monkeypatch.setattr(runner, "launch", launch)
+        assert shown(llm.generate(prompts, params)) == together
+        assert len(failed) == 3
 
 
 def test_the_shipped_model_and_every_draw():
@@ -288,14 +328,14 @@ def test_masks_of_a_sentencepiece_tokenizer_in_a_larger_vocabulary():
     rng = np.random.default_rng(0)
     for _ in range(20):
         state = compiler.compile(make_constraint(choice=["yes no", "é1"])).start()
-        output, goes_on = [], True
-        while goes_on:
+        output = []
+        while not state.ended:
             mask = unpack(torch.from_numpy(take_masks([state])), 300)
             assert mask.shape == (1, 300)
             allowed = mask[0].nonzero()[:, 0].tolist()
             assert max(allowed) < len(fast)
             output.append(int(rng.choice([t for t in allowed if t != 1])))
-            goes_on = state.follow(output)
+            state.follow(output[-1])
         assert state.complete
         assert fast.decode(output) in {"yes no", "é1"}
 

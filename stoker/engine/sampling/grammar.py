@@ -11,8 +11,8 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from stoker.engine.sampling.constraint import Constraint, library, refusal, source
 from stoker.errors import InvalidRequestError, StokerError
@@ -38,21 +38,42 @@ class Grammar:
 
     def start(self, stops: Iterable[int] = ()) -> GrammarState:
         """A new answer; `stops` end it beside the end of sequence."""
-        return GrammarState(self, self._matcher.deep_copy(), stops)
+        return GrammarState(self, self.fresh_matcher(), stops)
+
+    def fresh_matcher(self) -> Any:
+        """llguidance's, at the start."""
+        return self._matcher.deep_copy()
 
     def accepts(self, text: str) -> bool:
         """Whether the whole of `text` is an answer."""
         tokens = self.compiler.tokenizer.tokenize_str(text)
-        matcher = self._matcher.deep_copy()
+        matcher = self.fresh_matcher()
         done: bool = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
         return done
 
 
-class Masks(NamedTuple):
-    """What may come next for several answers: (n, width / 8), a bit for each token, once `done`."""
+class Masks:
+    """What may come next for several answers, filled in another thread.
 
-    bits: Bits
-    done: Future[None]
+    Attributes:
+        bits: (n, width / 8), a bit for each token.
+        filling: held by the thread until the bits are there.
+        problem: why they could not be filled.
+    """
+
+    __slots__ = ("bits", "filling", "problem")
+
+    def __init__(self, bits: Bits) -> None:
+        self.bits = bits
+        self.filling = Lock()
+        self.filling.acquire()
+        self.problem: Exception | None = None
+
+    def wait(self) -> None:
+        """Return when the bits are there. Raises what went wrong."""
+        with self.filling:
+            if self.problem is not None:
+                raise self.problem
 
 
 class GrammarState:
@@ -60,41 +81,45 @@ class GrammarState:
 
     Attributes:
         grammar: what it follows.
-        matcher: llguidance's, after the tokens so far; not to be touched until the mask is done.
+        matcher: llguidance's, after the tokens so far; not to be touched until the mask is there.
         stops: ids beside the end of sequence that may come where the answer is complete.
         mask: of the next token, as a row of some masks, where filling them has begun.
+        followed: tokens so far.
+        complete: whether they are a whole answer.
+        ended: whether nothing may follow but the end; see also `error`.
         error: why the tokens so far could not be followed; None if they could.
     """
 
     def __init__(self, grammar: Grammar, matcher: Any, stops: Iterable[int]) -> None:
         self.grammar = grammar
-        self.matcher = matcher
         self.stops = sorted({*stops} - grammar.compiler.ends)
-        self.mask: tuple[Masks, int] | None = None
-        self.error: str | None = None
         self._ends = grammar.compiler.ends.union(self.stops)
-        self._seen = 0
+        self._begin(matcher)
 
-    def follow(self, output: Seq[int]) -> bool:
-        """Take in what `output` has beyond the last call. A mask must be done.
+    def _begin(self, matcher: Any) -> None:
+        self.matcher = matcher
+        self.mask: tuple[Masks, int] | None = None
+        self.followed = 0
+        self.complete: bool = matcher.is_accepting()
+        self.ended = False
+        self.error: str | None = None
 
-        Returns whether anything but the end may follow; see also `error`.
-        """
-        for token in output[self._seen :]:
-            ends = token in self._ends and self.matcher.is_accepting()
-            if not ends and not self.matcher.consume_token(token):
+    def follow(self, token: int) -> None:
+        """Take in the next token. The mask must be there."""
+        matcher = self.matcher
+        if not (self.complete and token in self._ends):
+            if not matcher.consume_token(token):
                 self.look()
-        self._seen = len(output)
+            self.complete = self.error is None and matcher.is_accepting()
+            self.ended = self.error is not None or matcher.is_stopped()
         self.mask = None
-        return self.error is None and not self.matcher.is_stopped()
+        self.followed += 1
 
-    @property
-    def complete(self) -> bool:
-        """Whether the tokens so far are a whole answer."""
-        if self.mask is not None:
-            self.mask[0].done.exception()  # waits
-        accepting: bool = self.matcher.is_accepting() and not self.matcher.is_error()
-        return accepting
+    def restart(self, output: Seq[int]) -> None:
+        """Be where `output` ends, whatever was followed before. The mask need not be there."""
+        self._begin(self.grammar.fresh_matcher())
+        for token in output:
+            self.follow(token)
 
     def look(self) -> None:
         """Take note of why the matcher can't go on, such as a limit of the library, if so."""

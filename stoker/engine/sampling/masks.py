@@ -29,10 +29,9 @@ def flat(
 def add_bias(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
     """Add the bias of `rows` to logits (R, V), in place."""
     some = {row: own.rules for row, own in rows.items() if len(own.rules.bias_ids)}
-    if some:
-        at, ids = flat(some, [rules.bias_ids for rules in some.values()], logits.device)
-        _, values = flat(some, [rules.bias_values for rules in some.values()], logits.device)
-        logits[at, ids] += values
+    at, ids = flat(some, [rules.bias_ids for rules in some.values()], logits.device)
+    _, values = flat(some, [rules.bias_values for rules in some.values()], logits.device)
+    logits[at, ids] += values
 
 
 def bar_tokens(logits: Tensor, rows: Mapping[int, RowControls]) -> None:

@@ -21,8 +21,6 @@ def apply_penalties(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
     A row's work is proportional to the number of different tokens in it.
     """
     some = {row: own.counts for row, own in rows.items() if own.counts is not None}
-    if not some:
-        return
     for row, counts in some.items():
         counts.update(rows[row].output)
     lists = [*some.values()]

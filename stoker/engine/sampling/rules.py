@@ -21,6 +21,7 @@ from stoker.errors import InvalidRequestError
 
 Ints = NDArray[np.int64]
 NONE: Ints = np.zeros(0, np.int64)
+CHANGES = frozenset(("processors", "bias", "bars", "grammar", "penalties"))
 
 
 class PlainEncoder(Protocol):
@@ -53,22 +54,29 @@ class Rules:
     grammar: Grammar | None = None
 
     @functools.cached_property
-    def wants_logprobs(self) -> bool:
-        return self.params.logprobs is not None or self.params.ranked
+    def asks(self) -> frozenset[str]:
+        """What draws need beside temperature, top-k and top-p.
+
+        "processors", "bias", "bars", "grammar" and "penalties" change logits before these
+        (`CHANGES`), "min_p" and "typical_p" filter after, "logprobs" looks.
+        """
+        params = self.params
+        kinds = {
+            "processors": params.processors,
+            "bias": len(self.bias_ids),
+            "bars": self.allowed is not None or self.bars,
+            "grammar": self.grammar is not None,
+            "penalties": params.penalised,
+            "min_p": params.min_p != 0,
+            "typical_p": params.typical_p != 1,
+            "logprobs": params.logprobs is not None or params.ranked,
+        }
+        return frozenset(kind for kind, asked in kinds.items() if asked)
 
     @functools.cached_property
     def changes_logits(self) -> bool:
         """Whether logits are touched before temperature and filters."""
-        return bool(
-            self.params.processors
-            or len(self.bias_ids)
-            or self.allowed is not None
-            or len(self.banned)
-            or self.endings
-            or len(self.stops)
-            or self.params.penalised
-            or self.grammar is not None
-        )
+        return not CHANGES.isdisjoint(self.asks)
 
     @functools.cached_property
     def bars(self) -> bool:

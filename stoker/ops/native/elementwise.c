@@ -1,7 +1,7 @@
 /* Small operations over rows, float32, each in one pass over memory.
  *
  * Every row is computed by itself, so a result does not depend on the batch. Built by build.py;
- * described in stoker/ops/norm.py, activation.py, rope.py, argmax.py and bits.py.
+ * described in stoker/ops/norm.py, activation.py, rope.py, largest.py and bits.py.
  */
 #include <math.h>
 #include <stdint.h>
@@ -18,8 +18,9 @@ static inline void norm_row(const float *x, const float *weight, float *y, int64
     for (int64_t d = 0; d < size; d++) y[d] = weight[d] * (x[d] * scale);
 }
 
-/* best[r] is the first place of the largest of a row of x, (rows, size), which holds no NaN. */
-void argmax(const float *x, int64_t *best, int64_t rows, int64_t size) {
+/* top[r] is the largest of a row of x, (rows, size), which holds no NaN, and best[r] its first
+ * place. */
+void largest(const float *x, float *top, int64_t *best, int64_t rows, int64_t size) {
     enum { WIDE = 64, PART = 16 * WIDE };
 #pragma omp parallel for schedule(static) if (rows * size > 16384)
     for (int64_t r = 0; r < rows; r++) {
@@ -32,12 +33,12 @@ void argmax(const float *x, int64_t *best, int64_t rows, int64_t size) {
             for (int64_t i = WIDE; i < PART; i += WIDE)
                 for (int64_t j = 0; j < WIDE; j++)
                     tops[j] = row[at + i + j] > tops[j] ? row[at + i + j] : tops[j];
-            float top = tops[0];
-            for (int64_t j = 1; j < WIDE; j++) top = tops[j] > top ? tops[j] : top;
-            if (top > most) {
-                most = top;
+            float part = tops[0];
+            for (int64_t j = 1; j < WIDE; j++) part = tops[j] > part ? tops[j] : part;
+            if (part > most) {
+                most = part;
                 first = at;
-                while (row[first] != top) first++;
+                while (row[first] != part) first++;
             }
         }
         for (; at < size; at++)
@@ -46,19 +47,20 @@ void argmax(const float *x, int64_t *best, int64_t rows, int64_t size) {
                 first = at;
             }
         best[r] = first;
+        top[r] = most;
     }
 }
 
 /* In row rows[r] of x, (any, size), the places whose bit in bits[r], (width) bytes, is 0 become
- * -infinity. */
+ * -infinity. rows may be NULL, for row r. */
 void bar_unset(float *x, const int64_t *rows, const uint8_t *bits, int64_t count, int64_t size,
                int64_t width) {
     typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
     ivec place;
     for (int i = 0; i < LANES; i++) place[i] = 1 << i;
-#pragma omp parallel for schedule(static) if (count * size > 1 << 20)
+#pragma omp parallel for schedule(static) if (count * size > 1 << 16)
     for (int64_t r = 0; r < count; r++) {
-        float *row = x + rows[r] * size;
+        float *row = x + (rows ? rows[r] : r) * size;
         const uint8_t *own = bits + r * width;
         int64_t at = 0;
         for (; at + LANES <= size; at += LANES) {

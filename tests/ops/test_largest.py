@@ -1,9 +1,9 @@
-"""The place of the largest logit."""
+"""The largest logit and its place."""
 
 import pytest
 import torch
 
-from stoker.ops.argmax import argmax
+from stoker.ops.largest import largest
 
 
 @pytest.mark.parametrize("size", [1, 63, 1024, 1025, 2047, 5000])
@@ -14,11 +14,15 @@ def test_it_is_the_first_of_the_largest(size, levels):
     logits[5] = -torch.inf
     logits[6, -1] = torch.inf
     want = torch.tensor([row.tolist().index(max(row.tolist())) for row in logits])
-    assert torch.equal(argmax(logits), want)
+    values, places = largest(logits)
+    assert torch.equal(places, want)
+    assert torch.equal(values, logits.amax(-1))
 
 
 def test_rows_that_lie_apart_and_other_dtypes():
     logits = torch.randn(8, 3000)
-    assert torch.equal(argmax(logits[::2, 7:2900]), logits[::2, 7:2900].argmax(-1))
-    assert torch.equal(argmax(logits.double()), logits.argmax(-1))
-    assert argmax(logits[:0]).shape == (0,)
+    for some in (logits[::2, 7:2900], logits.double()):
+        values, places = largest(some)
+        assert torch.equal(places, some.argmax(-1))
+        assert torch.equal(values, some.amax(-1))
+    assert largest(logits[:0])[1].shape == (0,)
