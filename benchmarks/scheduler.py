@@ -3,7 +3,7 @@
 1,024 sequences run; each step every one gets a token. The figure is the time of a step (plan,
 draws, tensors of the batch, commit, outputs) without the forward pass, per sequence.
 
-    python benchmarks/scheduler.py [--sequences 1024] [--steps 100] [--overlap]
+    python benchmarks/scheduler.py [--sequences 1024] [--prompt 100] [--steps 100] [--overlap]
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import torch
 from stoker.engine.batch import build_batch
 from stoker.engine.engine import Engine
 from stoker.engine.launch import Done
+from stoker.engine.mirror import Mirror
 from stoker.engine.params import SamplingParams
 from stoker.engine.request import Request
 from stoker.engine.sampler import SamplingBatch
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.step import Step
 from stoker.ops.attention import ReferenceAttention
+from stoker.ops.select import Operations
 
 
 class FreeModel:
@@ -30,11 +32,13 @@ class FreeModel:
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self.attend = ReferenceAttention()
+        self.ops = Operations(ReferenceAttention())
+        self.mirror = Mirror(torch.device("cpu"))
         self.drawn: list[int] = []
 
     def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> Done:
-        build_batch(step, self.block_size, self.attend, torch.device("cpu"), self.drawn)
+        device = torch.device("cpu")
+        build_batch(step, self.block_size, self.ops, self.mirror, device, self.drawn)
         self.drawn = [item.end % 1000 for item in step.items for _ in item.draws]
         return Done(self.drawn)
 
@@ -42,22 +46,23 @@ class FreeModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=1024)
+    parser.add_argument("--prompt", type=int, default=100, help="tokens of each")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--overlap", action="store_true", help="plan each step a step ahead")
     args = parser.parse_args()
     count = args.sequences
     scheduler = Scheduler(
-        num_blocks=count * 64,
+        num_blocks=count * (-(-(args.prompt + 600) // 16) + 1),
         block_size=16,
         max_batch_tokens=8192,
         max_running=count,
-        max_context=1024,
+        max_context=args.prompt + 601,
     )
     engine = Engine(scheduler, FreeModel(16), None, vocab=1000, overlap=args.overlap)
     params = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
     start = time.perf_counter()
     for number in range(count + 100):  # a hundred more keep waiting
-        prompt = tuple((number * 7 + at) % 1000 for at in range(100))
+        prompt = tuple((number * 7 + at) % 1000 for at in range(args.prompt))
         engine.add(Request(f"r{number}", prompt, params))
     added = time.perf_counter() - start
     while len(scheduler.running) < count or any(seq.remaining > 1 for seq in scheduler.running):

@@ -62,9 +62,8 @@ def phases(engine: Any) -> Iterator[dict[str, float]]:
         wrap(engine, "_prepare", "prepare")
         wrap(engine, "_collect", "collect")
         wrap(runner, "describe", "describe")
-        for module in (batch, runner, pending):
+        for module in (batch, graphs, runner, pending):
             wrap(module, "upload", "upload")
-        wrap(graphs, "pack", "upload")
         for name in ("plan", "refill"):
             if hasattr(attend, name):
                 wrap(attend, name, "attention")

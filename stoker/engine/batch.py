@@ -1,4 +1,7 @@
-"""Turns a `Step` into the tensors of one forward pass: the only place where that happens.
+"""Turns a `Step` into the tensors of one forward pass.
+
+What goes to the device is what it does not have: token ids, where sequences stand, and the new
+entries of block tables. The rest is made there.
 
 Knows no model and no parameters of sampling.
 """
@@ -11,38 +14,46 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from stoker.engine.mirror import Mirror
 from stoker.engine.numbers import Numbers, describe
 from stoker.engine.step import Step
+from stoker.engine.table_rows import Ints
 from stoker.engine.upload import upload
 from stoker.model.transformer import ForwardInput
-from stoker.ops.attention import Attention, RaggedLayout
+from stoker.ops.attention import RaggedLayout
+from stoker.ops.select import Operations
 
 
 def build_batch(
     step: Step | Numbers,
     block_size: int,
-    attend: Attention,
+    ops: Operations,
+    mirror: Mirror,
     device: torch.device,
     drawn: Tensor | Seq[int] = (),
 ) -> ForwardInput:
-    """The forward input of a step, its attention planned by `attend`.
+    """The forward input of a step, its attention planned by that of `ops`.
 
     `drawn` are the draws of the last step, which may still be under way on the device.
     """
-    numbers = describe(step, block_size) if isinstance(step, Step) else step
-    arrays = [numbers.tokens, numbers.positions, numbers.slots, numbers.rows, numbers.tables]
-    tokens, positions, slots, rows, tables, *late = upload(
-        [*arrays, numbers.late] if numbers.late.size else arrays, device
-    )
-    if late:
-        fill_late(tokens, late[0], drawn)
+    numbers = describe(step, block_size, mirror.rows) if isinstance(step, Step) else step
+    tokens, owners, shifts, rows, table_rows, changes = upload(news(numbers), device)
+    tables = mirror.tables(changes, table_rows, numbers.tables.shape[1])
+    late = as_draws(drawn, device) if numbers.late else None
+    made = ops.make_inputs(tokens, owners, shifts, tables, block_size, None, late)
     return ForwardInput(
-        token_ids=tokens,
-        positions=positions,
-        slots=slots,
+        token_ids=made.tokens,
+        positions=made.positions,
+        slots=made.slots,
         sample_rows=rows,
-        attention=attend.plan(layout_of(numbers, tables, block_size)),
+        attention=ops.attention.plan(layout_of(numbers, tables, block_size)),
     )
+
+
+def news(numbers: Numbers) -> list[Ints]:
+    """What the device has to be told of a step, in the order of `build_batch`."""
+    parts = [numbers.tokens, numbers.owners, numbers.shifts, numbers.rows, numbers.table_rows]
+    return [*parts, numbers.changes]
 
 
 def layout_of(numbers: Numbers, tables: Tensor, block_size: int) -> RaggedLayout:
@@ -56,7 +67,6 @@ def layout_of(numbers: Numbers, tables: Tensor, block_size: int) -> RaggedLayout
     )
 
 
-def fill_late(tokens: Tensor, late: Tensor, drawn: Tensor | Seq[int]) -> None:
-    """Put draws of the last step into `tokens` (T,), in place; for `late` see `Numbers`."""
-    source = torch.as_tensor(drawn, dtype=torch.int64, device=tokens.device)
-    tokens.index_copy_(0, late[0], source.index_select(0, late[1]))
+def as_draws(drawn: Tensor | Seq[int], device: torch.device) -> Tensor:
+    """The draws of the last step, int64 on the device."""
+    return torch.as_tensor(drawn, dtype=torch.int64, device=device)

@@ -8,11 +8,13 @@ no torch. Called by graphs.py.
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from stoker.engine.numbers import Ints, Numbers
+from stoker.engine.numbers import Numbers
+from stoker.engine.table_rows import IDLE, Ints
 
 # Tokens of the largest mixed graph: beyond, a step computes for longer than it takes to launch.
 LARGEST = 1024
@@ -88,7 +90,7 @@ def pad(numbers: Numbers, bucket: Bucket, block_size: int, dummy_block: int) -> 
 
     Among decodes the dummies are sequences of one token. Elsewhere one dummy sequence has all
     tokens that are missing, and the others that are missing have none. Rows that are missing are
-    those of the last token. The dummies' tokens have id and position 0.
+    those of the last token. The dummies' tokens have id 0 and no owner.
     """
     tokens, sequences = len(numbers.tokens), len(numbers.counts)
     extra, missing = bucket.tokens - tokens, bucket.sequences - sequences
@@ -97,20 +99,20 @@ def pad(numbers: Numbers, bucket: Bucket, block_size: int, dummy_block: int) -> 
         counts[:] = 1
     elif extra:
         counts[0] = extra
-    slots = dummy_block * block_size + np.arange(extra) % block_size
     last = np.full(bucket.sequences - len(numbers.rows), bucket.tokens - 1)
     blocks = -(-int(counts.max(initial=0)) // block_size)
     width = max(numbers.tables.shape[1], blocks)
     tables = np.full((bucket.sequences, width), dummy_block)
     tables[:sequences, : numbers.tables.shape[1]] = numbers.tables
-    zeros = np.zeros(extra, np.int64)
-    return Numbers(
-        tokens=np.concatenate((numbers.tokens, zeros)),
-        positions=np.concatenate((numbers.positions, zeros)),
-        slots=np.concatenate((numbers.slots, slots)),
+    nothing = np.zeros(missing, np.int64)
+    return replace(
+        numbers,
+        tokens=np.concatenate((numbers.tokens, np.zeros(extra, np.int64))),
+        owners=np.concatenate((numbers.owners, np.full(extra, -1))),
+        shifts=np.concatenate((numbers.shifts, nothing)),
         rows=np.concatenate((numbers.rows, last)),
         counts=np.concatenate((numbers.counts, counts)),
         contexts=np.concatenate((numbers.contexts, counts)),
+        table_rows=np.concatenate((numbers.table_rows, nothing + IDLE)),
         tables=tables,
-        late=numbers.late,
     )

@@ -16,8 +16,9 @@ from stoker.engine.budget import Budget
 from stoker.engine.device import find_device
 from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.engine import Engine
-from stoker.engine.graphs import Graphs, graph_buckets, make_graphs
+from stoker.engine.graphs import graph_buckets, make_graphs
 from stoker.engine.kv_scales import kv_scales
+from stoker.engine.mirror import Mirror
 from stoker.engine.runner import ModelRunner
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sizing import gpu_budget, host_blocks, weights_do_not_fit
@@ -103,8 +104,7 @@ def build_engine(
         soft_capped=any(layer.mixer.softcap for layer in spec.layers),
     )
     loaded.model.prepare(config.max_context, packing, ops)
-    config, cache, graphs, budget = _with_cache(config, loaded.model, cache_dtype, memory)
-    runner = ModelRunner(loaded.model, cache, device, graphs=graphs)
+    config, runner, budget = _with_runner(config, loaded.model, cache_dtype, memory)
     tokenizer = text if text.available else None
     engine = Engine(
         _scheduler(config, loaded.eos_ids),
@@ -136,13 +136,13 @@ def _scheduler(config: EngineConfig, eos_ids: frozenset[int]) -> Scheduler:
     )
 
 
-def _with_cache(
+def _with_runner(
     config: EngineConfig,
     model: Transformer,
     dtype: torch.dtype,
     memory: DeviceMemory | None,
-) -> tuple[EngineConfig, PagedCache, Graphs | None, Budget | None]:
-    """The prepared model's cache and CUDA graphs, and the settings with the blocks it has.
+) -> tuple[EngineConfig, ModelRunner, Budget | None]:
+    """The prepared model's runner with cache and CUDA graphs, and the settings with the blocks.
 
     Blocks that are left open so far are those that a GPU's memory has room for beside the model;
     the budget says how that was found.
@@ -167,7 +167,9 @@ def _with_cache(
     blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
     scales = kv_scales(model, config.max_context) if dtype == FP8 else None
     cache = PagedCache(model.spec, blocks, config.block_size, dtype, device, scales)
-    return config, cache, make_graphs(buckets, model, cache, config.max_context), budget
+    mirror = Mirror(device, idle_block=blocks - 1)
+    graphs = make_graphs(buckets, model, cache, mirror, config.max_context)
+    return config, ModelRunner(model, cache, device, graphs=graphs, mirror=mirror), budget
 
 
 def _check_quantised(dtype: str, device: torch.device) -> None:

@@ -16,14 +16,16 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from stoker.engine.batch import fill_late, layout_of
+from stoker.engine.batch import as_draws, layout_of, news
 from stoker.engine.buckets import Bucket, Buckets, pad
+from stoker.engine.mirror import Mirror
 from stoker.engine.numbers import Numbers
-from stoker.engine.upload import pack, unpack
+from stoker.engine.upload import upload
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.transformer import ForwardInput, Transformer
 from stoker.ops.attention import RaggedLayout
+from stoker.ops.inputs import Inputs, MakeInputs
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ class Graphs:
         buckets: the shapes there are.
         block_size: of the cache.
         width: blocks of the longest sequence.
-        dummy_block: a block of the cache that no sequence has.
+        mirror: the block tables on the device; its idle block is one that no sequence has.
+        make_inputs: makes token ids, positions and slots.
         capture: makes graphs; a stand-in in tests.
 
     Attributes:
@@ -85,19 +88,20 @@ class Graphs:
         buckets: Buckets,
         block_size: int,
         width: int,
-        dummy_block: int,
+        mirror: Mirror,
+        make_inputs: MakeInputs,
         device: torch.device,
         capture: CudaCapture,
     ) -> None:
         self._forward, self._attend, self._capture = forward, attend, capture
-        self._buckets, self._block_size, self._dummy = buckets, block_size, dummy_block
-        self._device = device
+        self._buckets, self._block_size = buckets, block_size
+        self._mirror, self._make_inputs, self._device = mirror, make_inputs, device
         most = buckets.largest
         width = max(width, -(-most.tokens // block_size))
-        self._tables = torch.zeros(most.sequences, width, dtype=torch.int64, device=device)
-        # tokens, positions, slots, rows; then tables, and places and draws of late tokens
-        numbers = 3 * most.tokens + most.sequences + self._tables.numel() + 2 * most.tokens
-        self._inputs = torch.zeros(8 * numbers, dtype=torch.uint8, device=device)
+        empty = partial(torch.zeros, dtype=torch.int64, device=device)
+        self._inputs = Inputs(*(empty(most.tokens) for _ in range(3)))
+        self._rows = empty(most.sequences)
+        self._tables = empty(most.sequences, width)
         self._states: Tensor | None = None
         self._graphs: dict[Bucket, tuple[ForwardInput, Callable[[], None]] | None] = {}
         self.memory: dict[Bucket, int] = {}
@@ -110,11 +114,11 @@ class Graphs:
         bucket = self._buckets.find(numbers.counts)
         if bucket is None or self._graphs.get(bucket, ()) is None:
             return None
-        padded = pad(numbers, bucket, self._block_size, self._dummy)
-        layout, inputs = self._fill(padded, drawn)
+        padded = pad(numbers, bucket, self._block_size, self._mirror.rows.idle_block)
+        layout, inputs, rows = self._fill(padded, drawn)
         graph = self._graphs.get(bucket)
         if graph is None:
-            self._make(bucket, layout, inputs)
+            self._make(bucket, layout, inputs, rows)
         else:
             batch, replay = graph
             batch.attention.refill(layout)
@@ -122,28 +126,30 @@ class Graphs:
         assert self._states is not None
         return self._states[: len(numbers.rows)]
 
-    def _fill(self, padded: Numbers, drawn: Tensor | Seq[int]) -> tuple[RaggedLayout, list[Tensor]]:
-        """Copy a step into the static buffers.
+    def _fill(
+        self, padded: Numbers, drawn: Tensor | Seq[int]
+    ) -> tuple[RaggedLayout, Inputs, Tensor]:
+        """Bring a step into the static buffers.
 
-        Returns its layout, and tokens, positions, slots and rows, at addresses that depend on
-        their shapes alone.
+        Returns its layout, its inputs and its rows, at addresses that depend on their shapes
+        alone.
         """
-        arrays = [padded.tokens, padded.positions, padded.slots, padded.rows, padded.tables]
-        arrays.append(padded.late)
-        packed = pack(arrays, pinned=self._device.type == "cuda")
-        self._inputs[: len(packed)].copy_(packed, non_blocking=True)
-        *inputs, tables, late = unpack(self._inputs, arrays)
-        rows, width = padded.tables.shape
-        self._tables[:rows, :width].copy_(tables)
-        if padded.late.size:
-            fill_late(inputs[0], late, drawn)
-        return layout_of(padded, self._tables[:rows], self._block_size), inputs
+        count, (sequences, width) = len(padded.tokens), padded.tables.shape
+        self._mirror.rows.widen(width)
+        tokens, owners, shifts, rows, table_rows, changes = upload(news(padded), self._device)
+        tables = self._tables[:sequences]
+        tables[:, :width].copy_(self._mirror.tables(changes, table_rows, width))
+        late = as_draws(drawn, self._device) if padded.late else None
+        idle, inputs = self._mirror.rows.idle_block, Inputs(*(x[:count] for x in self._inputs))
+        self._make_inputs(tokens, owners, shifts, tables, self._block_size, idle, late, out=inputs)
+        static = self._rows[: len(rows)]
+        static.copy_(rows)
+        return layout_of(padded, tables, self._block_size), inputs, static
 
-    def _make(self, bucket: Bucket, layout: RaggedLayout, inputs: list[Tensor]) -> None:
+    def _make(self, bucket: Bucket, layout: RaggedLayout, inputs: Inputs, rows: Tensor) -> None:
         """Run a step of a bucket's first, and capture it for the next."""
         plan = self._attend.reserve(layout, bucket.sequences, bucket.tokens)
-        tokens, positions, slots, rows = inputs
-        batch = ForwardInput(tokens, positions, slots, rows, plan)
+        batch = ForwardInput(*inputs, rows, plan)
 
         def work() -> None:
             states = self._forward(batch)
@@ -187,23 +193,24 @@ def graph_buckets(
 
 
 def make_graphs(
-    buckets: Buckets | None, model: Transformer, cache: PagedCache, context: int
+    buckets: Buckets | None, model: Transformer, cache: PagedCache, mirror: Mirror, context: int
 ) -> Graphs | None:
     """The graphs of a prepared model, whose sequences have up to `context` tokens.
 
-    The last block of `cache` is the dummy's. None without buckets.
+    The idle block of `mirror` is one of `cache`. None without buckets.
     """
     if buckets is None:
         return None
     assert model.ops is not None
-    size, blocks = cache.block_size, cache.layers[0][0].shape[0]
+    size = cache.block_size
     return Graphs(
         partial(model.hidden, cache=cache),
         cast(Reserving, model.ops.attention),
         buckets,
         size,
         -(-context // size),
-        blocks - 1,
+        mirror,
+        model.ops.make_inputs,
         model.embedding.device,
         CudaCapture(),
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stoker.engine.batch import build_batch
+from stoker.engine.mirror import Mirror
 from stoker.engine.step import Step, StepItem
 from stoker.model.cache import PagedCache, Scales
 from stoker.model.transformer import Transformer
@@ -37,7 +38,7 @@ def kv_scales(model: Transformer, context: int) -> list[Scales]:
     blocks = -(-count // PAGE)
     cache = PagedCache(model.spec, blocks, PAGE, model.embedding.dtype, device)
     step = Step(0, (StepItem(0, 0, tuple(tokens), tuple(range(blocks)), (0,)),))
-    model.hidden(build_batch(step, PAGE, model.ops.attention, device), cache)
+    model.hidden(build_batch(step, PAGE, model.ops, Mirror(device), device), cache)
     found = []
     for keys, values in cache.layers:
         assert isinstance(keys, Tensor)

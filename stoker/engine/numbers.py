@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stoker.engine.step import Step
-
-Ints = NDArray[np.int64]
+from stoker.engine.table_rows import Ints, TableRows
 
 
 @dataclass(frozen=True)
@@ -21,56 +19,56 @@ class Numbers:
     """T tokens of S sequences, of which R rows go on; all int64.
 
     Attributes:
-        tokens: (T,) ids; 0 where one is still being drawn.
-        positions: (T,) absolute.
-        slots: (T,) where each token's keys and values go.
+        tokens: (T,) ids; ~row for one that draw `row` of the last step gives.
+        owners: (T,) the sequence of each token; below 0 for padding.
+        shifts: (S,) the position of a sequence's tokens, less their places in `tokens`.
         rows: (R,) places of tokens: one per item that draws, however many samples it draws; after
             these the rows whose states are pooled, or whose logits score prompts.
         counts, contexts: (S,) tokens of each sequence in the step, and with those before it.
-        tables: (S, most blocks) block tables, unused entries 0.
-        late: (2, L) places of the tokens still being drawn, and their draws in the last step.
+        table_rows: (S,) the sequences' rows in the tables that the device keeps.
+        changes: (2, C) what these lack (`TableRows.update`).
+        tables: (S, most blocks) block tables, unused entries the idle block.
+        late: whether a token is still being drawn.
     """
 
     tokens: Ints
-    positions: Ints
-    slots: Ints
+    owners: Ints
+    shifts: Ints
     rows: Ints
     counts: Ints
     contexts: Ints
+    table_rows: Ints
+    changes: Ints
     tables: Ints
-    late: Ints
+    late: bool
 
 
-def describe(step: Step, block_size: int) -> Numbers:
-    """The numbers of `step`."""
-    items = step.items
-    counts = np.fromiter((len(item.tokens) for item in items), np.int64, len(items))
-    starts = np.fromiter((item.start for item in items), np.int64, len(items))
-    ends = np.cumsum(counts)
-    tables = _block_tables([item.blocks for item in items])
-    sequence = np.repeat(np.arange(len(items)), counts)
-    positions = np.arange(ends[-1]) - (ends - counts - starts)[sequence]
-    slots = tables[sequence, positions // block_size] * block_size + positions % block_size
-    tokens = np.fromiter(chain.from_iterable(i.tokens for i in items), np.int64, int(ends[-1]))
-    places = np.flatnonzero(tokens < 0)
-    late = np.stack((places, ~tokens[places]))
-    tokens[places] = 0
-    draws = np.fromiter((bool(item.draws) for item in items), np.bool_, len(items))
-    rows = ends[draws] - 1
-    if any(item.states[1] or item.scored[1] for item in items):
-        wanted = [
-            np.arange(*part) + first
-            for parts in ([item.states for item in items], [item.scored for item in items])
-            for part, first in zip(parts, (ends - counts).tolist(), strict=True)
-        ]
-        rows = np.concatenate([rows, *wanted])
-    return Numbers(tokens, positions, slots, rows, counts, starts + counts, tables, late)
-
-
-def _block_tables(tables: list[tuple[int, ...]]) -> Ints:
-    """(S, most blocks) int64, unused entries 0."""
-    lens = np.fromiter(map(len, tables), np.int64, len(tables))
-    out = np.zeros((len(tables), int(lens.max())), np.int64)
-    flat = np.fromiter(chain.from_iterable(tables), np.int64, int(lens.sum()))
-    out[np.arange(out.shape[1]) < lens[:, None]] = flat
-    return out
+def describe(step: Step, block_size: int, known: TableRows) -> Numbers:
+    """The numbers of `step`, of whose block tables `known` takes note."""
+    # by column, since going through the items in Python is what takes the time
+    serials, first, ids, blocks, draws, states, scored = zip(*step.items, strict=True)
+    counts = np.array([*map(len, ids)], np.int64)
+    starts = np.array(first, np.int64)
+    ends, contexts = np.cumsum(counts), starts + counts
+    tokens = np.fromiter(chain.from_iterable(ids), np.int64, int(ends[-1]))
+    rows = ends[np.array([*map(bool, draws)])] - 1
+    parts = [part for part in (states, scored) if part.count((0, 0)) < len(part)]
+    wanted = [
+        np.arange(*some) + begin
+        for part in parts
+        for some, begin in zip(part, (ends - counts).tolist(), strict=True)
+    ]
+    table_rows, changes = known.update(serials, blocks)
+    width = -(-int(contexts.max()) // block_size)
+    return Numbers(
+        tokens=tokens,
+        owners=np.repeat(np.arange(len(counts)), counts),
+        shifts=starts - (ends - counts),
+        rows=np.concatenate([rows, *wanted]) if wanted else rows,
+        counts=counts,
+        contexts=contexts,
+        table_rows=table_rows,
+        changes=changes,
+        tables=known.entries[table_rows, :width],
+        late=bool(tokens.min() < 0),
+    )

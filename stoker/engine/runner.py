@@ -16,6 +16,7 @@ from torch import Tensor
 from stoker.engine.batch import build_batch
 from stoker.engine.graphs import Graphs
 from stoker.engine.launch import Done, Handle
+from stoker.engine.mirror import Mirror
 from stoker.engine.numbers import Numbers, describe
 from stoker.engine.pending import Pending, draw_tokens
 from stoker.engine.pooler import PoolState, gather
@@ -37,7 +38,7 @@ class ModelRunner:
 
     Tokens are drawn on the device, without waiting for them, if `draws_there`, which is None for
     wherever the device is not the host. Draws under controls are made here in any case. `graphs`
-    run the steps that they serve.
+    run the steps that they serve, with the same `mirror`.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class ModelRunner:
         device: torch.device,
         draws_there: bool | None = None,
         graphs: Graphs | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
         self.device = device
         self.graphs = graphs
+        self.mirror = mirror or Mirror(device)
         # draw on the device and let the host go on, or else here
         self.draws_there = device.type != "cpu" if draws_there is None else draws_there
         self._drawn: Tensor | list[int] = []  # in the last step
@@ -97,7 +100,7 @@ class ModelRunner:
         if step.copies:
             pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)]
             self.cache.copy_blocks(*upload(pair, self.device))
-        numbers = describe(step, self.cache.block_size)
+        numbers = describe(step, self.cache.block_size, self.mirror.rows)
         states = None
         if self.graphs is not None and not pools and not scores:
             states = self.graphs.run(numbers, self._drawn)
@@ -122,8 +125,8 @@ class ModelRunner:
     def _build(self, numbers: Numbers, drawn: Tensor | list[int]) -> ForwardInput:
         """The forward input of a step, with the draws of the one before it."""
         assert self.model.ops is not None, "the model must be prepared"
-        attend = self.model.ops.attention
-        return build_batch(numbers, self.cache.block_size, attend, self.device, drawn)
+        size = self.cache.block_size
+        return build_batch(numbers, size, self.model.ops, self.mirror, self.device, drawn)
 
     @torch.inference_mode()
     def _arrived(self, step: Step, tokens: list[int]) -> None:
@@ -134,7 +137,8 @@ class ModelRunner:
                 may fail if the step after it has written over what it read.
         """
         if min(tokens) < 0:
-            batch = self._build(describe(step, self.cache.block_size), self._known)
+            numbers = describe(step, self.cache.block_size, self.mirror.rows)
+            batch = self._build(numbers, self._known)
             states = self.model.hidden(batch, self.cache)
             logits = self.model.logits(states[: sum(1 for item in step.items if item.draws)])
             self._check(lambda: batch, logits)

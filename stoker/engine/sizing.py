@@ -18,6 +18,7 @@ from stoker.engine.buckets import Buckets
 from stoker.engine.budget import Budget, Needs, divide, does_not_fit, gib
 from stoker.engine.device_memory import DeviceMemory
 from stoker.engine.runner import ModelRunner
+from stoker.engine.table_rows import most_bytes
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.transformer import Transformer
@@ -94,7 +95,7 @@ def gpu_budget(
         share=config.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
-        activations=activations,
+        activations=activations + most_bytes(config.max_running, -(-context // size)),
         graphs=graphs,
         block=block_bytes,
         block_size=size,

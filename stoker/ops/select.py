@@ -18,6 +18,7 @@ from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
+from stoker.ops.inputs import MakeInputs, make_inputs
 from stoker.ops.native.build import load
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.pages import FP8, Pages
@@ -43,6 +44,7 @@ class Operations:
         rotate_and_store
     )
     draw: Draw = draw
+    make_inputs: MakeInputs = make_inputs
 
 
 def select_operations(

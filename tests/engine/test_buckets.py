@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stoker.engine.buckets import LARGEST, PER_GRAPH, Buckets, pad, sizes
 from stoker.engine.numbers import describe
 from stoker.engine.step import Step, StepItem
+from stoker.engine.table_rows import IDLE, TableRows
 
 
 @given(most=st.integers(1, 5000))
@@ -53,8 +54,9 @@ def random_step(rng, running, block_size, decodes):
 )
 def test_padding(seed, running, most, block_size, decodes):
     step = random_step(random.Random(seed), running, block_size, decodes)
-    real = describe(step, block_size)
-    buckets, dummy = Buckets(running, most), 5000
+    dummy = 5000
+    real = describe(step, block_size, TableRows(dummy))
+    buckets = Buckets(running, most)
     bucket = buckets.find(real.counts)
     tokens, sequences = len(real.tokens), len(real.counts)
     if bucket is None:
@@ -67,8 +69,9 @@ def test_padding(seed, running, most, block_size, decodes):
     assert (bucket.tokens == bucket.sequences) == (tokens == sequences)
     assert bucket.tokens >= bucket.sequences
     # the shapes are the bucket's
-    assert len(padded.tokens) == len(padded.positions) == len(padded.slots) == bucket.tokens
+    assert len(padded.tokens) == len(padded.owners) == bucket.tokens
     assert len(padded.counts) == len(padded.contexts) == len(padded.tables) == bucket.sequences
+    assert len(padded.shifts) == len(padded.table_rows) == bucket.sequences
     assert len(padded.rows) == bucket.sequences
     assert padded.counts.sum() == bucket.tokens
     if tokens == sequences:
@@ -76,19 +79,20 @@ def test_padding(seed, running, most, block_size, decodes):
     # little is added
     assert bucket.tokens - tokens < max(8, 1 + tokens / 8)
     # what is real keeps its place
-    for name in ("tokens", "positions", "slots", "rows", "counts", "contexts"):
+    for name in ("tokens", "owners", "shifts", "rows", "counts", "contexts", "table_rows"):
         own = getattr(real, name)
         assert np.array_equal(getattr(padded, name)[: len(own)], own)
     height, width = real.tables.shape
     assert np.array_equal(padded.tables[:height, :width], real.tables)
-    assert np.array_equal(padded.late, real.late)
+    assert padded.late == real.late
+    assert padded.changes is real.changes
     # the dummy has its block and no other
-    assert (padded.slots[tokens:] // block_size == dummy).all()
-    assert (padded.slots[:tokens] // block_size != dummy).all()
+    assert (padded.owners[tokens:] < 0).all()
+    assert (padded.owners[:tokens] >= 0).all()
+    assert (padded.table_rows[sequences:] == IDLE).all()
     assert (padded.tables[sequences:] == dummy).all()
     used = -(-padded.contexts // block_size)
     assert (used <= padded.tables.shape[1]).all()
-    assert not (padded.positions[tokens:]).any(), "below any context"
 
 
 def test_what_is_too_large_has_no_bucket():

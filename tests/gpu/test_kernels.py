@@ -5,6 +5,7 @@ import torch
 
 from stoker.ops import activation, norm, sampling
 from stoker.ops.fp8 import Fp8Linear, Fp8Reference, prepare_fp8, quantize_rows
+from stoker.ops.inputs import make_inputs
 from stoker.ops.linear import prepare_linear
 from stoker.ops.pages import FP8, Fp8Pages
 from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
@@ -47,6 +48,21 @@ def test_norms(fused, size):
     assert_steps(fused["rms_norm"](x, weight, 1e-6), exact, 2)
     exact = norm.layer_norm(x, weight, bias, 1e-5)
     assert_steps(fused["layer_norm"](x, weight, bias, 1e-5), exact, 2)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_inputs(fused, late):
+    counts = torch.tensor([1] * 1000 + [700, 1, 300])
+    owners = torch.arange(len(counts)).repeat_interleave(counts)
+    owners = torch.cat((owners, torch.full((24,), -1)))
+    shifts = torch.randint(500, (len(counts),)) - (counts.cumsum(0) - counts)
+    tables = torch.randint(10**6, (len(counts), 128))[:, :100]
+    tokens, drawn = torch.randint(10**5, owners.shape), torch.randint(10**5, (1000,))
+    if late:
+        tokens[:1000] = ~torch.randperm(1000)
+    given = (tokens, owners, shifts, tables, 16, 10**6, drawn if late else None)
+    for found, exact in zip(fused["make_inputs"](*given), make_inputs(*given), strict=True):
+        assert torch.equal(found, exact)
 
 
 @pytest.mark.parametrize("kind", activation.ACTIVATIONS)

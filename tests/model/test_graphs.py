@@ -10,6 +10,7 @@ from test_planning_ahead import random_params
 from stoker import LLM, SamplingParams
 from stoker.engine.buckets import Buckets
 from stoker.engine.graphs import Graphs, graph_buckets
+from stoker.engine.mirror import Mirror
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.ops.attention import ReferenceAttention
@@ -86,7 +87,11 @@ def with_graphs(llm, **options):
         return hidden(batch, runner.cache)
 
     width = -(-scheduler.max_context // size)
-    runner.graphs = Graphs(forward, attend, buckets, size, width, blocks, runner.device, capture)
+    runner.mirror = Mirror(runner.device, blocks, shared=False)
+    make, device = runner.model.ops.make_inputs, runner.device
+    runner.graphs = Graphs(
+        forward, attend, buckets, size, width, runner.mirror, make, device, capture
+    )
     return capture
 
 

@@ -7,6 +7,7 @@ from test_graphs import Recorded
 from stoker import LLM, SamplingParams
 from stoker.engine.buckets import Buckets
 from stoker.engine.graphs import Graphs
+from stoker.engine.mirror import Mirror
 from stoker.model.cache import PagedCache
 
 pytest.importorskip("triton")
@@ -27,6 +28,7 @@ def test_tokens_equal_transformers(checkpoint, prompts):
         runner.draws_there = True
         blocks, size = scheduler.pool.num_blocks, scheduler.block_size
         runner.cache = PagedCache(llm.spec, blocks + 1, size, torch.float32, runner.device)
+        runner.mirror = Mirror(runner.device, blocks, shared=False)
         capture = Recorded()
         runner.graphs = Graphs(
             lambda batch: runner.model.hidden(batch, runner.cache),
@@ -34,7 +36,8 @@ def test_tokens_equal_transformers(checkpoint, prompts):
             Buckets(4, 40),
             size,
             128 // size,
-            blocks,
+            runner.mirror,
+            runner.model.ops.make_inputs,
             runner.device,
             capture,
         )

@@ -10,7 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from stoker.ops.triton import activation, norm, quantize, rope
+from stoker.ops.triton import activation, inputs, norm, quantize, rope
 from stoker.ops.triton import sampling_kernels as draws
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -63,6 +63,11 @@ def rows():
             activation._activate, BF16, BF16, SIZE=99, KIND=kind, GATED=gated, BLOCK=1024
         )
     compile_kernel(activation._soft_cap, BF16, BF16, 30.0, 100000, BLOCK=1024)
+    for late, page in ((True, 16), (False, 1)):
+        compile_kernel(
+            *(inputs._kernel, I64, I64, I64, I64, I64, I64, I64, I64, 1000, 64, 7),
+            PAGE=page, LATE=late, BLOCK=256,
+        )  # fmt: skip
     compile_kernel(quantize._kernel, BF16, FP8, F32, 5120, SIZE=5120, TOP=448.0, BLOCK=8192)
 
 

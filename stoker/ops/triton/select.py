@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from stoker.ops.inputs import MakeInputs
 from stoker.ops.pages import Pages
 from stoker.ops.rope import HeadNorms
 from stoker.ops.sampling import Draw
@@ -30,6 +31,7 @@ class Fused(TypedDict, total=False):
     soft_cap: Callable[[Tensor, float], Tensor]
     rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor]
     draw: Draw
+    make_inputs: MakeInputs
 
 
 @functools.cache  # and so the warning comes once
@@ -38,7 +40,7 @@ def fused_operations(device_type: str) -> Fused:
     if not triton_serves(device_type):
         log.warning("Triton is not installed: norms, activations and draws take slower paths")
         return {}
-    from stoker.ops.triton import activation, norm, rope, sampling
+    from stoker.ops.triton import activation, inputs, norm, rope, sampling
 
     return {
         "rms_norm": norm.rms_norm,
@@ -47,4 +49,5 @@ def fused_operations(device_type: str) -> Fused:
         "soft_cap": activation.soft_cap,
         "rotate_and_store": rope.rotate_and_store,
         "draw": sampling.draw,
+        "make_inputs": inputs.make_inputs,
     }
