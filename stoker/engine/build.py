@@ -26,9 +26,9 @@ from stoker.engine.text import TextCodec, import_tokenizers
 from stoker.engine.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.checkpoint import resolve_folder, tensor_files
+from stoker.model.checkpoint import resolve_folder
 from stoker.model.heads import Head
-from stoker.model.loader import DTYPES, load_model
+from stoker.model.loader import DTYPES, load_model, weight_bytes
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Packing, Transformer
@@ -85,11 +85,13 @@ def build_engine(
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
     packing = _packing(config.dtype)
+    dtype = _BETWEEN.get(config.dtype, config.dtype)
     try:
-        loaded = load_model(folder, device, _BETWEEN.get(config.dtype, config.dtype), packing)
+        loaded = load_model(folder, device, dtype, packing)
     except torch.OutOfMemoryError:
         assert memory is not None
-        raise ConfigError(weights_do_not_fit(memory, tensor_files(folder), config)) from None
+        weights = weight_bytes(folder, device, dtype, packing)
+        raise ConfigError(weights_do_not_fit(memory, weights, config)) from None
     spec = loaded.model.spec
     cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
     block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size

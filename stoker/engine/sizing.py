@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence as Seq
 from pathlib import Path
 
 import torch
@@ -103,13 +102,13 @@ def gpu_budget(
     return divide(needs, -(-shortest // size), useful_blocks(config, context), advice(config))
 
 
-def weights_do_not_fit(memory: DeviceMemory, files: Seq[Path], config: EngineConfig) -> str:
-    """The message for a model whose weights, of the size of its `files`, ran out of memory."""
+def weights_do_not_fit(memory: DeviceMemory, weights: int, config: EngineConfig) -> str:
+    """The message for a model whose `weights`, of so many bytes, ran out of memory."""
     needs = Needs(
         total=memory.total,
         share=config.gpu_memory or GPU_MEMORY,
         others=memory.others(),
-        weights=sum(file.stat().st_size for file in files),
+        weights=weights,
         activations=0,
         graphs=0,
         block=1,

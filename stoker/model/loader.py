@@ -78,6 +78,18 @@ def load_model(
     return LoadedModel(model.eval(), frozenset(ids), name, head)
 
 
+def weight_bytes(folder: Path, device: torch.device, dtype: str, packing: Packing) -> int:
+    """What the weights take as `load_model` leaves them, told from config.json alone."""
+    config = read_json(folder, "config.json", required=True)
+    name = _resolve_dtype(dtype, config.get("dtype") or config.get("torch_dtype"), device)
+    with torch.device("meta"):
+        model = Transformer(resolve(config)[0])
+    narrow = [one for one in model.layers.parameters() if packing.narrows(one)]
+    numbers = sum(one.numel() for one in model.parameters())
+    spared = sum(one.numel() * (DTYPES[name].itemsize - 1) - 4 * len(one) for one in narrow)
+    return numbers * DTYPES[name].itemsize - spared
+
+
 def allocated(model: Transformer, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The parameter called `name`, given its memory when first asked for.
 

@@ -63,8 +63,11 @@ class Packing:
 
     def suits(self, model: Transformer) -> bool:
         """Whether any matrix in the layers of `model`, which may be empty still, is worth it."""
-        matrices = (one for one in model.layers.parameters() if one.dim() == 2)
-        return self.gains is None or any(self.gains(*one.shape) for one in matrices)
+        return self.gains is None or any(self.narrows(one) for one in model.layers.parameters())
+
+    def narrows(self, weight: Tensor) -> bool:
+        """Whether a layer's `weight` is a matrix that is worth it, and takes 8 bits a number."""
+        return self.gains is not None and weight.dim() == 2 and self.gains(*weight.shape)
 
 
 class Linear(Module):

@@ -146,8 +146,7 @@ def test_running_out_while_measuring(checkpoint, monkeypatch):
         with pytest.raises(ConfigError, match="largest step, of max_batch_tokens=40, does not fit"):
             sizing.gpu_budget(memory, llm.engine.runner.model, config, torch.float32, 1)
     counter.allocated += 1
-    files = [types.SimpleNamespace(stat=lambda: types.SimpleNamespace(st_size=2 * GIB))]
-    text = sizing.weights_do_not_fit(memory, files, config)
+    text = sizing.weights_do_not_fit(memory, 2 * GIB, config)
     assert "weights 2.00 GiB" in text
     assert "others, and CUDA itself 0.07 GiB" in text
 

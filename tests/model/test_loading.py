@@ -308,3 +308,17 @@ def test_layers_are_packed_as_soon_as_they_are_whole(checkpoint, monkeypatch):
         for index in range(len(model.layers))
         for norm in ("mixer_norm", "ffn_norm")
     }
+
+
+def test_what_weights_take_is_known_before_they_are_there(checkpoint):
+    folder, cpu = Path(checkpoint("qwen3").folder), torch.device("cpu")
+    for dtype in ("auto", "bfloat16"):
+        model = loader.load_model(folder, cpu, dtype).model
+        held = sum(one.numel() * one.itemsize for one in model.parameters())
+        assert loader.weight_bytes(folder, cpu, dtype, Packing()) == held
+    # those that gain are in 8 bits, with a scale of 4 bytes for each row
+    gains = Packing(gains=lambda outputs, inputs: outputs > inputs)
+    for one in model.layers.parameters():
+        if one.dim() == 2 and len(one) > one.shape[1]:
+            held -= one.numel() - 4 * len(one)
+    assert loader.weight_bytes(folder, cpu, "bfloat16", gains) == held
