@@ -66,7 +66,7 @@ def stages(model: str, start: float) -> dict[str, float]:
     from stoker.ops.native import build
 
     build.start("cpu", "auto")
-    from stoker.llm import LLM, SamplingParams
+    from stoker.llm.llm import LLM, SamplingParams
 
     marks["imports"] = time.monotonic() - at
     result = Future.result

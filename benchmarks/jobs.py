@@ -21,12 +21,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from stoker.config import EngineConfig
-from stoker.engine.params import SamplingParams
-from stoker.engine.request import CompletionOutput, Request, RequestOutput
-from stoker.engine.text import TextCodec
-from stoker.job.feed import BATCH, Encoder
+from stoker.engine.request.params import SamplingParams
+from stoker.engine.request.request import CompletionOutput, Request, RequestOutput
+from stoker.engine.text.tokenizer import TextCodec
 from stoker.job.job import JobSettings, prepare_job, run_job
 from stoker.job.journal import Journal, encoded
+from stoker.job.prefetch import BATCH, Encoder
 from stoker.job.sources import open_source
 
 MODEL = Path(__file__).parent.parent / "stoker" / "shipped" / "stoker-tiny"

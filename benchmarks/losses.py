@@ -135,7 +135,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
         rate: FLOP/s that the limit allows.
         read: bytes/s that memory can be read at.
     """
-    from stoker.engine import runner as runner_module
+    from stoker.engine.execution import runner as runner_module
     from stoker.model.transformer import Linear
 
     timers = _Timers(rate, read)

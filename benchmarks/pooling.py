@@ -12,7 +12,7 @@ import time
 import torch
 
 from stoker import LLM
-from stoker.engine import pooler
+from stoker.engine.execution import pooler
 
 PROMPTS = 200
 ROWS, WIDTH, REPEATS = 2048, 1024, 20

@@ -18,11 +18,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from stoker.engine.params import SamplingParams
-from stoker.engine.sampler import SamplingBatch, sample
+from stoker.engine.request.params import SamplingParams
 from stoker.engine.sampling import logprobs
 from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange
 from stoker.engine.sampling.rules import make_rules
+from stoker.engine.sampling.sampler import SamplingBatch, sample
 from stoker.ops.linear import prepare_linear
 
 FEATURES = {

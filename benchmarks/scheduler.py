@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from stoker.engine.batch import build_batch
 from stoker.engine.engine import Engine
-from stoker.engine.launch import Done
-from stoker.engine.mirror import Mirror
-from stoker.engine.params import SamplingParams
-from stoker.engine.request import Request
-from stoker.engine.sampler import SamplingBatch
-from stoker.engine.scheduler import Scheduler
-from stoker.engine.step import Step
+from stoker.engine.execution.batch import build_batch
+from stoker.engine.execution.launch import CompletedStep
+from stoker.engine.execution.mirror import Mirror
+from stoker.engine.request.params import SamplingParams
+from stoker.engine.request.request import Request
+from stoker.engine.sampling.sampler import SamplingBatch
+from stoker.engine.scheduling.scheduler import Scheduler
+from stoker.engine.scheduling.step import Step
 from stoker.ops.attention import ReferenceAttention
 from stoker.ops.select import Operations
 
@@ -36,11 +36,11 @@ class FreeModel:
         self.mirror = Mirror(torch.device("cpu"))
         self.drawn: list[int] = []
 
-    def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> Done:
+    def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> CompletedStep:
         device = torch.device("cpu")
         build_batch(step, self.block_size, self.ops, self.mirror, device, self.drawn)
         self.drawn = [item.end % 1000 for item in step.items for _ in item.draws]
-        return Done(self.drawn)
+        return CompletedStep(self.drawn)
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "10000"
 
 if TYPE_CHECKING:
-    from stoker.engine.async_engine import AsyncEngine
-    from stoker.engine.beam import BeamSearchParams
-    from stoker.engine.params import RepetitionDetectionParams, SamplingParams
-    from stoker.engine.request import CompletionOutput, Logprob, RequestOutput
-    from stoker.llm import LLM
+    from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
+    from stoker.engine.request.request import CompletionOutput, Logprob, RequestOutput
+    from stoker.llm.async_engine import AsyncEngine
+    from stoker.llm.beam import BeamSearchParams
+    from stoker.llm.llm import LLM
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LLM": "stoker.llm",
-    "AsyncEngine": "stoker.engine.async_engine",
-    "BeamSearchParams": "stoker.engine.beam",
-    "Logprob": "stoker.engine.request",
-    "RepetitionDetectionParams": "stoker.engine.params",
-    "SamplingParams": "stoker.engine.params",
-    "CompletionOutput": "stoker.engine.request",
-    "RequestOutput": "stoker.engine.request",
+    "LLM": "stoker.llm.llm",
+    "AsyncEngine": "stoker.llm.async_engine",
+    "BeamSearchParams": "stoker.llm.beam",
+    "Logprob": "stoker.engine.request.request",
+    "RepetitionDetectionParams": "stoker.engine.request.params",
+    "SamplingParams": "stoker.engine.request.params",
+    "CompletionOutput": "stoker.engine.request.request",
+    "RequestOutput": "stoker.engine.request.request",
 }
 
 

@@ -50,7 +50,7 @@ class EngineConfig:
         policy: the order of waiting requests, "fcfs" or "prefix" (longest shared prefix first).
         threads: of a CPU's arithmetic; it is a setting of the whole process, and the engine made
             last decides. None takes one for each physical core that this process may use
-            (`engine/threads.py`). With a GPU, None leaves PyTorch's number.
+            (`engine/setup/threads.py`). With a GPU, None leaves PyTorch's number.
         overlap: plan a step while the one before it is computed; results are the same. "auto" does
             so on a GPU, where the host would otherwise be waited for, and not on a CPU, where both
             would share its cores.

@@ -11,48 +11,114 @@ import pytest
 import stoker
 
 ROOT = Path(stoker.__file__).parent
-FLOORS = {
-    "config": 0,
-    "errors": 0,
-    "ops": 1,
-    "quant": 2,
-    "limits": 2,
-    "model": 3,
-    "engine": 4,
-    "llm": 5,
-    "job": 5,
-    "report": 5,
-    "server": 5,
-    "cli": 6,
-}
+FLOORS = [  # rooms, the lowest first; a room imports from its own floor and those below
+    {"config", "errors"},
+    {"ops"},
+    {"model"},
+    {"engine.request"},
+    {"engine.blocks"},
+    {"engine.scheduling"},
+    {"engine.text", "engine.sampling"},
+    {"engine.execution"},
+    {"engine"},
+    {"engine.setup"},
+    {"llm"},
+    {"job", "report"},
+    {"cli"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+WITHOUT_TORCH = ("engine/request", "engine/blocks", "engine/scheduling")
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+MAP = ROOT.parent / "docs" / "architecture.md"
 
 
-def room(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def room(module):
+    """The innermost room that `module`, a dotted name below stoker, lies in."""
+    parts = module.split(".")
+    return next(
+        name
+        for name in (".".join(parts[:end]) for end in (2, 1))
+        if name in FLOOR_OF  # an unknown room is an error: StopIteration
+    )
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imported(path):
-    """The rooms that a file imports, inside functions too."""
+    """The modules of stoker that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         for name in names:
-            if name == "stoker":  # the package's own names: the Python face
-                yield "llm"
-            elif name and name.startswith("stoker."):
-                yield name.split(".")[1]
+            if name == "stoker.__version__":
+                continue
+            if name.startswith("stoker."):
+                rest = name.removeprefix("stoker.")
+                # `from stoker import LLM` takes the package's own names: the Python face
+                yield (
+                    rest
+                    if (ROOT / rest.split(".")[0]).is_dir()
+                    or rest.split(".")[0]
+                    in (
+                        "config",
+                        "errors",
+                    )
+                    else "llm"
+                )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downwards(path):
-    here = FLOORS[room(path)]
-    upper = [name for name in imported(path) if FLOORS[name] > here]
+    here = FLOOR_OF[room(module_of(path))]
+    upper = [name for name in imported(path) if FLOOR_OF[room(name)] > here]
     assert not upper, f"{path} imports {upper} from above"
+
+
+def test_every_room_exists_and_has_a_floor():
+    folders = {p.parent.relative_to(ROOT).as_posix() for p in ROOT.rglob("__init__.py")} - {"."}
+    engine = {f"engine.{p.parent.name}" for p in ROOT.glob("engine/*/__init__.py")}
+    assert {name for name in folders if "/" not in name} | engine | {"config", "errors"} == {
+        *FLOOR_OF
+    }
+
+
+def test_rooms_below_the_device_import_no_torch():
+    for folder in WITHOUT_TORCH:
+        for path in (ROOT / folder).glob("*.py"):
+            tree = ast.parse(path.read_text())
+            names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+            names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+            assert not [n for n in names if n.split(".")[0] in ("torch", "transformers")], path
+    modules = ", ".join(
+        f"stoker.{module_of(p)}" for folder in WITHOUT_TORCH for p in (ROOT / folder).glob("*.py")
+    )
+    code = f"import {modules}, sys; assert not {{'torch', 'transformers'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def floors():
+    """The table of floors for the map, from FLOORS and what each room says of itself."""
+    lines = ["| floor | room | holds |", "| --- | --- | --- |"]
+    for floor, rooms in reversed([*enumerate(FLOORS)]):
+        for name in sorted(rooms):
+            folder = ROOT / name.replace(".", "/")
+            file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+            about = ast.get_docstring(ast.parse(file.read_text())) or ""
+            shown = f"{name.replace('.', '/')}/" if folder.is_dir() else file.name
+            lines.append(
+                f"| {floor} | `{shown}` | {' '.join(about.split(chr(10) * 2)[0].split())} |"
+            )
+    return "\n".join(lines)
+
+
+def test_the_map_has_the_floors():
+    assert floors() in MAP.read_text(), f"paste this into {MAP.name}:\n{floors()}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -64,10 +130,8 @@ def test_files_are_small(path):
     "module",
     [
         "stoker",
-        "stoker.engine.scheduler",
-        "stoker.engine.replay",
-        "stoker.engine.live",
-        "stoker.engine.beam",
+        "stoker.engine.active_request",
+        "stoker.llm.beam",
         "stoker.cli.main",
         "stoker.job.prompts",
     ],

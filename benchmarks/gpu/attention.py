@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stoker.ops.attention import Attention, RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
-from stoker.ops.pages import FP8, Fp8Pages, Pages
+from stoker.ops.kv_pages import FP8, Fp8Pages, Pages
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.tuning import Launch, Tuning
 

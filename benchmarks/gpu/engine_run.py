@@ -20,8 +20,8 @@ from phases import WITHIN_LAUNCH, phases
 from workload import Workload, fixed
 
 from stoker import LLM, SamplingParams
-from stoker.engine.buckets import sizes
-from stoker.engine.request import Request
+from stoker.engine.execution.buckets import sizes
+from stoker.engine.request.request import Request
 
 REHEARSAL = 6.0  # seconds of a case before it is timed, in which what is left gets compiled
 

@@ -15,7 +15,7 @@ import torch
 from models import config_of, written
 
 from stoker import LLM, SamplingParams
-from stoker.engine import build
+from stoker.engine.setup import build
 
 MODEL = "qwen3-8b"
 SIZE = 17 << 30  # bytes of its folder, rounded up

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stoker.engine import build
+from stoker.engine.setup import build
 from stoker.model import loader
 from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from stoker.engine import batch, graphs, pending, runner
+from stoker.engine.execution import batch, graphs, pending, runner
 
 WITHIN_LAUNCH = ("describe", "upload", "attention")
 

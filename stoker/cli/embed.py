@@ -6,17 +6,17 @@ import argparse
 from pathlib import Path
 
 from stoker.cli.inputs import input_settings
-from stoker.cli.keeping import keeping
+from stoker.cli.job_screen import summed_up
+from stoker.cli.output_options import keeping
+from stoker.cli.progress_options import engine_options, say_budget, say_loading
 from stoker.cli.run import carry_out, say_earlier
-from stoker.cli.watch import summed_up
-from stoker.cli.watching import engine_options, say_budget, say_loading
-from stoker.engine.params import SamplingParams
+from stoker.engine.request.params import SamplingParams
 
 
 def embed(args: argparse.Namespace) -> int:
-    from stoker.engine.scoring import embedding_params
     from stoker.job.job import JobSettings, prepare_job
-    from stoker.llm import LLM
+    from stoker.llm.llm import LLM
+    from stoker.llm.scoring import embedding_params
     from stoker.model.checkpoint import resolve_folder
     from stoker.model.sentence import embedding_defaults
 

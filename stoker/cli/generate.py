@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from stoker.cli.progress_options import engine_options
 from stoker.cli.sampling import sampling_params
-from stoker.cli.watching import engine_options
 
 
 def generate(args: argparse.Namespace) -> int:
     params = sampling_params(args, seed=args.seed)
-    from stoker.llm import LLM
+    from stoker.llm.llm import LLM
 
     with LLM(args.model, **engine_options(args)) as llm:
         prompt = args.prompt

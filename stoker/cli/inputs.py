@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from stoker.engine.params import SamplingParams
+from stoker.engine.request.params import SamplingParams
 from stoker.errors import InvalidRequestError
 
 FORMATS = ("auto", "jsonl", "json", "csv", "tsv", "text", "parquet", "arrow")

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli.watching import add_expect, expect_of
+from stoker.cli.progress_options import add_expect, expect_of
 from stoker.errors import ConfigError, suggest
 from stoker.job.expect import Accuracy, Expect
 
@@ -122,8 +122,8 @@ def _written(path: Path) -> str:
 
 def _listed(args: argparse.Namespace, path: Path) -> Iterator[str]:
     """A few lines for each row of the statuses."""
+    from stoker.job.prompt_preview import PromptText
     from stoker.job.report import STATUSES
-    from stoker.job.shown import PromptText
     from stoker.report.outputs import read_output
 
     prompt_of = PromptText(_settings(path).get("template"))
@@ -143,7 +143,7 @@ def _listed(args: argparse.Namespace, path: Path) -> Iterator[str]:
 
 def _answered(name: str, row: OutputRow) -> list[str]:
     """The lines of a result: its answers, its error, or what there is of an embedding."""
-    from stoker.job.answers import as_text
+    from stoker.job.result_texts import as_text
 
     lines, result = [], row.result
     told = {name or "answer": as_text(row.fields, result)}
@@ -164,7 +164,7 @@ def _short(text: str) -> str:
 
 
 def _print_comparison(args: argparse.Namespace, a: Path, b: Path, expect: Expect | None) -> None:
-    from stoker.job.shown import PromptText
+    from stoker.job.prompt_preview import PromptText
     from stoker.report.compare import Comparison, compare
 
     prompt_of = PromptText(_settings(a).get("template"))

@@ -14,15 +14,15 @@ from collections.abc import Sequence as Seq
 from stoker import __version__
 from stoker.cli.inputs import add_chat, add_inputs, add_samples
 from stoker.cli.inspect import add_inspect
-from stoker.cli.keeping import add_keeping
+from stoker.cli.output_options import add_keeping
 from stoker.cli.parser import Parser
+from stoker.cli.progress_options import add_expect, add_watching
 from stoker.cli.sampling import add_sampling
-from stoker.cli.watching import add_expect, add_watching
 from stoker.config import DTYPES, KV_DTYPES, EngineConfig
-from stoker.engine.pooling import POOLINGS
+from stoker.engine.request.pooling import POOLINGS
 from stoker.errors import StokerError
 from stoker.job.interrupt import sigterm_interrupts
-from stoker.ops.native.build import start
+from stoker.ops.native.build import start_build
 
 INTERRUPTED = 130
 
@@ -174,7 +174,7 @@ def main(argv: Seq[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     gc.set_threshold(_ALLOCATIONS)
     if args.command != "inspect":
-        start(args.device, args.dtype)  # the compiler works while torch is imported
+        start_build(args.device, args.dtype)  # the compiler works while torch is imported
     try:
         with sigterm_interrupts():
             return _carry_out(args)

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.cli.inputs import input_settings, with_samples
-from stoker.cli.keeping import keeping
+from stoker.cli.job_screen import summed_up, watched
+from stoker.cli.output_options import keeping
+from stoker.cli.progress_options import engine_options, expect_of, say_budget, say_loading
 from stoker.cli.sampling import sampling_params
-from stoker.cli.watch import summed_up, watched
-from stoker.cli.watching import engine_options, expect_of, say_budget, say_loading
 from stoker.engine.gauges import read_gauges
 from stoker.errors import ConfigError
 from stoker.job.report import Report
 
 if TYPE_CHECKING:
     from stoker.job.job import JobSettings
-    from stoker.llm import LLM
+    from stoker.llm.llm import LLM
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 lambda show: run_replicated(replicas, settings, report, show),
                 lambda: replicas_gauges(replicas),
             )
-    from stoker.llm import LLM
+    from stoker.llm.llm import LLM
 
     say_loading(args)
     with LLM(args.model, seed=args.seed, **engine_options(args)) as llm:

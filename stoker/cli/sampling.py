@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stoker.engine.params import SamplingParams
+from stoker.engine.request.params import SamplingParams
 from stoker.errors import InvalidRequestError
 
 FILTERS = ("top_k", "top_p", "min_p")

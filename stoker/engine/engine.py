@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import collections
 
-from stoker.engine.detokenizer import Detokenizer, Tokenizer
-from stoker.engine.launch import Runner
-from stoker.engine.live import Live
+from stoker.engine.active_request import ActiveRequest
+from stoker.engine.execution.launch import Runner
+from stoker.engine.execution.pooler import PoolState
 from stoker.engine.loop import EngineStats, Loop
-from stoker.engine.params import SamplingParams
-from stoker.engine.pooler import PoolState
-from stoker.engine.pooling import require
-from stoker.engine.request import CompletionOutput, Request, RequestOutput
-from stoker.engine.sampler import SamplingBatch
-from stoker.engine.sampling.constraint import Constraint
+from stoker.engine.request.constraint import Constraint
+from stoker.engine.request.params import SamplingParams
+from stoker.engine.request.pooling import require
+from stoker.engine.request.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.sampling.grammar import Grammar, GrammarCompiler, make_compiler
 from stoker.engine.sampling.grammar_masks import begin_masks
 from stoker.engine.sampling.rules import Rules, make_rules
-from stoker.engine.scheduler import Scheduler
-from stoker.engine.sequence import Sequence, Status
-from stoker.engine.step import Step
+from stoker.engine.sampling.sampler import SamplingBatch
+from stoker.engine.scheduling.scheduler import Scheduler
+from stoker.engine.scheduling.sequence import Sequence, Status
+from stoker.engine.scheduling.step import Step
+from stoker.engine.text.detokenizer import Detokenizer, Tokenizer
 from stoker.errors import InvalidRequestError
 
 
@@ -57,7 +57,7 @@ class Engine:
         self.tasks = tasks
         self.stats = EngineStats()
         self.loop = Loop(scheduler, runner, self.stats, overlap, record)
-        self._live: dict[str, Live] = {}
+        self._live: dict[str, ActiveRequest] = {}
         self._token_texts: dict[int, str] = {}
         self._compiler: GrammarCompiler | None = None
 
@@ -81,7 +81,7 @@ class Engine:
             )
         rules = self.check(params)
         seq = self.scheduler.add(request)
-        live = Live.make(request, rules, seq)
+        live = ActiveRequest.make(request, rules, seq)
         live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
         self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
@@ -217,12 +217,12 @@ class Engine:
     def _collect(self, advanced: list[Sequence]) -> list[RequestOutput]:
         """Bring the outputs up to date with the sequences that got a token."""
         self._take(advanced)
-        touched: dict[str, Live] = collections.OrderedDict()
+        touched: dict[str, ActiveRequest] = collections.OrderedDict()
         for seq in advanced:
             live = self._live[seq.request.id]
             if live.pool is not None:
                 live.output.vector = live.pool.vector
-                live.output.num_cached_tokens = seq.hit_tokens
+                live.output.num_cached_tokens = seq.num_cached_tokens
                 touched[live.request.id] = live
                 continue
             out = live.output.outputs[seq.index]
@@ -236,13 +236,13 @@ class Engine:
                 out.finish_reason = "stop" if stopped else seq.finish_reason
                 live.judge(out)
                 if seq.index == 0:
-                    live.output.num_cached_tokens = seq.hit_tokens
+                    live.output.num_cached_tokens = seq.num_cached_tokens
                 touched[live.request.id] = live
             elif live.shows_progress:
                 touched[live.request.id] = live
         return [live.output for live in touched.values() if self._report(live)]
 
-    def _report(self, live: Live) -> bool:
+    def _report(self, live: ActiveRequest) -> bool:
         """Whether the request's output is to be shown now; forgets it once finished."""
         if all(one.finish_reason for one in live.output.outputs):
             live.finish()
@@ -250,7 +250,7 @@ class Engine:
             return True
         return live.shows_progress
 
-    def _advance_text(self, live: Live, seq: Sequence, out: CompletionOutput) -> None:
+    def _advance_text(self, live: ActiveRequest, seq: Sequence, out: CompletionOutput) -> None:
         if self.tokenizer is None:
             return
         detokenizer = live.detokenizers.get(seq.index)
@@ -273,7 +273,7 @@ class Engine:
             self._token_texts[token] = text
         return text
 
-    def _decode(self, live: Live, out: CompletionOutput) -> str:
+    def _decode(self, live: ActiveRequest, out: CompletionOutput) -> str:
         if out.index in live.detokenizers:
             return live.detokenizers[out.index].finish()
         if self.tokenizer is None:

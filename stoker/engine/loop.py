@@ -17,13 +17,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stoker.engine.launch import Done, Failed, Handle, Runner
-from stoker.engine.oom import free_unused, is_out_of_memory, retreat
-from stoker.engine.pooler import PoolState
-from stoker.engine.sampler import SamplingBatch
-from stoker.engine.scheduler import Scheduler
-from stoker.engine.sequence import Sequence
-from stoker.engine.step import Step
+from stoker.engine.execution.launch import CompletedStep, FailedStep, PendingStep, Runner
+from stoker.engine.execution.pooler import PoolState
+from stoker.engine.oom import free_unused, is_out_of_memory, requeue_and_shrink
+from stoker.engine.sampling.sampler import SamplingBatch
+from stoker.engine.scheduling.scheduler import Scheduler
+from stoker.engine.scheduling.sequence import Sequence
+from stoker.engine.scheduling.step import Step
 
 Prepare = Callable[[Step], tuple[SamplingBatch, list[PoolState]]]
 
@@ -41,13 +41,13 @@ class EngineStats:
 
 
 @dataclass
-class _Flight:
+class InFlightStep:
     """A step under way."""
 
     step: Step
     draws: SamplingBatch
     foreseeable: bool = False  # the next step may be planned before its tokens are known
-    handle: Handle = field(default_factory=lambda: Done([]))
+    handle: PendingStep = field(default_factory=lambda: CompletedStep([]))
 
 
 class Loop:
@@ -74,7 +74,7 @@ class Loop:
         self.stats = stats
         self.overlap = overlap
         self.trace: list[Step] | None = [] if record else None
-        self._flights: deque[_Flight] = deque()  # at most one between two turns
+        self._flights: deque[InFlightStep] = deque()  # at most one between two turns
 
     def turn(self, prepare: Prepare) -> list[Sequence]:
         """Take in the tokens of a step; with overlap, launch the one after it before.
@@ -118,7 +118,7 @@ class Loop:
         step = self.scheduler.plan()
         if not step.items:
             return False
-        flight = _Flight(step, SamplingBatch([], [], [], [], []))
+        flight = InFlightStep(step, SamplingBatch([], [], [], [], []))
         self._flights.append(flight)
         if self.trace is not None:
             self.trace.append(step)
@@ -128,13 +128,13 @@ class Loop:
         except Exception as problem:
             if is_out_of_memory(problem):
                 problem = problem.with_traceback(None)  # its frames hold the step's tensors
-            flight.handle = Failed(problem)
+            flight.handle = FailedStep(problem)
             return True
         asked = pools or flight.draws.controls or flight.draws.scores
         flight.foreseeable = not asked and all(len(item.draws) < 2 for item in step.items)
         return True
 
-    def _tokens(self, flight: _Flight) -> list[int] | None:
+    def _tokens(self, flight: InFlightStep) -> list[int] | None:
         """The tokens of the first step under way; None if memory ran out and all is undone."""
         try:
             return flight.handle.wait()
@@ -144,7 +144,7 @@ class Loop:
             if not is_out_of_memory(problem):
                 raise
         self.discard()
-        retreat(self.scheduler, steps, first=self.stats.out_of_memory == 0)
+        requeue_and_shrink(self.scheduler, steps, first=self.stats.out_of_memory == 0)
         if self.trace is not None:
             del self.trace[-len(steps) :]
         self.stats.out_of_memory += 1

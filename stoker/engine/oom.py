@@ -11,8 +11,8 @@ from collections.abc import Sequence as Seq
 
 import torch
 
-from stoker.engine.scheduler import Scheduler
-from stoker.engine.step import Step
+from stoker.engine.scheduling.scheduler import Scheduler
+from stoker.engine.scheduling.step import Step
 from stoker.errors import StokerError
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
     )
 
 
-def retreat(scheduler: Scheduler, steps: Seq[Step], first: bool) -> None:
+def requeue_and_shrink(scheduler: Scheduler, steps: Seq[Step], first: bool) -> None:
     """Undo the first of `steps`, which did not fit, and lower the limits to half of what it had.
 
     Everything that ran waits again, in the same order and before all else, and is computed anew
@@ -52,7 +52,7 @@ def retreat(scheduler: Scheduler, steps: Seq[Step], first: bool) -> None:
         scheduler[item.sequence].scored = item.start + item.scored[0]
     for seq in scheduler.running:
         if not seq.generated:
-            seq.hit_tokens = 0  # its prompt begins anew
+            seq.num_cached_tokens = 0  # its prompt begins anew
     while scheduler.running:
         scheduler.put_back(scheduler.running.pop())
     scheduler.pool.clear_cache()

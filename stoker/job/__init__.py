@@ -1,0 +1,1 @@
+"""Jobs over files: rows in, prompts, the journal, results out, resuming, replicas."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoker.engine.sampling.response_format import from_response_format
+from stoker.engine.request.response_format import from_response_format
 from stoker.errors import InvalidRequestError, suggest
-from stoker.job.answers import completions
 from stoker.job.overrides import KNOWN
+from stoker.job.result_texts import completions
 from stoker.job.rows import BadRow, Row
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from stoker.job.answers import answers
+from stoker.job.result_texts import answers
 
 ALL = "all"  # the group of every row where no column names one
 PATIENCE = 0.1  # seconds for an answer to be searched for a pattern

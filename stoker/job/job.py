@@ -13,24 +13,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stoker.engine.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
+from stoker.engine.request.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError
-from stoker.job.copies import Copies
+from stoker.job.answer_cache import Copies
 from stoker.job.expect import Accuracy, Expect
-from stoker.job.feed import Encoder, Feeder, Ready, ReadySource
 from stoker.job.fingerprint import model_fingerprint
-from stoker.job.finish import need_parquet
 from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
 from stoker.job.output import clash, earlier, output_file
+from stoker.job.parquet_output import need_parquet
+from stoker.job.prefetch import Encoder, Feeder, PreparedRow, ReadySource
 from stoker.job.prompts import PromptBuilder, check_column, check_prompts
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
 from stoker.job.sources import require_apart, require_rows
 from stoker.job.state import State, identity
-from stoker.llm import LLM
+from stoker.llm.llm import LLM
 from stoker.model.checkpoint import resolve_folder
 
 __all__ = ["JobSettings", "RowRunner", "output_file", "prepare_job", "run_job"]
@@ -158,7 +158,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
 
 
 @dataclasses.dataclass
-class _Flight:
+class InFlightRows:
     """Rows in the engine: the one whose request it is, and others that want the same answer."""
 
     rows: list[Row]
@@ -177,9 +177,9 @@ class RowRunner:
 
     def __init__(self, llm: LLM, settings: JobSettings, write: Write) -> None:
         self.llm, self.settings, self.write = llm, settings, write
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, InFlightRows] = {}
         self._copies = Copies(settings.params)
-        self._by_key: dict[tuple[bytes, str], _Flight] = {}
+        self._by_key: dict[tuple[bytes, str], InFlightRows] = {}
         self._in_flight = 0
         self._window = 4 * llm.config.max_running
         self._ended = False
@@ -212,7 +212,7 @@ class RowRunner:
             if idle or not batch:
                 return
 
-    def _submit(self, ready: Ready) -> None:
+    def _submit(self, ready: PreparedRow) -> None:
         row, ids = ready.row, ready.ids
         if ready.error is not None or isinstance(row, BadRow):
             self._write(row, ready.status, error=ready.error)
@@ -234,7 +234,7 @@ class RowRunner:
             too_long = len(ids) > room
             self._write(row, "too_long" if too_long else "bad_row", error=str(problem))
             return
-        flight = _Flight([row], key, time.monotonic())
+        flight = InFlightRows([row], key, time.monotonic())
         self._flights[request.id] = flight
         self._in_flight += 1
         if key is not None:
@@ -251,7 +251,7 @@ class RowRunner:
         self._write(row, **answer, copied=True)
         return True
 
-    def _write_output(self, flight: _Flight, output: RequestOutput) -> None:
+    def _write_output(self, flight: InFlightRows, output: RequestOutput) -> None:
         self._in_flight -= len(flight.rows)
         answer = self._answer(output)
         if flight.key is not None:

@@ -13,10 +13,10 @@ from typing import Any
 
 from stoker.errors import JobError
 from stoker.job.batch_format import RESPONSE, is_batch, output_row
-from stoker.job.finish import make_output
 from stoker.job.journal import Entry, Journal, RowSet, encoded
 from stoker.job.lock import locked
 from stoker.job.order import InOrder, OrderedFile
+from stoker.job.parquet_output import make_output
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings

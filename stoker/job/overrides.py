@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from stoker.engine.checks import known_names
-from stoker.engine.params import RepetitionDetectionParams, SamplingParams
+from stoker.engine.request.checks import known_names
+from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
 from stoker.errors import InvalidRequestError, suggest
 
 BARRED = ("logits_processors", "prompt_logprobs")  # no JSON; no place in a result

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stoker.engine.params import SamplingParams
+from stoker.engine.request.params import SamplingParams
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job import batch_format
 from stoker.job.overrides import Overrides

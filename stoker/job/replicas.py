@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stoker.engine.gauges import Gauges, ended, read_gauges, summed
-from stoker.engine.threads import core_list, default_threads, physical_cores
+from stoker.engine.setup.threads import core_list, default_threads, physical_cores
 from stoker.errors import ConfigError, JobError, StokerError
 from stoker.job.interrupt import stop_requests
 from stoker.job.report import Report
@@ -249,14 +249,14 @@ def _replica(
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent is told too, and ends this
         signal.signal(number, signal.SIG_IGN)
     os.sched_setaffinity(0, cores)
-    from stoker.job.feed import BATCH, Encoder, Ready
     from stoker.job.job import RowRunner
-    from stoker.llm import LLM
+    from stoker.job.prefetch import BATCH, Encoder, PreparedRow
+    from stoker.llm.llm import LLM
 
     results: Results = []
     read = 0.0  # when the gauges were
 
-    def next_rows(may_wait: bool) -> list[Ready] | None:
+    def next_rows(may_wait: bool) -> list[PreparedRow] | None:
         send()
         rows: list[Row | BadRow] = []
         try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stoker.engine.params import SamplingParams
-from stoker.engine.pooling import PoolingParams
+from stoker.engine.request.params import SamplingParams
+from stoker.engine.request.pooling import PoolingParams
 from stoker.errors import InvalidRequestError, suggest
 from stoker.job.prompts import PromptSettings
 from stoker.job.report import RESULT, STATUSES

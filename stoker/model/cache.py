@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stoker.model.spec import ModelSpec
-from stoker.ops import memory
-from stoker.ops.pages import FP8, Fp8Pages, Pages, storage
+from stoker.ops import huge_pages
+from stoker.ops.kv_pages import FP8, Fp8Pages, Pages, storage
 
 Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
 
@@ -70,4 +70,4 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     """As torch.zeros, but on a CPU the pages take no memory until they are touched."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    return memory.zeros(shape, dtype)
+    return huge_pages.zeros(shape, dtype)

@@ -20,8 +20,8 @@ from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
 from stoker.model.transformer import Block, Packing, Transformer
 from stoker.model.weights import places
-from stoker.ops.memory import zeros
-from stoker.ops.pages import FP8
+from stoker.ops.huge_pages import zeros
+from stoker.ops.kv_pages import FP8
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

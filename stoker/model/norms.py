@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from stoker.model.module import Module
-from stoker.model.spec import Norm
+from stoker.model.spec import NormSpec
 from stoker.ops.select import Operations
 
 
 class RmsNorm(Module):
     """The weight of an RMS norm over the last dimension."""
 
-    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
+    def __init__(self, shape: tuple[int, ...], spec: NormSpec) -> None:
         super().__init__()
         self.eps = spec.eps
         self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
@@ -28,7 +28,7 @@ class RmsNorm(Module):
 class LayerNorm(Module):
     """Weight and, in some models, bias of a layer norm over the last dimension."""
 
-    def __init__(self, shape: tuple[int, ...], spec: Norm) -> None:
+    def __init__(self, shape: tuple[int, ...], spec: NormSpec) -> None:
         super().__init__()
         self.eps = spec.eps
         self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
@@ -46,7 +46,7 @@ class NoNorm(Module):
         return x
 
 
-def make_norm(shape: tuple[int, ...], spec: Norm, present: bool = True) -> nn.Module:
+def make_norm(shape: tuple[int, ...], spec: NormSpec, present: bool = True) -> nn.Module:
     if not present:
         return NoNorm()
     return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec)

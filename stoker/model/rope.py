@@ -38,7 +38,7 @@ def plain(dim: int, theta: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearScaling:
     """Positions divided by a factor (Chen et al., 2023)."""
 
     factor: float
@@ -49,7 +49,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Dynamic:
+class DynamicScaling:
     """A base that grows with the context beyond the original one ("dynamic NTK", bloc97 and
     emozilla, 2023). The growth is that of a sequence as long as the engine's context: none if
     that is no more than the original."""
@@ -65,7 +65,7 @@ class Dynamic:
 
 
 @dataclass(frozen=True)
-class Llama3:
+class Llama3Scaling:
     """Llama 3.1's stretching of low frequencies (Llama 3 report, 2024)."""
 
     factor: float
@@ -88,7 +88,7 @@ class Llama3:
 
 
 @dataclass(frozen=True)
-class Yarn:
+class YarnScaling:
     """Low frequencies divided by a factor, high ones kept, a ramp between (Peng et al., 2023).
 
     beta_fast and beta_slow are turns over the original context: the ends of the ramp.
@@ -117,7 +117,7 @@ class Yarn:
 
 
 @dataclass(frozen=True)
-class LongRope:
+class LongRopeScaling:
     """Searched factors for each frequency (Ding et al., 2024): one set up to the original
     context, another beyond. The set is chosen by the engine's context, for all sequences: a
     short one gets the long factors too if the engine would serve a long one."""

@@ -13,7 +13,7 @@ from stoker.model.rope import Growth, Rope
 
 
 @dataclass(frozen=True)
-class Norm:
+class NormSpec:
     """How the model normalises: by root mean square, or to mean 0 and variance 1 ("layer")."""
 
     kind: Literal["rms", "layer"]
@@ -22,7 +22,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionSpec:
     """A mixer: softmax attention with grouped key-value heads.
 
     Attributes:
@@ -50,7 +50,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseSpec:
     """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated."""
 
     size: int
@@ -60,7 +60,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSpec:
     """x += post(mixer(pre(x))); x += post(ffn(pre(x))), with norms pre and post or without.
 
     Attributes:
@@ -70,8 +70,8 @@ class Layer:
         residual_scale: multiplies what is added to x.
     """
 
-    mixer: Attention
-    ffn: Dense
+    mixer: AttentionSpec
+    ffn: DenseSpec
     pre_norms: bool = True
     post_norms: bool = False
     sum_norms: bool = False
@@ -107,8 +107,8 @@ class ModelSpec:
 
     hidden: int
     vocab: int
-    layers: tuple[Layer, ...]
-    norm: Norm
+    layers: tuple[LayerSpec, ...]
+    norm: NormSpec
     context: int
     tied_head: bool
     labels: int | None = None

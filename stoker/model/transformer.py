@@ -18,7 +18,7 @@ from stoker.model.cache import PagedCache
 from stoker.model.module import Module
 from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.rope import Rope
-from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
+from stoker.model.spec import AttentionSpec, DenseSpec, LayerSpec, ModelSpec, NormSpec
 from stoker.ops.attention import Scores
 from stoker.ops.linear import LinearFn, MakeGated, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table
@@ -102,7 +102,7 @@ class Linear(Module):
 class AttentionMixer(Module):
     """Grouped-query attention with a fused QKV projection; writes and reads the cache."""
 
-    def __init__(self, spec: Attention, hidden: int, norm: Norm, index: int) -> None:
+    def __init__(self, spec: AttentionSpec, hidden: int, norm: NormSpec, index: int) -> None:
         super().__init__()
         self.spec, self.index = spec, index
         self.sizes = [n * spec.head_dim for n in (spec.heads, spec.kv_heads, spec.kv_heads)]
@@ -150,7 +150,7 @@ class AttentionMixer(Module):
 class Ffn(Module):
     """down(act(gate(x)) * up(x)) with gate and up in one projection, or down(act(up(x)))."""
 
-    def __init__(self, spec: Dense, hidden: int) -> None:
+    def __init__(self, spec: DenseSpec, hidden: int) -> None:
         super().__init__()
         self.spec = spec
         self.up = Linear(hidden, (2 if spec.gated else 1) * spec.size, spec.bias)
@@ -169,9 +169,9 @@ class Ffn(Module):
 
 
 class Block(Module):
-    """A layer; see `Layer` for what it computes."""
+    """A layer; see `LayerSpec` for what it computes."""
 
-    def __init__(self, layer: Layer, hidden: int, norm: Norm, index: int) -> None:
+    def __init__(self, layer: LayerSpec, hidden: int, norm: NormSpec, index: int) -> None:
         super().__init__()
         self.layer = layer
         pre, post, shape = layer.pre_norms, layer.post_norms, (hidden,)

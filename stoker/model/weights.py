@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stoker.model.spec import Attention, ModelSpec
+from stoker.model.spec import AttentionSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Place:
     start: int  # of its rows in the parameter
     shape: tuple[int, ...]  # of its part of the parameter
     source: From
-    mixer: Attention | None  # of the parameter's layer, if it is in one
+    mixer: AttentionSpec | None  # of the parameter's layer, if it is in one
     turned: int  # heads of the part, from its first, that a rotary embedding turns
 
     def expected(self) -> tuple[int, ...]:
@@ -116,7 +116,7 @@ def places(
 
 
 def _parts(
-    parameter: Tensor, name: str, mixer: Attention | None, *, whole: bool
+    parameter: Tensor, name: str, mixer: AttentionSpec | None, *, whole: bool
 ) -> list[tuple[Tensor, int]]:
     """The parts of a parameter, each with the number of its heads that are rotated."""
     if ".qkv." in name and mixer is not None:

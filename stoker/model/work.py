@@ -5,10 +5,10 @@ The meter and the benchmarks divide these counts by measured rates.
 
 from __future__ import annotations
 
-from stoker.model.spec import Layer, ModelSpec
+from stoker.model.spec import LayerSpec, ModelSpec
 
 
-def layer_matmul_params(hidden: int, layer: Layer) -> int:
+def layer_matmul_params(hidden: int, layer: LayerSpec) -> int:
     """Weights of a layer that take part in matrix products."""
     mixer = layer.mixer
     projections = hidden * mixer.head_dim * (2 * mixer.heads + 2 * mixer.kv_heads)

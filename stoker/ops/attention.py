@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.ops.pages import Pages, load
+from stoker.ops.kv_pages import Pages, load_blocks
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ReferenceAttention:
         group = q.shape[1] // k.shape[2]
         for s, context in enumerate(plan.context_lens):
             rows = plan.queries(s)
-            keys, values = (load(cache, plan.block_tables[s])[:context] for cache in (k, v))
+            keys, values = (load_blocks(cache, plan.block_tables[s])[:context] for cache in (k, v))
             queries = q[rows].float().view(-1, k.shape[2], group, q.shape[2])
             x = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scores.scale
             if scores.softcap:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, visible
-from stoker.ops.pages import Pages
+from stoker.ops.kv_pages import Pages
 
 
 @dataclass

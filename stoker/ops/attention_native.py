@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, Scores, with_sinks
+from stoker.ops.kv_pages import Pages
 from stoker.ops.native.build import signature
-from stoker.ops.pages import Pages
 from stoker.ops.shared_prefix import prefix_groups
 
 

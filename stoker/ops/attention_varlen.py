@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, Scores, with_sinks
-from stoker.ops.pages import Pages
+from stoker.ops.kv_pages import Pages
 
 
 def varlen_serves(device: torch.device, dtype: torch.dtype) -> bool:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stoker.ops.kv_pages import FP8, FP8_MOST
 from stoker.ops.linear import LinearFn, prepare_linear
-from stoker.ops.pages import FP8, FP8_MOST
 from stoker.ops.triton.available import triton_serves
 
 _LEAST_SIZE = 4096

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stoker.ops.huge_pages import in_huge_pages
 from stoker.ops.linear import LinearFn
-from stoker.ops.memory import settled
-from stoker.ops.native.build import load, signature
+from stoker.ops.native.build import load_kernels, signature
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class Int8Linear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        library = load("linear_int8")
+        library = load_kernels("linear_int8")
         assert library is not None, "no C compiler"
         self._kernel = signature(library.linear_int8, "pppppppp iii")
         width, group = library.panel_width(), library.group_size()
@@ -64,7 +64,7 @@ class Int8Linear:
         padded = F.pad(integers, (0, groups * group - size, 0, panels * width - self.out_features))
         shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
         shaped = shifted.view(panels, width, groups, group)
-        self.weight = settled(shaped.transpose(1, 2))
+        self.weight = in_huge_pages(shaped.transpose(1, 2))
         self.bias = bias
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
@@ -84,6 +84,6 @@ class Int8Linear:
 
 def prepare_int8(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
     """A quantised linear function of x (M, K); the caller may drop `weight`."""
-    if load("linear_int8") is not None:
+    if load_kernels("linear_int8") is not None:
         return Int8Linear(weight, bias)
     return Int8Reference(weight, bias)

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stoker.ops.memory import settled
-from stoker.ops.native.build import load, signature
+from stoker.ops.huge_pages import in_huge_pages
+from stoker.ops.native.build import load_kernels, signature
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def prepare_linear(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
     Where `packs(weight)`, the function keeps its own copy, and the caller may drop `weight`.
     """
     if packs(weight):
-        return NativeLinear(weight, bias) if load("linear") else OneDnnLinear(weight, bias)
+        return NativeLinear(weight, bias) if load_kernels("linear") else OneDnnLinear(weight, bias)
     return functools.partial(_unpacked, weight, bias)
 
 
@@ -78,7 +78,7 @@ def prepare_gated(weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | 
     It does so in one pass; None where no kernel does. As with `prepare_linear`, the caller may
     drop `weight`.
     """
-    if packs(weight) and load("linear"):
+    if packs(weight) and load_kernels("linear"):
         return NativeLinear(weight, bias, kind)
     return None
 
@@ -87,7 +87,7 @@ def packs(weight: Tensor) -> bool:
     """Whether a packed path serves this weight."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return False
-    return load("linear") is not None or _onednn_available()
+    return load_kernels("linear") is not None or _onednn_available()
 
 
 @functools.cache
@@ -110,7 +110,7 @@ class NativeLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gate: str | None = None) -> None:
-        library = load("linear")
+        library = load_kernels("linear")
         assert library is not None, "no C compiler"
         self._kernel = signature(library.linear, "ppppppp iiii")
         self._gate = gate and ctypes.cast(getattr(library, f"gate_{gate}"), ctypes.c_void_p)
@@ -163,8 +163,8 @@ def _panels(halves: Tensor) -> Tensor:
     """halves (panels, 2, lanes, K) -> (panels, K, 2 * lanes) in the order of the kernel."""
     if _holds_bf16(halves):
         upper = halves.view(torch.int16)[..., 1::2]
-        return settled(upper.permute(0, 3, 2, 1)).flatten(2).view(torch.bfloat16)
-    return settled(halves.permute(0, 3, 1, 2)).flatten(2)
+        return in_huge_pages(upper.permute(0, 3, 2, 1)).flatten(2).view(torch.bfloat16)
+    return in_huge_pages(halves.permute(0, 3, 1, 2)).flatten(2)
 
 
 def _holds_bf16(x: Tensor) -> bool:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stoker.ops.kv_pages import Fp8Pages, Pages, store
 from stoker.ops.native.build import signature
 from stoker.ops.norm import rms_norm
-from stoker.ops.pages import Fp8Pages, Pages, store
 
 
 @dataclass(frozen=True)

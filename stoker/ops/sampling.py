@@ -1,6 +1,6 @@
 """Draws from rows of logits where they lie: nothing comes to the host, and nothing waits for it.
 
-The contract, and the definition in plain PyTorch, of what engine/sampler.py does for rows that ask
+The contract, and the definition in plain PyTorch, of what engine/sampling/ does for rows that ask
 for no more than temperature, top-k and top-p: the random number of a draw is a hash of (seed,
 position), and the token is found by inverting the cumulative distribution in the vocabulary's
 order. All parameters are tensors on the device of the logits. Faster: triton/sampling.py.
@@ -46,7 +46,7 @@ class Draw(Protocol):
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), (R,) float64, the bits of the host's (engine/sampler.py).
+    """Uniform numbers in [0, 1), (R,) float64, the bits of the host's (engine/sampling/sampler.py).
 
     splitmix64's finaliser (Steele et al., 2014) of seeds and positions (R,) int64, in integers
     that wrap around.

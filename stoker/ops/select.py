@@ -18,12 +18,12 @@ from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
-from stoker.ops.inputs import MakeInputs, make_inputs
-from stoker.ops.native.build import load
+from stoker.ops.kv_pages import FP8, Pages
+from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
-from stoker.ops.pages import FP8, Pages
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
 from stoker.ops.sampling import Draw, draw
+from stoker.ops.step_tensors import MakeInputs, make_inputs
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
 from stoker.ops.triton.select import fused_operations
@@ -68,7 +68,7 @@ def select_operations(
     attention = _attention(device, dtype, backend, cache_dtype == FP8, soft_capped)
     if device.type != "cpu" or backend == "triton":
         return Operations(attention, **fused_operations(device.type))
-    elementwise = load("elementwise") if dtype == torch.float32 else None
+    elementwise = load_kernels("elementwise") if dtype == torch.float32 else None
     if elementwise is None:
         return Operations(attention)
     return Operations(
@@ -86,7 +86,7 @@ def _attention(
 ) -> Attention:
     """The implementation called `backend`, or the fastest."""
     cpu = device.type == "cpu"
-    native = load("attention") if cpu and dtype == torch.float32 and not fp8 else None
+    native = load_kernels("attention") if cpu and dtype == torch.float32 and not fp8 else None
     choices: dict[str, Callable[[], Attention]] = {}  # the fastest first
     if native is not None:
         choices["native"] = lambda: NativeAttention(native)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stoker.job.answers import answers, own_columns
 from stoker.job.expect import Accuracy, Expect
 from stoker.job.report import RESULT
+from stoker.job.result_texts import answers, own_columns
 from stoker.report.outputs import OutputRow, RowFinder, read_output
 
 

@@ -10,8 +10,8 @@ import heapq
 import random
 from typing import Any
 
-from stoker.job.answers import as_text
-from stoker.job.shown import PromptText
+from stoker.job.prompt_preview import PromptText
+from stoker.job.result_texts import as_text
 
 PER_STATUS = 400
 SLOWEST = 20

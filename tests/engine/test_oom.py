@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from stoker import LLM, SamplingParams
 from stoker.engine.engine import Engine
-from stoker.engine.launch import Done
-from stoker.engine.params import SamplingParams as Params
-from stoker.engine.pooling import PoolingParams
-from stoker.engine.replay import FakeCache, hash_context, replay, save_trace
-from stoker.engine.request import Request
-from stoker.engine.scheduler import Scheduler
+from stoker.engine.execution.launch import CompletedStep
+from stoker.engine.request.params import SamplingParams as Params
+from stoker.engine.request.pooling import PoolingParams
+from stoker.engine.request.request import Request
+from stoker.engine.scheduling.replay import FakeCache, hash_context, replay, save_trace
+from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.errors import StokerError
 
 VOCAB = 50
@@ -36,7 +36,7 @@ class Runner:
             raise PROBLEMS[self.runs % 3]
         for scores in draws.scores:
             scores.scores.found.extend(scores.targets)
-        return Done(self.cache.run(step))
+        return CompletedStep(self.cache.run(step))
 
 
 def run_all(requests, fails, **changes):

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.engine.engine import Engine
-from stoker.engine.params import RepetitionDetectionParams, SamplingParams
-from stoker.engine.pooling import PoolingParams
-from stoker.engine.replay import FakeCache, hash_context, replay, save_trace
-from stoker.engine.request import Request
-from stoker.engine.scheduler import Scheduler
-from stoker.engine.sequence import Status
+from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
+from stoker.engine.request.pooling import PoolingParams
+from stoker.engine.request.request import Request
+from stoker.engine.scheduling.replay import FakeCache, hash_context, replay, save_trace
+from stoker.engine.scheduling.scheduler import Scheduler
+from stoker.engine.scheduling.sequence import Status
 
 VOCAB = 23
 EOS = frozenset({7})

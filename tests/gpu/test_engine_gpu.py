@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stoker import LLM, SamplingParams
-from stoker.engine.budget import GIB
+from stoker.engine.setup.budget import GIB
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,7 +6,7 @@ import torch
 
 from stoker import LLM, SamplingParams
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
-from stoker.ops.pages import Fp8Pages, quantise
+from stoker.ops.kv_pages import Fp8Pages, quantise
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
 

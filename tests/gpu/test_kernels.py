@@ -5,10 +5,10 @@ import torch
 
 from stoker.ops import activation, norm, sampling
 from stoker.ops.fp8 import Fp8Linear, Fp8Reference, prepare_fp8, quantize_rows
-from stoker.ops.inputs import make_inputs
+from stoker.ops.kv_pages import FP8, Fp8Pages
 from stoker.ops.linear import prepare_linear
-from stoker.ops.pages import FP8, Fp8Pages
 from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
+from stoker.ops.step_tensors import make_inputs
 from stoker.ops.triton.select import fused_operations
 
 pytestmark = [

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from stoker import LLM, SamplingParams
-from stoker.engine.async_engine import AsyncEngine
-from stoker.engine.request import Request
+from stoker.engine.request.request import Request
+from stoker.llm.async_engine import AsyncEngine
 
 pytestmark = pytest.mark.gpu
 VOCAB = 300

@@ -6,7 +6,7 @@ import pytest
 
 from stoker import LLM, SamplingParams
 from stoker.cli.main import main
-from stoker.engine.pooling import PoolingParams
+from stoker.engine.request.pooling import PoolingParams
 from stoker.errors import InvalidRequestError
 from stoker.job.job import JobSettings, prepare_job, run_job
 

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from stoker.errors import ConfigError
-from stoker.job.answers import answers, as_text, own_columns
 from stoker.job.expect import MODES, Accuracy, Expect, last_number
 from stoker.job.report import Report
+from stoker.job.result_texts import answers, as_text, own_columns
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_pattern_that_backtracks_without_end_holds_nothing_up():
 
 def test_options_without_expect_are_refused():
     from stoker.cli.main import build_parser
-    from stoker.cli.watching import expect_of
+    from stoker.cli.progress_options import expect_of
 
     def asked(*more):
         return expect_of(build_parser().parse_args(["run", "in", "-o", "out", *more]))

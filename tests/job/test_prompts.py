@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stoker.engine.params import SamplingParams
+from stoker.engine.request.params import SamplingParams
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job.overrides import Overrides
 from stoker.job.prompts import (

@@ -16,7 +16,7 @@ from stoker.job.replicas import (
     run_replicated,
     started_replicas,
 )
-from stoker.llm import LLM
+from stoker.llm.llm import LLM
 
 CORES = sorted(os.sched_getaffinity(0))
 GROUPS = [CORES[:1], CORES[-1:]]  # the same core twice, where there is just one

@@ -7,7 +7,7 @@ import torch
 
 from stoker import LLM, SamplingParams
 from stoker.ops.attention_cpu import CpuAttention
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 from stoker.ops.select import Operations
 
 COUNT = 24
@@ -165,7 +165,7 @@ def test_half_precision_runs(dtype, checkpoint, prompts):
     assert sum(a == b for a, b in zip(first, expected, strict=True)) >= 6
 
 
-@pytest.mark.skipif(load("attention") is None, reason="no C compiler")
+@pytest.mark.skipif(load_kernels("attention") is None, reason="no C compiler")
 def test_logits_have_the_same_bits_however_work_is_scheduled(checkpoint, prompts):
     """Prefilled whole, in chunks, decoded, recomputed after preemption, alone or in company."""
 

@@ -13,7 +13,7 @@ from stoker import LLM, SamplingParams
 from stoker.model.families import FAMILIES
 from stoker.model.families.__main__ import page
 from stoker.ops.attention_cpu import CpuAttention
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 from stoker.ops.select import Operations
 
 COUNT = 12
@@ -65,7 +65,7 @@ def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts):
         assert tokens == [[one] for one in expected], setting
         assert 0 < worst_difference(seen, model) < 1e-4, setting
         first = first or seen
-        if load("attention"):  # where rows are computed one by one
+        if load_kernels("attention"):  # where rows are computed one by one
             assert all(torch.equal(row, first[key]) for key, row in seen.items()), setting
     with LLM(model.folder, max_context=context, max_batch_tokens=20) as llm:
         tokens = generate(llm, short_prompts, n=3)

@@ -8,9 +8,9 @@ import torch
 from test_planning_ahead import random_params
 
 from stoker import LLM, SamplingParams
-from stoker.engine.buckets import Buckets
-from stoker.engine.graphs import Graphs, graph_buckets
-from stoker.engine.mirror import Mirror
+from stoker.engine.execution.buckets import Buckets
+from stoker.engine.execution.graphs import Graphs, graph_buckets
+from stoker.engine.execution.mirror import Mirror
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.ops.attention import ReferenceAttention

@@ -20,7 +20,7 @@ from stoker.errors import InvalidRequestError, ModelError
 from stoker.model.families import FAMILIES
 from stoker.model.heads import CAUSAL, causal_form, resolve
 from stoker.model.weights import From
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 
 SIZES = {**tiny.SIZES, "num_hidden_layers": 2, "pad_token_id": 7}
 NAMES = {0: "good", 1: "bad", 2: "odd"}
@@ -118,7 +118,7 @@ def test_a_regression_with_several_values(classifier, prompts):
     assert (found - logits_of(model, prompts[:4])).abs().max() < 1e-4
 
 
-@pytest.mark.skipif(load("attention") is None, reason="no C compiler")
+@pytest.mark.skipif(load_kernels("attention") is None, reason="no C compiler")
 def test_scores_have_the_same_bits_however_work_is_scheduled(classifier, prompts):
     folder, _ = classifier("qwen3", id2label=NAMES)
 
@@ -297,7 +297,7 @@ def test_forms_differ_by_the_head_alone(stem):
 
 
 def test_activations_stay_in_range():
-    from stoker.engine.scoring import activate, cosine
+    from stoker.llm.scoring import activate, cosine
 
     assert activate([1e5, -1e5], "single_label_classification") == [1.0, 0.0]
     assert activate([1e5, -1e5], "multi_label_classification") == [1.0, 0.0]

@@ -5,9 +5,9 @@ import torch
 from test_graphs import Recorded
 
 from stoker import LLM, SamplingParams
-from stoker.engine.buckets import Buckets
-from stoker.engine.graphs import Graphs
-from stoker.engine.mirror import Mirror
+from stoker.engine.execution.buckets import Buckets
+from stoker.engine.execution.graphs import Graphs
+from stoker.engine.execution.mirror import Mirror
 from stoker.model.cache import PagedCache
 
 pytest.importorskip("triton")

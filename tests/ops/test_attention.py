@@ -7,9 +7,9 @@ from layouts import make
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, merge_partials
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 
-LIBRARY = load("attention")
+LIBRARY = load_kernels("attention")
 
 
 IMPLEMENTATIONS = [CpuAttention()] + ([NativeAttention(LIBRARY)] if LIBRARY else [])

@@ -6,7 +6,7 @@ import pytest
 
 from stoker.ops.native import build
 
-pytestmark = pytest.mark.skipif(build.load("linear") is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(build.load_kernels("linear") is None, reason="no C compiler")
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def fresh(tmp_path, monkeypatch):
 )
 def test_start_builds_what_the_dtype_needs(fresh, dtype, names, monkeypatch):
     monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
-    build.start("cpu", dtype)
+    build.start_build("cpu", dtype)
     assert build._started.keys() == names
-    build.start("cpu", dtype)
+    build.start_build("cpu", dtype)
     found = {future.result() for future in build._started.values()}
     assert not build.building()
     assert {path.name.rpartition("-")[0] for path in found} == names
@@ -37,14 +37,14 @@ def test_start_builds_what_the_dtype_needs(fresh, dtype, names, monkeypatch):
 
 
 def test_a_gpu_needs_none(fresh):
-    build.start("cuda", "auto")
+    build.start_build("cuda", "auto")
     assert not build._started
 
 
 def test_load_takes_what_was_started_and_its_failure(fresh, monkeypatch, caplog):
-    load = build.load.__wrapped__
+    load = build.load_kernels.__wrapped__
     monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
-    build.start("cpu", "float32")
+    build.start_build("cpu", "float32")
     calls = []
     monkeypatch.setattr(build, "_built", lambda *args: calls.append(args))
     assert load("elementwise").rms_norm
@@ -55,6 +55,6 @@ def test_load_takes_what_was_started_and_its_failure(fresh, monkeypatch, caplog)
 
     monkeypatch.setattr(build, "_built", fails)
     monkeypatch.setattr(build, "_started", {})
-    build.start("cpu", "float32")
+    build.start_build("cpu", "float32")
     assert load("elementwise") is None
     assert "no such flag" in caplog.text

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from stoker.engine import sampler
+from stoker.engine.sampling import sampler
 from stoker.ops.sampling import draw, uniforms
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from stoker import LLM, SamplingParams
-from stoker.engine import build
+from stoker.engine.setup import build
 from stoker.errors import ConfigError
 from stoker.ops.fp8 import Fp8Linear, Fp8Reference, fp8_gains, prepare_fp8, quantize_rows
+from stoker.ops.kv_pages import FP8
 from stoker.ops.linear import linear_reference
-from stoker.ops.pages import FP8
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_model_that_gains_nothing_is_refused(checkpoint, monkeypatch):
 def test_a_whole_model_with_its_head_left_alone(checkpoint, prompts, monkeypatch):
     """On a CPU, which torch's product serves too, with shapes let through that it takes."""
     monkeypatch.setattr(build, "why_not_fp8", lambda device: None)
-    for module in ("stoker.engine.build", "stoker.ops.fp8"):
+    for module in ("stoker.engine.setup.build", "stoker.ops.fp8"):
         monkeypatch.setattr(f"{module}.fp8_gains", lambda outputs, inputs: True)
     # the interpreter rounds to 8 bits wrongly
     monkeypatch.setattr("stoker.ops.fp8.triton_serves", lambda device_type: False)

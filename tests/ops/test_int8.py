@@ -7,9 +7,9 @@ from stoker import LLM, SamplingParams
 from stoker.errors import ConfigError
 from stoker.ops.int8 import Int8Linear, Int8Reference, quantize_rows
 from stoker.ops.linear import linear_reference
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 
-native = pytest.mark.skipif(load("linear_int8") is None, reason="no C compiler")
+native = pytest.mark.skipif(load_kernels("linear_int8") is None, reason="no C compiler")
 
 
 def test_integers_times_scales_give_the_rows_back():

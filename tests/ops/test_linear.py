@@ -10,9 +10,9 @@ from stoker.model.loader import weights
 from stoker.ops import linear as linears
 from stoker.ops.activation import ACTIVATIONS, NativeActivate
 from stoker.ops.linear import NativeLinear, linear_reference, prepare_gated, prepare_linear
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 
-native = pytest.mark.skipif(load("linear") is None, reason="no C compiler")
+native = pytest.mark.skipif(load_kernels("linear") is None, reason="no C compiler")
 SHAPES = [(384, 640), (1024, 96), (33, 7), (1, 65), (70, 100)]
 
 
@@ -96,7 +96,7 @@ def test_a_model_saved_in_bf16_gives_the_same_logits(name, checkpoint, prompts, 
 def test_a_fused_gate_gives_the_bits_of_two_passes(k, n, kind, bias):
     torch.manual_seed(0)
     b = torch.randn(2 * n) * 3 if bias else None
-    activate = NativeActivate(load("elementwise"))
+    activate = NativeActivate(load_kernels("elementwise"))
     for weight in (torch.randn(2 * n, k), bf16_valued(2 * n, k)):
         linear, gated = NativeLinear(weight, b), prepare_gated(weight, b, kind)
         assert gated.weight.element_size() == linear.weight.element_size()
@@ -122,7 +122,7 @@ def test_a_model_gives_the_same_logits_with_and_without_fusing(checkpoint, promp
         return runner.model.layers[0].ffn.fused, torch.cat(rows)
 
     fused = run()
-    monkeypatch.setattr("stoker.engine.build.prepare_gated", lambda *args, **named: None)
+    monkeypatch.setattr("stoker.engine.setup.build.prepare_gated", lambda *args, **named: None)
     apart = run()
     assert (fused[0], apart[0]) == (True, False)
     assert torch.equal(fused[1], apart[1])

@@ -13,7 +13,7 @@ from stoker.ops.activation import (
     soft_cap,
 )
 from stoker.ops.linear import NativeLinear, OneDnnLinear, linear_reference, prepare_linear
-from stoker.ops.native.build import load
+from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import (
     HeadNorms,
@@ -23,7 +23,7 @@ from stoker.ops.rope import (
     rotate_and_store,
 )
 
-LIBRARY = load("elementwise")
+LIBRARY = load_kernels("elementwise")
 native = pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
 PACKED = [OneDnnLinear, *([NativeLinear] if LIBRARY else [])]
 

@@ -12,8 +12,8 @@ from stoker.ops.attention import ReferenceAttention, Scores
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
-from stoker.ops.native.build import load
-from stoker.ops.pages import FP8
+from stoker.ops.kv_pages import FP8
+from stoker.ops.native.build import load_kernels
 from stoker.ops.select import select_operations
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -23,7 +23,7 @@ def chosen(device, dtype, **options):
     return type(select_operations(device, dtype, **options).attention).__name__
 
 
-@pytest.mark.skipif(load("attention") is None, reason="no C compiler")
+@pytest.mark.skipif(load_kernels("attention") is None, reason="no C compiler")
 def test_a_cpu_takes_the_c_kernel_in_float32_only():
     assert isinstance(select_operations(CPU, torch.float32).attention, NativeAttention)
     assert isinstance(select_operations(CPU, torch.bfloat16).attention, CpuAttention)

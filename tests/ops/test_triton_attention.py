@@ -8,7 +8,7 @@ import torch
 from layouts import make
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
-from stoker.ops.pages import Fp8Pages, quantise
+from stoker.ops.kv_pages import Fp8Pages, quantise
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
 from stoker.ops.triton.tuning import Launch, Tuning

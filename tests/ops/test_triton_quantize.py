@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stoker.ops.fp8 import quantize_rows
-from stoker.ops.pages import FP8
+from stoker.ops.kv_pages import FP8
 from stoker.ops.triton.available import interpreted
 
 pytest.importorskip("triton", reason="Triton is not installed")

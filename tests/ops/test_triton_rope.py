@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stoker.ops.pages import Fp8Pages
+from stoker.ops.kv_pages import Fp8Pages
 from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
 from stoker.ops.triton.available import interpreted
 

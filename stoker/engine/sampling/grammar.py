@@ -14,11 +14,11 @@ from collections.abc import Sequence as Seq
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from stoker.engine.sampling.constraint import Constraint, library, refusal, source
+from stoker.engine.request.constraint import Constraint, library, refusal, source
 from stoker.errors import InvalidRequestError, StokerError
 
 if TYPE_CHECKING:
-    from stoker.ops.bits import Bits
+    from stoker.ops.token_bitmask import Bits
 
 REMEMBERED = 256  # compiled constraints; rows of a job may each bring their own
 END = "<|stoker: end of a grammar|>"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stoker.engine.sampling.constraint import library
+from stoker.engine.request.constraint import library
 from stoker.engine.sampling.controls import RowControls
 from stoker.engine.sampling.grammar import GrammarState, Masks
-from stoker.ops.bits import Bits, bar_unset
+from stoker.ops.token_bitmask import Bits, bar_unset
 
 
 def begin_masks(states: Seq[GrammarState]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from stoker.engine.params import LogitsProcessor
+from stoker.engine.request.params import LogitsProcessor
 from stoker.engine.sampling.controls import RowControls
 
 

@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stoker.engine.params import SamplingParams
-from stoker.engine.sampling.constraint import Constraint
+from stoker.engine.request.constraint import Constraint
+from stoker.engine.request.params import SamplingParams
 from stoker.engine.sampling.grammar import Grammar
 from stoker.errors import InvalidRequestError
 

@@ -13,7 +13,14 @@ from stoker.model.families.parts import (
     attention,
     decoder,
 )
-from stoker.model.spec import Attention, Dense, Layer, LearnedPositions, ModelSpec, Norm
+from stoker.model.spec import (
+    AttentionSpec,
+    DenseSpec,
+    LayerSpec,
+    LearnedPositions,
+    ModelSpec,
+    NormSpec,
+)
 from stoker.model.weights import changed, names
 
 
@@ -24,13 +31,13 @@ def _starcoder2(f: Fields) -> ModelSpec:
         f,
         attention(f, qkv_bias=bias, out_bias=bias, window=window),
         ffn=_plain(f.size("intermediate_size"), activation(f, default="gelu_pytorch_tanh"), bias),
-        norm=Norm("layer", f.number("norm_epsilon", 1e-5), bias=True),
+        norm=NormSpec("layer", f.number("norm_epsilon", 1e-5), bias=True),
         tied=True,
     )
 
 
-def _plain(size: int, kind: str, bias: bool = True) -> Dense:
-    return Dense(size, kind, gated=False, bias=bias)
+def _plain(size: int, kind: str, bias: bool = True) -> DenseSpec:
+    return DenseSpec(size, kind, gated=False, bias=bias)
 
 
 def _gpt_neox(f: Fields) -> ModelSpec:
@@ -41,7 +48,7 @@ def _gpt_neox(f: Fields) -> ModelSpec:
         f,
         attention(f, theta=theta, partial=partial, qkv_bias=bias, out_bias=bias),
         ffn=_plain(f.size("intermediate_size"), activation(f, default="gelu")),
-        norm=Norm("layer", f.number("layer_norm_eps", 1e-5), bias=True),
+        norm=NormSpec("layer", f.number("layer_norm_eps", 1e-5), bias=True),
         layer={"parallel": parallel},
     )
 
@@ -51,7 +58,7 @@ def _gpt2(f: Fields) -> ModelSpec:
     heads, hidden, rows = f.size("n_head"), f.size("n_embd"), f.size("n_positions", 1024)
     dim = hidden // heads
     scale = dim**-0.5 if f.flag("scale_attn_weights", True) else 1.0
-    mixer = Attention(heads, heads, dim, scale, qkv_bias=True, out_bias=True)
+    mixer = AttentionSpec(heads, heads, dim, scale, qkv_bias=True, out_bias=True)
     kind = activation(f, "activation_function", "gelu_new")
     ffn = _plain(f.size("n_inner", 4 * hidden), kind)
     mixers = [mixer] * f.size("n_layer")
@@ -60,8 +67,8 @@ def _gpt2(f: Fields) -> ModelSpec:
     return ModelSpec(
         hidden=hidden,
         vocab=f.size("vocab_size"),
-        layers=tuple(Layer(one, ffn) for one in mixers),
-        norm=Norm("layer", f.number("layer_norm_epsilon", 1e-5), bias=True),
+        layers=tuple(LayerSpec(one, ffn) for one in mixers),
+        norm=NormSpec("layer", f.number("layer_norm_epsilon", 1e-5), bias=True),
         context=rows,
         tied_head=f.flag("tie_word_embeddings", True),
         positions=LearnedPositions(rows),
@@ -79,7 +86,7 @@ def _opt(f: Fields) -> ModelSpec:
         f,
         replace(attention(f), rope=None, qkv_bias=bias, out_bias=bias),
         ffn=_plain(f.size("ffn_dim"), activation(f, "activation_function", "relu"), bias),
-        norm=Norm("layer", 1e-5, bias=True),
+        norm=NormSpec("layer", 1e-5, bias=True),
         tied=True,
         layer={"pre_norms": before, "sum_norms": not before},
         positions=LearnedPositions(context + 2, offset=2),

@@ -15,12 +15,12 @@ from stoker.model.families.parts import (
     decoder,
     layer_types,
 )
-from stoker.model.spec import Attention, Dense, ModelSpec
+from stoker.model.spec import AttentionSpec, DenseSpec, ModelSpec
 from stoker.model.weights import changed, names
 
 
-def _ffn(f: Fields) -> Dense:
-    return Dense(f.size("intermediate_size"), _activation(f))
+def _ffn(f: Fields) -> DenseSpec:
+    return DenseSpec(f.size("intermediate_size"), _activation(f))
 
 
 def _activation(f: Fields) -> str:
@@ -31,7 +31,7 @@ def _activation(f: Fields) -> str:
     return activation(f, name, "gelu_pytorch_tanh")
 
 
-def _decoder(f: Fields, mixers: list[Attention] | Attention, **changes: Any) -> ModelSpec:
+def _decoder(f: Fields, mixers: list[AttentionSpec] | AttentionSpec, **changes: Any) -> ModelSpec:
     f.insist("use_bidirectional_attention", False, False)
     scale = math.sqrt(f.size("hidden_size"))
     return decoder(f, mixers, ffn=_ffn(f), tied=True, embedding_scale=scale, **changes)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import LAYER, LLAMA, Family, attention, decoder, layer_types
-from stoker.model.spec import ModelSpec, Norm
+from stoker.model.spec import ModelSpec, NormSpec
 from stoker.model.weights import changed, names
 
 
@@ -33,7 +33,7 @@ def _command(f: Fields, *, windows: bool = False) -> ModelSpec:
     return decoder(
         f,
         mixers,
-        norm=Norm("layer", f.number("layer_norm_eps", 1e-5)),
+        norm=NormSpec("layer", f.number("layer_norm_eps", 1e-5)),
         tied=True,
         layer={"parallel": "one norm"},
         logit_scale=f.number("logit_scale", 0.0625),

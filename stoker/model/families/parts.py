@@ -12,7 +12,7 @@ from typing import Any
 
 from stoker.model.families.fields import Fields
 from stoker.model.families.rope import context, rope
-from stoker.model.spec import Attention, Dense, Layer, ModelSpec, Norm
+from stoker.model.spec import AttentionSpec, DenseSpec, LayerSpec, ModelSpec, NormSpec
 from stoker.model.weights import Names, names
 
 # a config's name of an activation -> ours (ops/activation.py)
@@ -64,12 +64,12 @@ class Family:
 
 def attention(
     f: Fields, *, theta: float = 10000.0, partial: float = 1.0, kind: str = "", **changes: Any
-) -> Attention:
-    """Attention with the usual fields of the config; `changes` are fields of `Attention`."""
+) -> AttentionSpec:
+    """Attention with the usual fields of the config; `changes` are fields of `AttentionSpec`."""
     heads = f.size("num_attention_heads")
     head_dim = f.size("head_dim", f.size("hidden_size") // heads)
     bias = f.flag("attention_bias")
-    mixer = Attention(
+    mixer = AttentionSpec(
         heads=heads,
         kv_heads=f.size("num_key_value_heads", heads),
         head_dim=head_dim,
@@ -85,21 +85,21 @@ def activation(f: Fields, name: str = "hidden_act", default: str = "silu") -> st
     return ACTIVATIONS[f.choice(name, ACTIVATIONS, "activation", default)]
 
 
-def gated(f: Fields) -> Dense:
+def gated(f: Fields) -> DenseSpec:
     """The usual feed-forward network."""
-    return Dense(f.size("intermediate_size"), activation(f), bias=f.flag("mlp_bias"))
+    return DenseSpec(f.size("intermediate_size"), activation(f), bias=f.flag("mlp_bias"))
 
 
-def rms(f: Fields) -> Norm:
-    return Norm("rms", f.number("rms_norm_eps"))
+def rms(f: Fields) -> NormSpec:
+    return NormSpec("rms", f.number("rms_norm_eps"))
 
 
 def decoder(
     f: Fields,
-    mixers: Attention | Sequence[Attention],
+    mixers: AttentionSpec | Sequence[AttentionSpec],
     *,
-    ffn: Dense | None = None,
-    norm: Norm | None = None,
+    ffn: DenseSpec | None = None,
+    norm: NormSpec | None = None,
     tied: bool = False,
     layer: dict[str, Any] | None = None,
     **changes: Any,
@@ -111,16 +111,16 @@ def decoder(
         mixers: of each layer, or one for all.
         ffn, norm: instead of the usual ones.
         tied: whether the head is the embedding if the config does not say.
-        layer: fields of each `Layer`.
+        layer: fields of each `LayerSpec`.
         changes: fields of `ModelSpec`.
     """
     count = f.size("num_hidden_layers")
-    every = [mixers] * count if isinstance(mixers, Attention) else mixers
+    every = [mixers] * count if isinstance(mixers, AttentionSpec) else mixers
     network = ffn or gated(f)
     fields: dict[str, Any] = {
         "hidden": f.size("hidden_size"),
         "vocab": f.size("vocab_size"),
-        "layers": tuple(Layer(mixer, network, **(layer or {})) for mixer in every),
+        "layers": tuple(LayerSpec(mixer, network, **(layer or {})) for mixer in every),
         "norm": norm or rms(f),
         "tied_head": f.flag("tie_word_embeddings", tied),
         **changes,
@@ -140,7 +140,7 @@ def layer_types(f: Fields, sliding: Callable[[int], bool]) -> list[bool]:
     return [kind == "sliding_attention" for kind in kinds]
 
 
-def with_windows(f: Fields, mixer: Attention, slides: list[bool]) -> list[Attention]:
+def with_windows(f: Fields, mixer: AttentionSpec, slides: list[bool]) -> list[AttentionSpec]:
     """The mixer for each layer, with sliding_window where it slides."""
     return [replace(mixer, window=f.size("sliding_window")) if slide else mixer for slide in slides]
 

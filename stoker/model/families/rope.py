@@ -11,7 +11,16 @@ from typing import Any
 
 from stoker.errors import ModelError
 from stoker.model.families.fields import Fields
-from stoker.model.rope import Dynamic, Growth, Linear, Llama3, LongRope, Rope, Scaling, Yarn
+from stoker.model.rope import (
+    DynamicScaling,
+    Growth,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -77,21 +86,21 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
         return None
     limit = config.size("max_position_embeddings")
     if kind == "linear":
-        return Linear(fields.number("factor", above=0))
+        return LinearScaling(fields.number("factor", above=0))
     if kind == "dynamic":
         if dim == 2:
             raise ModelError("a dynamic rope type needs heads that rotate more than 2 numbers")
-        return Dynamic(fields.number("factor", above=0), limit)
+        return DynamicScaling(fields.number("factor", above=0), limit)
     # Phi-3 has the original context beside rope_scaling, where it comes first.
     original = fields.size("original_max_position_embeddings", limit)
     original = config.size("original_max_position_embeddings", original)
     if kind == "llama3":
         low = fields.number("low_freq_factor", above=0)
         high = fields.number("high_freq_factor", above=low)
-        return Llama3(fields.number("factor", above=0), low, high, original)
+        return Llama3Scaling(fields.number("factor", above=0), low, high, original)
     factor = fields.number("factor", limit / original, above=0)
     if kind == "yarn":
-        return Yarn(
+        return YarnScaling(
             factor,
             original,
             fields.number("attention_factor", _yarn_attention(fields, factor)),
@@ -100,7 +109,7 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
             fields.flag("truncate", True),
         )
     grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return LongRope(
+    return LongRopeScaling(
         fields.factors("short_factor", dim // 2),
         fields.factors("long_factor", dim // 2),
         original,

@@ -1,8 +1,8 @@
 """Compiles the C sources beside it, once per machine, and loads them.
 
-Needs a C compiler with OpenMP; where there is none, `load` says so once and returns None, and
-the caller takes its plain path. The library is cached under the user's cache folder by the
-hash of everything that it depends on. `start` lets the compiler work while others do: the
+Needs a C compiler with OpenMP. Without one, `load_kernels` says so once and returns None, and the
+caller takes its plain path. The library is cached under the user's cache folder by the
+hash of everything that it depends on. `start_build` lets the compiler work while others do: the
 command line calls it before it imports torch, the engine's maker before it reads weights.
 """
 
@@ -47,10 +47,11 @@ _NICE = ("nice", "-n", "10") if shutil.which("nice") else ()
 _started: dict[str, Future[Path]] = {}
 
 
-def start(device: str, dtype: str) -> None:
-    """Begin to build, in the background, what a model of `dtype` on `device` will `load`.
+def start_build(device: str, dtype: str) -> None:
+    """Begin to build, in the background, what a model of `dtype` on `device` will `load_kernels`.
 
-    Takes the names as they are in `EngineConfig`. Twice is fine; problems are left to `load`.
+    Takes the names as they are in `EngineConfig`. Calling it twice is fine; `load_kernels`
+    reports problems.
     """
     linear = {"int8": "linear_int8", "float32": "linear", "auto": "linear"}.get(dtype)
     compiler = _compiler()
@@ -64,12 +65,12 @@ def start(device: str, dtype: str) -> None:
 
 
 def building() -> bool:
-    """Whether a compiler that `start` called is still at work."""
+    """Whether a compiler that `start_build` called is still at work."""
     return not all(future.done() for future in _started.values())
 
 
 @functools.cache
-def load(name: str) -> ctypes.CDLL | None:
+def load_kernels(name: str) -> ctypes.CDLL | None:
     """The library made from `name`.c, or None if it can't be built here."""
     source, compiler = _source(name), _compiler()
     if compiler is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, Scores
-from stoker.ops.pages import Fp8Pages, Pages
+from stoker.ops.kv_pages import Fp8Pages, Pages
 from stoker.ops.triton.available import mend_interpreter
 from stoker.ops.triton.plan import Shape, TritonPlan
 from stoker.ops.triton.tasks import Cutting

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stoker.ops.pages import FP8, FP8_MOST
+from stoker.ops.kv_pages import FP8, FP8_MOST
 from stoker.ops.triton.available import mend_interpreter
 
 

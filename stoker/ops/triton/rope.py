@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stoker.ops.pages import FP8_MOST, Fp8Pages, Pages
+from stoker.ops.kv_pages import FP8_MOST, Fp8Pages, Pages
 from stoker.ops.rope import HeadNorms
 from stoker.ops.triton.available import mend_interpreter
 

@@ -13,10 +13,10 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from stoker.ops.inputs import MakeInputs
-from stoker.ops.pages import Pages
+from stoker.ops.kv_pages import Pages
 from stoker.ops.rope import HeadNorms
 from stoker.ops.sampling import Draw
+from stoker.ops.step_tensors import MakeInputs
 from stoker.ops.triton.available import triton_serves
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def fused_operations(device_type: str) -> Fused:
     if not triton_serves(device_type):
         log.warning("Triton is not installed: norms, activations and draws take slower paths")
         return {}
-    from stoker.ops.triton import activation, inputs, norm, rope, sampling
+    from stoker.ops.triton import activation, norm, rope, sampling, step_tensors
 
     return {
         "rms_norm": norm.rms_norm,
@@ -49,5 +49,5 @@ def fused_operations(device_type: str) -> Fused:
         "soft_cap": activation.soft_cap,
         "rotate_and_store": rope.rotate_and_store,
         "draw": sampling.draw,
-        "make_inputs": inputs.make_inputs,
+        "make_inputs": step_tensors.make_inputs,
     }

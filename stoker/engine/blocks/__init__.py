@@ -1,0 +1,1 @@
+"""Cache blocks: who owns them, and which content they hold. No tensors."""

@@ -1,0 +1,1 @@
+"""A step on the device and back: arrays, tensors, forward pass, CUDA graphs."""

@@ -1,0 +1,59 @@
+"""What computes a step, and a step under way: the contract between the loop and its runner.
+
+No torch here. The model's runner keeps it, and so do the fake ones of tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from stoker.engine.scheduling.step import Step
+
+if TYPE_CHECKING:  # they have tensors, which are not looked into here
+    from stoker.engine.execution.pooler import PoolState
+    from stoker.engine.sampling.sampler import SamplingBatch
+
+
+class PendingStep(Protocol):
+    """A step that has been launched."""
+
+    def wait(self) -> list[int]:
+        """The drawn tokens, in the order of the items and of their draws.
+
+        Raises what went wrong in the step.
+        """
+
+
+class Runner(Protocol):
+    """Computes steps in the order of their launches."""
+
+    def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> PendingStep:
+        """Begin to compute `step`, and return as soon as it needs the host no more.
+
+        Tokens below 0 in `step` are draws of the step launched before it. `draws` has an entry
+        per draw, and takes in what its controls and scores ask for; `pools` has an entry per item
+        whose states are wanted, and takes them in. Where any of these ask for something, the
+        result has been taken in when `wait` returns.
+        """
+
+
+@dataclass(frozen=True)
+class CompletedStep:
+    """A step that was computed while it was launched."""
+
+    tokens: list[int]
+
+    def wait(self) -> list[int]:
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class FailedStep:
+    """A step that could not be launched."""
+
+    problem: Exception
+
+    def wait(self) -> list[int]:
+        raise self.problem

@@ -1,0 +1,199 @@
+"""Runs a step on the device: copies, forward pass, draws.
+
+Owns the model and the cache tensors; knows no queue and no text. Driven by the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stoker.engine.execution.batch import build_batch
+from stoker.engine.execution.graphs import Graphs
+from stoker.engine.execution.launch import CompletedStep, PendingStep
+from stoker.engine.execution.mirror import Mirror
+from stoker.engine.execution.pending import Pending, draw_tokens
+from stoker.engine.execution.pooler import PoolState, gather
+from stoker.engine.execution.step_arrays import StepArrays, to_arrays
+from stoker.engine.execution.upload import upload
+from stoker.engine.sampling.controls import ScoreRange
+from stoker.engine.sampling.logprobs import score_prompts
+from stoker.engine.sampling.sampler import SamplingBatch, sample
+from stoker.engine.scheduling.step import Step
+from stoker.errors import ModelError
+from stoker.model.cache import PagedCache
+from stoker.model.loader import first_bad_weight
+from stoker.model.transformer import ForwardInput, Transformer
+
+MakeBatch = Callable[[], ForwardInput]
+
+
+class ModelRunner:
+    """A prepared model over its paged cache.
+
+    Tokens are drawn on the device, without waiting for them, if `draws_there`, which is None for
+    wherever the device is not the host. Draws under controls are made here in any case. `graphs`
+    run the steps that they serve, with the same `mirror`.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        cache: PagedCache,
+        device: torch.device,
+        draws_there: bool | None = None,
+        graphs: Graphs | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self.device = device
+        self.graphs = graphs
+        self.mirror = mirror or Mirror(device)
+        # draw on the device and let the host go on, or else here
+        self.draws_there = device.type != "cpu" if draws_there is None else draws_there
+        self._drawn: Tensor | list[int] = []  # in the last step
+        self._known: list[int] = []  # the draws of the last step that was waited for
+
+    @torch.inference_mode()
+    def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> PendingStep:
+        """Compute `step`, or see it on its way; see `Runner`.
+
+        Errors of single rows are left with `draws`.
+
+        Raises:
+            ModelError: the logits are not finite; the message names the layer at fault. Where
+                tokens are drawn on the device, it is the handle that raises.
+        """
+        torch.get_num_threads()  # OpenMP counts per calling thread; asking sets a new one's count
+        later = self.draws_there and len(draws) > 0 and not draws.controls
+        rest = pools or draws.scores or later
+        logits = self.forward(step, pools, draws.scores, not later) if rest else self.forward(step)
+        counts = [len(item.draws) for item in step.items if item.draws]
+        if any(count > 1 for count in counts):
+            logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
+        if later:
+            assert self.model.ops is not None
+            self._drawn, finite = draw_tokens(logits, draws, self.model.ops.draw)
+            return Pending(self._drawn, finite, partial(self._arrived, step))
+        self._drawn = sample(logits, draws) if counts else []
+        return CompletedStep(self._drawn)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        step: Step,
+        pools: Seq[PoolState] = (),
+        scores: Seq[ScoreRange] = (),
+        check: bool = True,
+    ) -> Tensor:
+        """Logits (R, V), a row for each item of `step` that draws.
+
+        `pools` and `scores` take what they want of the other states. `check` looks whether the
+        logits are finite, which waits for the device.
+        """
+        if step.copies:
+            pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)]
+            self.cache.copy_blocks(*upload(pair, self.device))
+        numbers = to_arrays(step, self.cache.block_size, self.mirror.rows)
+        states = None
+        if self.graphs is not None and not pools and not scores:
+            states = self.graphs.run(numbers, self._drawn)
+        if states is None:
+            states = self.model.hidden(self._build(numbers, self._drawn), self.cache)
+        batch = partial(self._build, numbers, self._drawn)
+        drawn = sum(1 for item in step.items if item.draws)
+        pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
+        # the states are those that are drawn from, then the pooled ones, then the scored ones
+        logits = self.model.logits(states[:drawn]) if drawn else states[:0]
+        if check and drawn:
+            self._check(batch, logits)
+        if drawn < len(states):
+            self._check(batch, states[drawn:])
+        if pools:
+            gather(step, states[drawn:pooled], pools, self._label_values)
+        if scores:
+            head = partial(self._checked_logits, batch)
+            score_prompts(states[pooled:], head, scores, self.model.spec.vocab)
+        return logits
+
+    def _build(self, numbers: StepArrays, drawn: Tensor | list[int]) -> ForwardInput:
+        """The forward input of a step, with the draws of the one before it."""
+        assert self.model.ops is not None, "the model must be prepared"
+        size = self.cache.block_size
+        return build_batch(numbers, size, self.model.ops, self.mirror, self.device, drawn)
+
+    @torch.inference_mode()
+    def _arrived(self, step: Step, tokens: list[int]) -> None:
+        """Take note of the draws of `step`, in which ~token tells of a row that is not finite.
+
+        Raises:
+            ModelError: there is one. The step is computed again to find out where it began, which
+                may fail if the step after it has written over what it read.
+        """
+        if min(tokens) < 0:
+            numbers = to_arrays(step, self.cache.block_size, self.mirror.rows)
+            batch = self._build(numbers, self._known)
+            states = self.model.hidden(batch, self.cache)
+            logits = self.model.logits(states[: sum(1 for item in step.items if item.draws)])
+            self._check(lambda: batch, logits)
+            self.cache.clear()
+            raise ModelError("logits were not finite; try dtype float32")
+        self._known = tokens
+
+    def _checked_logits(self, batch: MakeBatch, states: Tensor) -> Tensor:
+        """Logits (rows, V) of some of the step's states."""
+        logits = self.model.logits(states)
+        self._check(batch, logits)
+        return logits
+
+    def _check(self, batch: MakeBatch, values: Tensor) -> None:
+        """Raise a `ModelError` if logits or states are not finite; `batch` makes their step's."""
+        if not torch.isfinite(values.sum()):
+            try:
+                self._explain(batch(), values)
+            except ModelError:
+                self.cache.clear()  # later requests must not read what this one wrote
+                raise
+
+    def _label_values(self, states: Tensor) -> Tensor:
+        """The classification head's output (P, labels) for states (P, D)."""
+        values = self.model.logits(states)
+        if not torch.isfinite(values).all():
+            self._blame_weights()
+            raise ModelError(
+                "the output of the classification head is not finite though its weights are; "
+                "try dtype float32"
+            )
+        return values
+
+    def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
+        """Raise if the logits (or states) hold NaN or infinity, naming the weight or the layer."""
+        if torch.isfinite(logits).all():
+            return  # only their sum left the range
+        self._blame_weights()
+        bad: list[str] = []
+
+        def watch(name: str, x: Tensor) -> None:
+            if not torch.isfinite(x).all():
+                bad.append(name)
+
+        self.model.hidden(batch, self.cache, watch)
+        raise ModelError(
+            f"the output of {bad[0] if bad else 'the head'} is not finite though its weights are: "
+            "the values leave the range of the dtype; try dtype float32"
+        )
+
+    def _blame_weights(self) -> None:
+        """Raise ModelError if a weight holds NaN or infinity, naming the first."""
+        weight = first_bad_weight(self.model)
+        if weight:
+            raise ModelError(
+                f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
+                "saved by a training run that diverged"
+            )

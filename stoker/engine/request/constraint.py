@@ -1,0 +1,145 @@
+"""What form an answer must have: a JSON schema, a regular expression, a grammar or a choice.
+
+Checks what users pass and makes plain text of it, which is all that params, requests and jobs
+carry. Knows neither tokens nor masks; `grammar.py` compiles it. Called by `params.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from stoker.engine.request.checks import items
+from stoker.errors import InvalidRequestError, StokerError
+
+KINDS = ("json_schema", "regex", "grammar", "choice")
+# JSON on one line, with or without a blank after commas and colons. Where blanks are free, a
+# model that has lost its way writes them until its tokens are used up.
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+
+
+class Constraint(NamedTuple):
+    """One of `KINDS` and its text: a schema or list of texts as JSON, else the source itself."""
+
+    kind: str
+    text: str
+
+
+def make_constraint(
+    json_schema: Any = None, regex: Any = None, grammar: Any = None, choice: Any = None
+) -> Constraint | None:
+    """The constraint that is given; None if none is.
+
+    Raises:
+        InvalidRequestError: more than one is given, or one is malformed or does not compile.
+    """
+    values = zip(KINDS, (json_schema, regex, grammar, choice), strict=True)
+    given = {kind: value for kind, value in values if value is not None}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidRequestError(
+            f"{' and '.join(given)} were given together; an answer can follow one of them"
+        )
+    [(kind, value)] = given.items()
+    if kind == "json_schema":
+        text = _schema_text(value)
+    elif kind == "choice":
+        text = json.dumps(_texts(value), ensure_ascii=False)
+    elif isinstance(value, str) and value:
+        text = value
+    else:
+        raise InvalidRequestError(f"{kind} must be a text that is not empty, not {value!r}")
+    constraint = Constraint(kind, text)
+    problem = _problem(constraint)
+    if problem:
+        raise InvalidRequestError(problem)
+    return constraint
+
+
+def library() -> Any:
+    """The module llguidance.
+
+    Raises:
+        StokerError: it is not installed.
+    """
+    try:
+        import llguidance
+    except ImportError as problem:
+        raise StokerError(
+            "json_schema, regex, grammar and choice need the package llguidance, which can't be "
+            f"imported ({problem}); install it with: pip install llguidance"
+        ) from problem
+    return llguidance
+
+
+def source(constraint: Constraint) -> str:
+    """The constraint in llguidance's own form.
+
+    Raises:
+        InvalidRequestError: it is a grammar that can't be read.
+    """
+    matcher = library().LLMatcher
+    kind, text = constraint
+    made: str
+    if kind == "json_schema":
+        made = matcher.grammar_from_json_schema(text, defaults=LAYOUT)
+    elif kind == "regex":
+        made = matcher.grammar_from_regex(text)
+    elif kind == "choice":
+        quoted = (json.dumps(one, ensure_ascii=False) for one in json.loads(text))
+        made = matcher.grammar_from_lark("start: " + " | ".join(quoted))
+    else:
+        try:
+            made = library().grammar_from("grammar", text)
+        except ValueError as problem:
+            raise InvalidRequestError(f"grammar does not compile: {problem}") from problem
+    return made
+
+
+def refusal(kind: str, reason: str) -> str:
+    """The message about a constraint that does not compile."""
+    return f"{kind} does not compile: {reason.strip()}"
+
+
+@functools.lru_cache(maxsize=256)
+def _problem(constraint: Constraint) -> str:
+    """Why the constraint does not compile, as far as can be told without a tokenizer."""
+    if constraint.kind == "grammar" and "<" in constraint.text:
+        return ""  # it may name special tokens, which only a tokenizer knows
+    try:
+        failed, reasons = library().LLMatcher.validate_grammar_with_warnings(source(constraint))
+    except InvalidRequestError as problem:
+        return str(problem)
+    return refusal(constraint.kind, reasons[0]) if failed else ""
+
+
+def _schema_text(value: Any) -> str:
+    """A schema as JSON text, its keys in the given order, in which answers have them too."""
+    if hasattr(value, "model_json_schema"):  # a pydantic model
+        value = value.model_json_schema()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as problem:
+            raise InvalidRequestError(f"json_schema is not JSON: {problem}") from None
+    if not isinstance(value, Mapping | bool):
+        raise InvalidRequestError(
+            f"json_schema must be a JSON object (a dict, or its text), not {value!r}"
+        )
+    try:
+        return json.dumps(value if isinstance(value, bool) else dict(value), ensure_ascii=False)
+    except (TypeError, ValueError) as problem:
+        raise InvalidRequestError(f"json_schema can't be written as JSON: {problem}") from None
+
+
+def _texts(value: Any) -> list[str]:
+    found = items("choice", value)
+    for text in found:
+        if not isinstance(text, str) or not text:
+            raise InvalidRequestError(f"choice must hold texts that are not empty, not {text!r}")
+    if not found:
+        raise InvalidRequestError("choice is empty, so no answer is possible; give some texts")
+    return list(dict.fromkeys(found))

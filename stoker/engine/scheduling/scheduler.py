@@ -1,0 +1,367 @@
+"""Decides what every step computes: plan() makes a `Step`, commit() takes its tokens in.
+
+Between the two, presume() lets the next step be planned on tokens that are not known yet.
+There are no phases: decodes and prefill chunks share a step under one token budget. Knows
+requests, blocks and counts, never tensors; driven by the engine, and by tests on a fake model.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from stoker.engine.blocks.block_pool import BlockPool
+from stoker.engine.request.pooling import prompt_limit
+from stoker.engine.request.request import Request
+from stoker.engine.scheduling.block_tables import BlockTables
+from stoker.engine.scheduling.ending import finish_reason
+from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
+from stoker.engine.scheduling.policy import POLICIES
+from stoker.engine.scheduling.sequence import Sequence, Status
+from stoker.engine.scheduling.step import NOT_SCORED, Step, StepItem
+from stoker.errors import InvalidRequestError
+
+
+@dataclass
+class _Plan:
+    """A step in the making."""
+
+    number: int
+    budget: int
+    items: list[StepItem] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    admitted: list[int] = field(default_factory=list)
+    preempted: list[int] = field(default_factory=list)
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill over a block pool.
+
+    Args:
+        num_blocks: blocks in the pool.
+        block_size: tokens per block.
+        max_batch_tokens: most tokens per step.
+        max_running: most sequences holding blocks; never more than `max_batch_tokens`, so
+            that every running decode advances in every step.
+        max_context: most tokens of a sequence.
+        eos_ids: the model's end-of-sequence ids.
+        prefix_cache: reuse blocks with equal content.
+        policy: name of the order of admission, a key of `POLICIES`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_batch_tokens: int,
+        max_running: int,
+        max_context: int,
+        eos_ids: frozenset[int] = frozenset(),
+        prefix_cache: bool = True,
+        policy: str = "fcfs",
+    ) -> None:
+        self.pool = BlockPool(num_blocks, block_size)
+        self.block_size = block_size
+        self.max_batch_tokens = max_batch_tokens
+        self.max_running = min(max_running, max_batch_tokens)
+        self.max_context = max_context
+        self.eos_ids = eos_ids
+        self.tables = BlockTables(self.pool, prefix_cache)
+        self.lengths = LengthEstimator()
+        self.waiting = POLICIES[policy](block_size)
+        self.preempted: deque[Sequence] = deque()  # go before all that wait
+        self.running: list[Sequence] = []  # in order of admission
+        self.num_preemptions = 0
+        self._by_serial: dict[int, Sequence] = {}
+        self._serial = 0
+        self._step = 0
+
+    # -- requests in and out ---------------------------------------------------------------
+
+    def add(self, request: Request) -> Sequence:
+        """Queue `request`; its other samples appear when its prompt has been computed.
+
+        Raises:
+            InvalidRequestError: it could never run, with the numbers that say why.
+        """
+        prompt = len(request.prompt_token_ids)
+        if prompt == 0:
+            raise InvalidRequestError("the prompt is empty; it needs at least one token")
+        if request.pooling is None and prompt >= self.max_context:
+            raise InvalidRequestError(
+                f"the prompt has {prompt} tokens and the context is {self.max_context}, which "
+                f"leaves no room for an answer; shorten it to {self.max_context - 1} or less"
+            )
+        limit = self._length_limit(request, prompt)
+        seq = Sequence(request, self._next_serial(), limit)
+        self._by_serial[seq.serial] = seq
+        self.waiting.add(seq)
+        return seq
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens any sequence can have, by the context and by the cache."""
+        return min(self.max_context, self.pool.num_blocks * self.block_size)
+
+    def _length_limit(self, request: Request, prompt: int) -> int:
+        capacity = self.pool.num_blocks * self.block_size
+        if request.pooling:
+            return prompt_limit(prompt, self.max_context, capacity)
+        most = request.params.max_tokens
+        wanted = self.max_context if most is None else min(prompt + most, self.max_context)
+        if prompt + 1 > capacity or (most is not None and wanted > capacity):
+            raise InvalidRequestError(
+                f"the request may grow to {wanted} tokens ({prompt} of prompt), "
+                f"{self.pool.blocks_for(wanted)} cache blocks, and the whole cache has "
+                f"{self.pool.num_blocks} blocks of {self.block_size}; "
+                "lower max_tokens or give the cache more memory"
+            )
+        return min(wanted, capacity)
+
+    def cancel(self, seq: Sequence) -> None:
+        """End `seq` between two steps, whatever it is doing."""
+        if seq.status is not Status.FINISHED:
+            self._unqueue(seq)
+            self._finish(seq, "cancelled")
+
+    def _unqueue(self, seq: Sequence) -> None:
+        if seq.status is Status.RUNNING:
+            self.running.remove(seq)
+        elif seq in self.preempted:
+            self.preempted.remove(seq)
+        else:
+            self.waiting.discard(seq)
+
+    def finish(self, seq: Sequence, reason: str) -> None:
+        """End a sequence for a reason the scheduler does not see (a stop string, an error)."""
+        if seq.status is Status.FINISHED:
+            seq.finish_reason = reason
+            return
+        self._unqueue(seq)
+        if reason != "error":
+            self.lengths.observe(seq.generated)
+        self._finish(seq, reason)
+
+    def reset(self) -> None:
+        """Drop every sequence and all cached content, after a step that did not complete."""
+        for seq in tuple(self._by_serial.values()):
+            self.cancel(seq)
+        self.pool.clear_cache()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._by_serial)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + len(self.preempted)
+
+    def __getitem__(self, serial: int) -> Sequence:
+        return self._by_serial[serial]
+
+    def sequences(self) -> list[Sequence]:
+        return list(self._by_serial.values())
+
+    # -- plan ------------------------------------------------------------------------------
+
+    def plan(self) -> Step:
+        """Choose the next step's work. Empty only when there is nothing to do.
+
+        Decodes come first, so every running one advances; then prompts under way get what is
+        left of the budget; then waiting requests are admitted while the forecast fits.
+        """
+        self._step += 1
+        plan = _Plan(self._step, self.max_batch_tokens)
+        prompts = []
+        for seq in tuple(self.running):
+            remaining = seq.remaining
+            if remaining > 1:
+                prompts.append(seq)
+            elif remaining and plan.budget:
+                self._plan_sequence(plan, seq)
+        for seq in prompts:
+            if plan.budget:
+                self._plan_sequence(plan, seq)
+        if plan.budget and not plan.preempted:
+            self._admit(plan)
+        return Step(
+            plan.number,
+            tuple(plan.items),
+            tuple(plan.copies),
+            tuple(plan.admitted),
+            tuple(plan.preempted),
+        )
+
+    def _plan_sequence(self, plan: _Plan, seq: Sequence) -> None:
+        """Give `seq` as much of the budget as its tokens and the free blocks allow."""
+        if seq.status is not Status.RUNNING:
+            return  # preempted earlier in this plan
+        count = seq.remaining
+        if count > 1:
+            self.tables.match(seq)
+            count = min(seq.remaining, plan.budget)
+        if count > 1 or not self.tables.has_place(seq):  # most decodes have one
+            if not self._make_room(plan, seq, count):
+                count = min(count, self.tables.room(seq)) if seq.status is Status.RUNNING else 0
+                if count <= 0:
+                    return
+            copied = self.tables.grow(seq, count)
+            if copied is not None:
+                plan.copies.append(copied)
+        start, end = seq.computed, seq.computed + count
+        last = end == len(seq.tokens)
+        draws = tuple(range(seq.index, seq.index + seq.pending_samples)) if last else ()
+        tokens, states, scored = tuple(seq.tokens[start:end]), seq.states(start, end), NOT_SCORED
+        seq.computed, seq.planned = end, plan.number
+        if not seq.may_reuse:
+            scored = seq.score(start, end)
+        plan.items.append(StepItem(seq.serial, start, tokens, seq.blocks, draws, states, scored))
+        plan.budget -= count
+        self.tables.register(seq)
+
+    def _make_room(self, plan: _Plan, seq: Sequence, count: int) -> bool:
+        """Preempt the last admitted until `count` tokens fit; False if they can't.
+
+        Sequences that are part of this step already are spared. A decode that is itself the
+        last one is preempted; a prefill stays, and takes what there is.
+        """
+        while self.tables.needed(seq, count) > self.pool.available:
+            victim = next((s for s in reversed(self.running) if s.planned != plan.number), None)
+            if victim is None:
+                return False
+            if victim is seq and (seq.remaining > 1 or len(self.running) == 1):
+                return False
+            self._preempt(plan, victim)
+            if victim is seq:
+                return False
+        return True
+
+    def _preempt(self, plan: _Plan, seq: Sequence) -> None:
+        """Take the blocks of `seq` back. Its tokens stay and are computed again later."""
+        self.running.remove(seq)
+        plan.preempted.append(seq.serial)
+        self.put_back(seq)
+        self.num_preemptions += 1
+
+    def put_back(self, seq: Sequence) -> None:
+        """Let `seq`, which is no longer in `running`, wait before all others without its blocks."""
+        self.pool.release(seq.blocks)
+        seq.drop_cache()
+        seq.status = Status.WAITING
+        self.preempted.appendleft(seq)
+
+    def _admit(self, plan: _Plan) -> None:
+        forecast: Forecast | None = None
+        while plan.budget and len(self.running) < self.max_running:
+            seq = self.preempted[0] if self.preempted else self.waiting.peek()
+            if seq is None:
+                return
+            held = [block for block in self.tables.found(seq) if self.pool.refs(block)]
+            if self.running:
+                if forecast is None:
+                    forecast = Forecast(self.running, self.pool.held, self.block_size, self.lengths)
+                # a match that others hold costs nothing; one without owner is taken up
+                if forecast.peak_with(seq, len(held)) > self.pool.num_blocks:
+                    return
+                forecast.accept()
+            if self.preempted:
+                self.preempted.popleft()
+            else:
+                self.waiting.pop()
+            seq.status = Status.RUNNING
+            self.running.append(seq)
+            plan.admitted.append(seq.serial)
+            self._plan_sequence(plan, seq)
+
+    # -- commit ----------------------------------------------------------------------------
+
+    def presume(self, step: Step) -> None:
+        """Let `plan` go on while `step`, the last one, is still being computed.
+
+        Each sequence gets a placeholder for the token that it draws there, unless this one is its
+        last by length. `step` must have no item with several draws.
+        """
+        row = 0
+        for item in step.items:
+            if item.draws:
+                seq = self._by_serial.get(item.sequence)
+                if seq is not None and len(seq.tokens) + 1 < seq.length_limit:
+                    seq.tokens.append(~row)
+                row += 1
+
+    def retract(self) -> None:
+        """Take the placeholders back, since the step that draws their tokens has failed."""
+        for seq in (*self.running, *self.preempted):
+            if seq.tokens[-1] < 0:
+                seq.tokens.pop()
+
+    def commit(self, step: Step, tokens: Seq[int]) -> list[Sequence]:
+        """Take in the drawn tokens, in the order of the items of `step` and of their draws.
+
+        Returns the sequences that got a token, and pooled ones whose prompt is done; finished
+        ones are among them. A finished one may be part of a step under way: what that computes
+        for it is dropped, and its blocks are written to no later than by their next owner.
+        """
+        advanced: list[Sequence] = []
+        taken = 0
+        for item in step.items:
+            first, taken = taken, taken + len(item.draws)
+            seq = self._by_serial.get(item.sequence)
+            if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
+                advanced.append(seq)
+            if seq is None or not item.draws:
+                continue  # cancelled meanwhile, or a prompt still under way
+            seq.pending_samples = 1
+            seq.draw(tokens[first])
+            advanced.append(seq)
+            for at in range(first + 1, taken):
+                twin = self._fork(seq, item.draws[at - first])
+                twin.draw(tokens[at])
+                advanced.append(twin)
+        assert taken == len(tokens)
+        for seq in advanced:
+            reason = finish_reason(seq, self.eos_ids)
+            if reason:
+                # neither a pooled prompt nor a length set beforehand teaches anything
+                if seq.request.pooling is None and not seq.request.params.ignore_eos:
+                    self.lengths.observe(seq.generated)
+                if seq.status is Status.WAITING:
+                    self._unqueue(seq)  # preempted while its last token was drawn
+                self._finish(seq, reason)
+            elif not seq.remaining:
+                self.tables.register(seq)  # planned ahead, and now its content is known
+        self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
+        while len(self.running) > self.max_running:
+            self.put_back(self.running.pop())
+        return advanced
+
+    def _fork(self, seq: Sequence, index: int) -> Sequence:
+        twin = seq.fork(self._next_serial(), index)
+        self.pool.share(twin.blocks)
+        twin.status = Status.RUNNING
+        self._by_serial[twin.serial] = twin
+        self.running.append(twin)
+        return twin
+
+    def _finish(self, seq: Sequence, reason: str) -> None:
+        self.pool.release(seq.blocks)
+        seq.blocks = ()
+        seq.status, seq.finish_reason = Status.FINISHED, reason
+        del self._by_serial[seq.serial]
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def check(self) -> None:
+        """Assert the invariants that hold between any two steps."""
+        self.pool.check([seq.blocks for seq in self._by_serial.values()])
+        assert all(seq.status is Status.RUNNING for seq in self.running)
+        assert len({seq.serial for seq in self.running}) == len(self.running)
+        waiting = len(self._by_serial) - len(self.running)
+        assert waiting == self.num_waiting, f"{waiting} wait, {self.num_waiting} are queued"
+        for seq in self.running:
+            assert 0 <= seq.computed <= len(seq.tokens) <= seq.length_limit
+            assert len(seq.blocks) == self.pool.blocks_for(seq.computed), "more than a block wasted"

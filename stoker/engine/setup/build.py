@@ -1,0 +1,218 @@
+"""Makes an engine from a model folder: loads, sizes the cache, joins the parts.
+
+"Auto" settings are resolved here, once, into the `EngineConfig` the engine keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stoker.config import EngineConfig
+from stoker.engine.engine import Engine
+from stoker.engine.execution.graphs import graph_buckets, make_graphs
+from stoker.engine.execution.mirror import Mirror
+from stoker.engine.execution.runner import ModelRunner
+from stoker.engine.scheduling.scheduler import Scheduler
+from stoker.engine.setup.budget import Budget
+from stoker.engine.setup.device import find_device
+from stoker.engine.setup.device_memory import DeviceMemory
+from stoker.engine.setup.kv_scales import kv_scales
+from stoker.engine.setup.sizing import gpu_budget, host_blocks, weights_do_not_fit
+from stoker.engine.setup.threads import default_threads
+from stoker.engine.text.tokenizer import TextCodec, import_tokenizers
+from stoker.errors import ConfigError
+from stoker.model.cache import PagedCache
+from stoker.model.checkpoint import resolve_folder
+from stoker.model.heads import Head
+from stoker.model.loader import DTYPES, load_model, weight_bytes
+from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
+from stoker.model.spec import ModelSpec
+from stoker.model.transformer import Packing, Transformer
+from stoker.model.work import kv_bytes_per_token
+from stoker.ops.fp8 import fp8_gains, prepare_fp8, why_not_fp8
+from stoker.ops.int8 import prepare_int8
+from stoker.ops.kv_pages import FP8
+from stoker.ops.linear import prepare_gated, prepare_linear
+from stoker.ops.native.build import building, start_build
+from stoker.ops.select import select_operations
+
+# the dtype of what lies between quantised projections
+_BETWEEN = {"int8": "float32", "fp8": "bfloat16"}
+
+
+@dataclass
+class BuiltEngine:
+    """An engine with what its faces need beside it; `budget` is of a GPU's memory."""
+
+    engine: Engine
+    text: TextCodec
+    spec: ModelSpec
+    config: EngineConfig
+    folder: Path
+    head: Head
+    embedding: EmbeddingDefaults
+    budget: Budget | None = None
+
+
+def build_engine(
+    model: str,
+    config: EngineConfig,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    record: bool = False,
+) -> BuiltEngine:
+    """Load `model` (folder, shipped name or Hugging Face id) and make its engine.
+
+    Raises:
+        ModelError: the model can't be had or is damaged.
+        ConfigError: the settings don't fit the model or the machine.
+    """
+    folder = resolve_folder(model, revision, token)
+    device = find_device(config.device)
+    memory = DeviceMemory(device) if device.type == "cuda" else None
+    start_build(config.device, config.dtype)
+    _check_quantised(config.dtype, device)
+    threads = config.threads or (default_threads() if device.type == "cpu" else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+        config = dataclasses.replace(config, threads=threads)
+    text = TextCodec(folder)
+    if text.available and building():
+        import_tokenizers()  # rather than wait for the compiler, and import them later
+    packing = _packing(config.dtype)
+    dtype = _BETWEEN.get(config.dtype, config.dtype)
+    try:
+        loaded = load_model(folder, device, dtype, packing)
+    except torch.OutOfMemoryError:
+        assert memory is not None
+        weights = weight_bytes(folder, device, dtype, packing)
+        raise ConfigError(weights_do_not_fit(memory, weights, config)) from None
+    spec = loaded.model.spec
+    cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
+    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
+    measured = memory is not None and config.num_blocks is None and config.cache_memory is None
+    config = _resolve(config, spec, loaded.dtype, None if measured else block_bytes)
+    assert config.max_context is not None
+    ops = select_operations(
+        device,
+        DTYPES[loaded.dtype],
+        backend=config.attention_backend,
+        cache_dtype=cache_dtype,
+        soft_capped=any(layer.mixer.softcap for layer in spec.layers),
+    )
+    loaded.model.prepare(config.max_context, packing, ops)
+    config, runner, budget = _with_runner(config, loaded.model, cache_dtype, memory)
+    tokenizer = text if text.available else None
+    engine = Engine(
+        _scheduler(config, loaded.eos_ids),
+        runner,
+        tokenizer,
+        spec.vocab,
+        record,
+        loaded.head.tasks,
+        overlap=bool(config.overlap),
+    )
+    defaults = embedding_defaults(folder)
+    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
+
+
+def _scheduler(config: EngineConfig, eos_ids: frozenset[int]) -> Scheduler:
+    """The scheduler of settings with nothing left to be decided."""
+    assert config.num_blocks is not None
+    assert config.max_batch_tokens is not None
+    assert config.max_context is not None
+    return Scheduler(
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        max_batch_tokens=config.max_batch_tokens,
+        max_running=config.max_running,
+        max_context=config.max_context,
+        eos_ids=eos_ids,
+        prefix_cache=config.prefix_cache,
+        policy=config.policy,
+    )
+
+
+def _with_runner(
+    config: EngineConfig,
+    model: Transformer,
+    dtype: torch.dtype,
+    memory: DeviceMemory | None,
+) -> tuple[EngineConfig, ModelRunner, Budget | None]:
+    """The prepared model's runner with cache and CUDA graphs, and the settings with the blocks.
+
+    Blocks that are left open so far are those that a GPU's memory has room for beside the model;
+    the budget says how that was found.
+    """
+    assert config.max_batch_tokens is not None
+    assert model.ops is not None
+    device, budget = model.embedding.device, None
+    buckets = graph_buckets(
+        config.cuda_graphs,
+        device,
+        model.ops.attention,
+        config.max_running,
+        config.max_batch_tokens,
+    )
+    if config.num_blocks is None:
+        assert memory is not None
+        block_bytes = kv_bytes_per_token(model.spec, dtype.itemsize) * config.block_size
+        budget = gpu_budget(memory, model, config, dtype, block_bytes, buckets)
+        config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
+    assert config.num_blocks is not None
+    assert config.max_context is not None
+    blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
+    scales = kv_scales(model, config.max_context) if dtype == FP8 else None
+    cache = PagedCache(model.spec, blocks, config.block_size, dtype, device, scales)
+    mirror = Mirror(device, idle_block=blocks - 1)
+    graphs = make_graphs(buckets, model, cache, mirror, config.max_context)
+    return config, ModelRunner(model, cache, device, graphs=graphs, mirror=mirror), budget
+
+
+def _check_quantised(dtype: str, device: torch.device) -> None:
+    if dtype == "int8" and device.type != "cpu":
+        raise ConfigError(f"dtype int8 serves a CPU, not {device}; use fp8, bfloat16 or float16")
+    reason = why_not_fp8(device) if dtype == "fp8" else None
+    if reason:
+        raise ConfigError(f"dtype {reason}")
+
+
+def _packing(dtype: str) -> Packing:
+    """How weights are packed for `dtype`."""
+    if dtype == "int8":
+        return Packing(prepare_int8)
+    if dtype == "fp8":  # but for the head, whose errors would go straight into the draws
+        return Packing(prepare_fp8, make_head=prepare_linear, gains=fp8_gains)
+    return Packing(prepare_linear, prepare_gated)
+
+
+def _resolve(
+    config: EngineConfig, spec: ModelSpec, dtype: str, block_bytes: int | None
+) -> EngineConfig:
+    """`config` with nothing left to be decided.
+
+    Without the bytes of a block, the number of blocks is left open.
+    """
+    context = config.max_context or spec.context
+    if context > spec.context:
+        raise ConfigError(
+            f"max_context={context} is more than the model's {spec.context} positions"
+        )
+    blocks = config.num_blocks
+    if blocks is None and block_bytes is not None:
+        blocks = host_blocks(config, context, block_bytes)
+    return dataclasses.replace(
+        config,
+        dtype=config.dtype if config.dtype in _BETWEEN else dtype,
+        max_context=context,
+        max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
+        num_blocks=blocks,
+        cache_memory=None,
+        cuda_graphs=config.cuda_graphs if config.device != "cpu" else False,
+        overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
+    )

@@ -1,0 +1,57 @@
+"""Scales of keys and values in FP8: one for each layer and head, from a fixed sample of tokens.
+
+Keys of some models lie far beyond what e4m3 holds (Qwen2's biases), values of others far below.
+The scales follow from the model alone, never from what it is asked, so that a token's keys and
+values are the same in any company. Called where an engine is made.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+from torch import Tensor
+
+from stoker.engine.execution.batch import build_batch
+from stoker.engine.execution.mirror import Mirror
+from stoker.engine.scheduling.step import Step, StepItem
+from stoker.model.cache import PagedCache, Scales
+from stoker.model.transformer import Transformer
+from stoker.ops.kv_pages import FP8_MOST
+
+SAMPLE = 512  # tokens
+HEADROOM = 4.0  # what is stored may be so many times the largest of the sample
+PAGE = 16
+
+
+@torch.inference_mode()
+def kv_scales(model: Transformer, context: int) -> list[Scales]:
+    """Scales (G,) float32, powers of two, for the keys and the values of each layer.
+
+    The prepared `model` is run once over random tokens, `context` at most, with a cache in its
+    own dtype.
+    """
+    assert model.ops is not None, "the model must be prepared"
+    device, count = model.embedding.device, min(SAMPLE, context)
+    tokens = random.Random(0).choices(range(model.spec.vocab), k=count)
+    blocks = -(-count // PAGE)
+    cache = PagedCache(model.spec, blocks, PAGE, model.embedding.dtype, device)
+    step = Step(0, (StepItem(0, 0, tuple(tokens), tuple(range(blocks)), (0,)),))
+    model.hidden(build_batch(step, PAGE, model.ops, Mirror(device), device), cache)
+    found = []
+    for keys, values in cache.layers:
+        assert isinstance(keys, Tensor)
+        assert isinstance(values, Tensor)
+        found.append((_scales(keys), _scales(values)))
+    return found
+
+
+def _scales(pages: Tensor) -> Tensor:
+    """(G,) for keys or values (blocks, block_size, G, D); 1 where they say nothing."""
+    most = pages.float().abs().amax((0, 1, 3))
+    exponents = [
+        math.ceil(math.log2(one * HEADROOM / FP8_MOST)) if 0 < one < math.inf else 0
+        for one in most.tolist()
+    ]
+    return torch.tensor([2.0**one for one in exponents], device=pages.device)

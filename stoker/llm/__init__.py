@@ -1,0 +1,1 @@
+"""The Python API: `LLM`, `AsyncEngine`, embeddings and scores, beam search."""
