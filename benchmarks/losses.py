@@ -136,7 +136,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
         read: bytes/s that memory can be read at.
     """
     from stoker.engine.execution import runner as runner_module
-    from stoker.model.transformer import Linear
+    from stoker.model.layers.linear import Linear
 
     timers = _Timers(rate, read)
     engine, runner = llm.engine, llm.engine.runner

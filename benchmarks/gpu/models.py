@@ -21,8 +21,9 @@ from stoker.engine.setup import build
 from stoker.model import loader
 from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve
+from stoker.model.layers.linear import Packing
 from stoker.model.spec import ModelSpec
-from stoker.model.transformer import Packing, Transformer
+from stoker.model.transformer import Transformer
 
 SPREAD = 0.02  # standard deviation of the weights
 SHARD = 4 << 30  # bytes

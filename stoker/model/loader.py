@@ -18,7 +18,8 @@ from stoker.errors import ConfigError, ModelError
 from stoker.model.checkpoint import read_json, stream_tensors
 from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
-from stoker.model.transformer import Block, Packing, Transformer
+from stoker.model.layers.linear import Packing
+from stoker.model.transformer import Block, Transformer
 from stoker.model.weights import places
 from stoker.ops.huge_pages import zeros
 from stoker.ops.kv_pages import FP8
@@ -65,7 +66,7 @@ def load_model(
     name = _resolve_dtype(dtype, config.get("dtype") or config.get("torch_dtype"), device)
     with torch.device("meta"):
         model = Transformer(spec)
-    if packing and not packing.suits(model):
+    if packing and not packing.suits(model.layers):
         raise ConfigError(
             "dtype fp8 gains nothing here: no projection of this model has 4,096 inputs and "
             "outputs or more; use bfloat16"

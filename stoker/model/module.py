@@ -19,7 +19,7 @@ class Module(nn.Module):
         super().__init_subclass__(**kwargs)
         cls.__call__ = cls.forward  # type: ignore[method-assign]
 
-    def settle(self) -> None:
+    def freeze_attributes(self) -> None:
         """Make weights and parts plain attributes too, once they are no longer replaced."""
         for module in self.modules():
             vars(module).update(module._modules)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
+from stoker.model.layers.linear import Linear, Packing
 from stoker.model.module import Module
 from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.rope import Rope
 from stoker.model.spec import AttentionSpec, DenseSpec, LayerSpec, ModelSpec, NormSpec
 from stoker.ops.attention import Scores
-from stoker.ops.linear import LinearFn, MakeGated, prepare_linear
+from stoker.ops.linear import LinearFn, MakeGated
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
 
@@ -42,61 +43,6 @@ class ForwardInput:
     slots: Tensor
     sample_rows: Tensor
     attention: Any
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the weights of projections are laid out for a device and dtype.
-
-    Attributes:
-        make: makes a linear map of a weight and a bias (ops/linear.py, ops/int8.py, ops/fp8.py).
-        make_gated: makes one that applies its gated activation too, or None where it can't.
-        make_head: for the head, if it shall not be as the others.
-        gains: whether a matrix (outputs, inputs) of a layer is worth it; a model in which none is
-            is refused. None takes all models.
-    """
-
-    make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
-    make_gated: MakeGated | None = None
-    make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None
-    gains: Callable[[int, int], bool] | None = None
-
-    def suits(self, model: Transformer) -> bool:
-        """Whether any matrix in the layers of `model`, which may be empty still, is worth it."""
-        return self.gains is None or any(self.narrows(one) for one in model.layers.parameters())
-
-    def narrows(self, weight: Tensor) -> bool:
-        """Whether a layer's `weight` is a matrix that is worth it, and takes 8 bits a number."""
-        return self.gains is not None and weight.dim() == 2 and self.gains(*weight.shape)
-
-
-class Linear(Module):
-    """A projection whose weight is packed, and dropped, once it has been loaded."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
-        self._apply_fn: LinearFn | None = None
-
-    def prepare(self, make: Callable[[Tensor, Tensor | None], LinearFn | None]) -> bool:
-        """Let `make` choose the implementation, unless one has been; say whether there is one.
-
-        A weight that it has laid out anew is dropped.
-        """
-        if self._apply_fn is None:
-            self._apply_fn = make(self.weight, self.bias)
-            if hasattr(self._apply_fn, "weight"):
-                del self.weight
-        return self._apply_fn is not None
-
-    @property
-    def prepared(self) -> bool:
-        return self._apply_fn is not None
-
-    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        assert self._apply_fn is not None, "prepare() comes first"
-        return self._apply_fn(x, add)
 
 
 class AttentionMixer(Module):
@@ -292,7 +238,7 @@ class Transformer(Module):
             elif rope not in self._ropes:
                 table = rope_table(rope.inv_freq(context), context, rope.factor)
                 self._ropes[rope] = table.to(device)
-        self.settle()
+        self.freeze_attributes()
 
     def _embed(self, batch: ForwardInput) -> Tensor:
         x_TD = self.embedding[batch.token_ids]

@@ -17,7 +17,7 @@ from stoker.errors import ConfigError, ModelError
 from stoker.model import loader
 from stoker.model.checkpoint import stream_tensors
 from stoker.model.families import spec_from_config
-from stoker.model.transformer import Packing
+from stoker.model.layers.linear import Packing
 
 ONE = SamplingParams(max_tokens=2, temperature=0)
 

@@ -28,10 +28,11 @@ from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.checkpoint import resolve_folder
 from stoker.model.heads import Head
+from stoker.model.layers.linear import Packing
 from stoker.model.loader import DTYPES, load_model, weight_bytes
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
-from stoker.model.transformer import Packing, Transformer
+from stoker.model.transformer import Transformer
 from stoker.model.work import kv_bytes_per_token
 from stoker.ops.fp8 import fp8_gains, prepare_fp8, why_not_fp8
 from stoker.ops.int8 import prepare_int8
