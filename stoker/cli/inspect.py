@@ -84,7 +84,7 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
     report.pooled = pooled
     report.total_rows = max(report.rows, before.get("rows", {}).get("total") or 0)
     report.seconds = before.get("seconds", 0.0)
-    # where a result tells neither, what was seen while it ran is still right
+    # if neither is in the result, the figures recorded during the run still hold
     tokens = before.get("tokens", {})
     report.cached_tokens = report.cached_tokens or tokens.get("cached", 0)
     lines = [line for line in report.lines() if report.seconds or not line.startswith("speed")]
@@ -157,7 +157,7 @@ def _answered(name: str, row: OutputRow) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """A text in a line, without what could move a terminal's cursor."""
+    """Put a text on one line, without control characters that could move the cursor."""
     text = "".join(one if one.isprintable() else " " for one in text[: 4 * TEXT])
     text = " ".join(text.split())
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"

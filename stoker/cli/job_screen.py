@@ -1,7 +1,6 @@
-"""Watches a job from its first step to its report: progress, summary, and the files beside OUT.
+"""Show a job from its first step to its report: progress, summary, and the files beside OUT.
 
-Joins what counts (job/report.py), records (report/) and shows (cli/panel.py). Called by the
-commands that run a job.
+Joins the counting (job/report.py), the recording (report/) and the display (cli/panel.py).
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def watched(
 def _page(settings: JobSettings, recorder: Recorder) -> str | None:
     try:
         return str(write_report(settings.output, recorder.figures()))
-    except JobError as problem:  # the results are there, and that is what counts
+    except JobError as problem:  # the results are written, and they are what counts
         print(f"stoker: {problem}", file=sys.stderr)
         return None
 
@@ -116,7 +115,7 @@ class _Watch:
             shown.show(self._pace.look(seconds, self._gauges()))
 
     def end(self, shown: Any) -> None:
-        """Show the end, where what is shown stays or is read by a program."""
+        """Show the final state, if the output stays visible or a program reads it."""
         if shown.every < 10:
             seconds = time.monotonic() - self._report.started
             shown.show(self._pace.look(seconds, self._gauges()))

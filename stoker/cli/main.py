@@ -26,8 +26,8 @@ from stoker.ops.native.build import start_build
 
 INTERRUPTED = 130
 
-# Allocations between two searches for cycles. Imports and requests leave hardly any; with
-# Python's 700 the searches take 0.15 s of the start.
+# Allocations between two garbage collections. Imports and requests create hardly any cycles;
+# with Python's default of 700, collections take 0.15 s of the start.
 _ALLOCATIONS = 50_000
 
 
@@ -183,7 +183,7 @@ def main(argv: Seq[str] | None = None) -> int:
             raise
         print(f"stoker: {problem}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

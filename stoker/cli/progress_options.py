@@ -1,6 +1,6 @@
 """The options of what is shown of a job and what its answers are compared with.
 
-Knows argparse and `Expect`. Called by the commands; watch.py does what the options ask.
+Knows argparse and `Expect`. Called by the commands; job_screen.py acts on them.
 """
 
 from __future__ import annotations

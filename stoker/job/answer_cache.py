@@ -1,7 +1,4 @@
-"""Answers that serve again: identical prompts at temperature 0 are computed once.
-
-Knows token ids, parameters and results. Called by whoever sends rows to the engine (job.py).
-"""
+"""Keep answers so that identical prompts at temperature 0 are computed once."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from typing import Any
 from stoker.engine.request.params import SamplingParams
 from stoker.job.result_texts import completions
 
-MEMORY = 32 << 20  # bytes of answers that are remembered, about; the oldest go first
+MEMORY = 32 << 20  # approximate bytes of cached answers; the oldest are evicted first
 ENTRY = 1000  # bytes of an answer beside its text
 
 
-class Copies:
+class AnswerCache:
     """Remembers answers by what they follow from.
 
     Args:
@@ -33,15 +30,17 @@ class Copies:
     def key(
         self, ids: Iterable[int], params: SamplingParams, pooled: bool
     ) -> tuple[bytes, str] | None:
-        """What an answer follows from; None if there is more to it: a random stream, or functions
-        that could remember. An embedding follows from the ids alone."""
+        """The cache key of an answer, or None if it depends on more than prompt and parameters.
+
+        A random stream and logits processors, which may keep state, are such dependencies. An
+        embedding depends on the ids alone."""
         if not pooled and (not params.greedy or params.processors):
             return None
         digest = hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
         return digest, "" if params is self._usual else repr(params)
 
     def get(self, key: tuple[bytes, str]) -> dict[str, Any] | None:
-        """The answer, if it is remembered."""
+        """Return the cached answer, or None."""
         found = self._known.get(key)
         if found is None:
             return None
@@ -49,7 +48,7 @@ class Copies:
         return found[1]
 
     def put(self, key: tuple[bytes, str], answer: dict[str, Any]) -> None:
-        """Remember an answer, and forget what there is no more room for."""
+        """Store an answer and evict the oldest ones beyond the size limit."""
         size = 32 * len(answer.get("embedding", ()))
         for one in completions(answer):
             size += ENTRY + 4 * len(one.get("text", "")) + ENTRY * len(one.get("logprobs", ()))

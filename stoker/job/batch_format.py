@@ -18,7 +18,7 @@ from stoker.job.rows import BadRow, Row
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 FIELDS = ("custom_id", "method", "url", "body")
 RESPONSE = ("id", "custom_id", "response", "error")  # what an output row has
-# accepted at these values: they ask for what is done anyway, or concern a hosted service alone
+# accepted at these values only: they ask for the default, or matter to a hosted service alone
 IDLE: dict[str, tuple[Any, ...] | None] = {
     "model": None,
     "user": None,
@@ -149,7 +149,7 @@ def output_row(row: Row | BadRow, result: dict[str, Any], key: str, plain: bool)
     """What is written for any row: its columns with the result, or a response to a request.
 
     A response keeps the result's status and counts under the key, beside what OpenAI's have, and
-    the columns that the request had beside its own: what an answer is compared with, for one.
+    any extra columns of the request, such as the expected answer.
 
     Args:
         row: of the input.

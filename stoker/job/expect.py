@@ -16,7 +16,7 @@ from typing import Any
 from stoker.job.result_texts import answers
 
 ALL = "all"  # the group of every row where no column names one
-PATIENCE = 0.1  # seconds for an answer to be searched for a pattern
+PATIENCE = 0.1  # seconds allowed for searching one answer for one pattern
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NUMBER = re.compile(
     r"(?:(?<![\w.])[-+−])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4})?"
@@ -29,12 +29,12 @@ class NotComparedError(Exception):
 
 
 def exact(answer: str, expected: str) -> bool:
-    """Equal, but for blanks at the ends."""
+    """Equal apart from whitespace at the ends."""
     return answer.strip() == expected.strip()
 
 
 def normalized(answer: str, expected: str) -> bool:
-    """Equal without regard to case, punctuation, blanks and English articles.
+    """Equal apart from case, punctuation, whitespace and English articles.
 
     The rules are those of SQuAD's evaluation (Rajpurkar et al., EMNLP 2016), with Unicode's
     punctuation and compatible characters taken as one.
@@ -65,12 +65,12 @@ def last_number(text: str) -> Decimal | None:
 
 
 def matches(answer: str, expected: str) -> bool:
-    """The expected text is a regular expression that is found in the answer.
+    """The expected text is a regular expression that matches somewhere in the answer.
 
     Raises:
         NotComparedError: it is none, or it backtracks for longer than `PATIENCE`.
     """
-    import regex  # Python's own has no limit of time
+    import regex  # Python's own `re` has no time limit
 
     try:
         return regex.search(expected, answer, timeout=PATIENCE) is not None

@@ -1,7 +1,4 @@
-"""Being asked to stop: SIGINT and SIGTERM let the step in hand finish, but not for long.
-
-Knows nothing of jobs. Called by the job around its loop, and by the command line.
-"""
+"""Handle SIGINT and SIGTERM: let the current step finish, within two seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-PATIENCE = 1.2  # seconds for the step in hand, of the 2 within which the process leaves
+PATIENCE = 1.2  # seconds allowed for the current step; the process exits within 2 seconds in all
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -23,10 +20,10 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether SIGINT or SIGTERM has come.
+    """Yield a function that returns True once SIGINT or SIGTERM has arrived.
 
-    A second signal, or the end of the patience with the first, raises KeyboardInterrupt. A signal
-    that is ignored stays so, and outside the main thread nothing is changed.
+    A second signal, or a step that takes too long after the first, raises KeyboardInterrupt.
+    Ignored signals stay ignored. Outside the main thread nothing changes.
     """
     asked = threading.Event()
 
@@ -46,7 +43,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as SIGINT does."""
+    """Make SIGTERM raise KeyboardInterrupt, as SIGINT does."""
     with _handling({signal.SIGTERM: _raise}):
         yield
 

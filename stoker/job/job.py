@@ -15,7 +15,7 @@ from typing import Any
 
 from stoker.engine.request.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
 from stoker.errors import InvalidRequestError, JobError
-from stoker.job.answer_cache import Copies
+from stoker.job.answer_cache import AnswerCache
 from stoker.job.expect import Accuracy, Expect
 from stoker.job.fingerprint import model_fingerprint
 from stoker.job.interrupt import stop_requests
@@ -55,7 +55,7 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
     Raises:
         JobError: the input can't be read or has no rows, or lacks the column that answers are
             expected in; the output exists and is not of this job; another process runs the job.
-        InvalidRequestError: the parameters ask for what a row's result has no place for, or a
+        InvalidRequestError: the parameters ask for something a row's result cannot hold, or a
             template is wrong.
         ModelError: there is no such model.
     """
@@ -124,9 +124,9 @@ def _with_earlier(settings: JobSettings, report: Report) -> Report:
 
 
 def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress) -> None:
-    """Run all rows that have no result yet; every one ends as one line of output with a status.
+    """Run every row that has no result yet and write one line of output for each.
 
-    SIGINT and SIGTERM let the step in hand finish; its results are written.
+    On SIGINT and SIGTERM the current step finishes and its results are written.
 
     Args:
         llm: the model; its engine must have nothing else to do.
@@ -178,14 +178,14 @@ class RowRunner:
     def __init__(self, llm: LLM, settings: JobSettings, write: Write) -> None:
         self.llm, self.settings, self.write = llm, settings, write
         self._flights: dict[str, InFlightRows] = {}
-        self._copies = Copies(settings.params)
+        self._copies = AnswerCache(settings.params)
         self._by_key: dict[tuple[bytes, str], InFlightRows] = {}
         self._in_flight = 0
         self._window = 4 * llm.config.max_running
         self._ended = False
 
     def run(self, rows: ReadySource, after_step: Callable[[], bool]) -> None:
-        """Until the source is at its end and nothing is in flight, or `after_step` says no."""
+        """Run until all rows are done or `after_step` returns False."""
         engine = self.llm.engine
         try:
             while True:
@@ -241,7 +241,7 @@ class RowRunner:
             self._by_key[key] = flight
 
     def _copied(self, row: Row, key: tuple[bytes, str]) -> bool:
-        """Give the row the answer of an identical prompt, now or when it is there."""
+        """Give the row the answer of an identical prompt, now or once that is finished."""
         if (flight := self._by_key.get(key)) is not None:
             flight.rows.append(row)
             self._in_flight += 1

@@ -23,7 +23,7 @@ BUFFERED = 1 << 20  # bytes that wait for a flush
 
 
 class RowSet:
-    """Row numbers, a bit each."""
+    """A set of row numbers, one bit each."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
@@ -82,7 +82,7 @@ def entries(path: Path, key: str) -> Iterator[Entry]:
                     what = f"line {bad} is no result" if bad else f"row {result['row']} comes twice"
                     raise JobError(
                         f"{path} has been changed or is damaged: {what}; "
-                        "mend it, or give --restart to start over"
+                        "fix it, or give --restart to start over"
                     )
                 seen.add(result["row"])
                 yield Entry(start, end, result["row"], fields, result)
@@ -166,7 +166,7 @@ class Journal:
         return begin
 
     def flush(self) -> None:
-        """Hand what was appended to the operating system, or nothing of it.
+        """Write all appended lines to the operating system, or none of them.
 
         Raises:
             JobError: the file can't be written, or could not be made durable.
@@ -195,7 +195,7 @@ class Journal:
         """Flush, make everything durable, and close.
 
         Raises:
-            JobError: one of these failed; the whole lines in the file are all right.
+            JobError: one of these failed; the complete lines in the file are intact.
         """
         try:
             self.flush()
@@ -233,7 +233,7 @@ class Journal:
             return problem
         return JobError(
             f"cannot write {self.path}: {problem.strerror}; the finished rows in it are kept, "
-            "and the same command goes on from there once this is mended"
+            "and the same command goes on from there once this is fixed"
         )
 
 

@@ -1,4 +1,4 @@
-"""One process per job: a lock that ends with the process that holds it, however that ends.
+"""Lock a job for one process; the lock ends when that process ends, however it ends.
 
 Called by the job before it touches anything.
 """

@@ -29,7 +29,7 @@ class InOrder:
         self._known = 0  # of the numbers below, all rows that there are were expected
 
     def expect(self, number: int) -> None:
-        """There is a row of this number, and none between it and the last that was expected."""
+        """Note that a row of this number exists, with none between it and the last one noted."""
         self._grow(number)
         if self._places[number] == ABSENT:
             self._places[number] = AWAITED
@@ -41,7 +41,7 @@ class InOrder:
         self._places[number] = offset + 1
 
     def expect_no_more(self) -> None:
-        """All rows that have results are all there are."""
+        """Note that every existing row has been announced."""
         self._known = len(self._places)
 
     def take(self) -> Iterator[int]:
@@ -54,7 +54,7 @@ class InOrder:
 
     @property
     def held_up(self) -> bool:
-        """Whether a row that has no result is next."""
+        """Return True if the next row has no result yet."""
         return self._next < self._known and self._places[self._next] == AWAITED
 
     def _grow(self, number: int) -> None:
@@ -151,5 +151,5 @@ class OrderedFile:
     def _named(self, problem: OSError) -> JobError:
         return JobError(
             f"cannot write {self.path}: {problem.strerror}; finished rows are kept beside it, and "
-            "the same command goes on from there once this is mended"
+            "the same command goes on from there once this is fixed"
         )

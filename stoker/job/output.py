@@ -161,7 +161,7 @@ def requests_are_plain(settings: JobSettings) -> bool:
 
 
 def clash(row: Row | BadRow, settings: JobSettings) -> str | None:
-    """What is wrong with a row whose output has a column of the results' name already."""
+    """Return the error for a row that already has a column with the results' name, or None."""
     key = settings.result_key
     if key in RESPONSE and is_batch(row.fields) and not requests_are_plain(settings):
         return (

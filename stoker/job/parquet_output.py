@@ -1,8 +1,7 @@
-"""Makes a job's Parquet output from its journal: a row can't be appended to one, and the type of
-a column follows from all its values.
+"""Make a job's Parquet output from its journal once the job has finished.
 
-A batch of rows at a time is in memory. The output appears whole or not at all. Called by the job at
-its end; knows no model.
+Rows cannot be appended to a Parquet file, and a column's type depends on all its values. One batch
+of rows is in memory at a time. The output appears complete or not at all.
 """
 
 from __future__ import annotations

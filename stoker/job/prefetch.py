@@ -1,7 +1,7 @@
-"""Rows on their way to the engine: read, made into prompts and tokenised in batches, ahead of it.
+"""Read rows, make prompts of them and tokenise them in batches, ahead of the engine.
 
-A thread keeps a few batches ready, so that the engine never waits for a tokenizer. Knows text and
-tokens, no engine. Called by the job, and by each replica, which encodes what it is sent.
+A thread keeps a few batches ready, so the engine never waits for the tokenizer. Jobs and replicas
+use it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from itertools import islice
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.text.tokenizer import TextCodec
 from stoker.errors import InvalidRequestError, StokerError
-from stoker.job.prompts import Ask, PromptBuilder
+from stoker.job.prompts import PromptBuilder, RowPrompt
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
 from stoker.llm.llm import LLM
 
-BATCH = 128  # rows encoded at once
-AHEAD = 8  # batches that are ready and wait
+BATCH = 128  # rows encoded together
+AHEAD = 8  # prepared batches kept in the queue
 
 
 @dataclass(frozen=True)
 class PreparedRow:
-    """A row as the engine takes it; with an `error` it goes straight to the output as `status`.
+    """A tokenised row; one with an `error` goes straight to the output with that `status`.
 
-    Its `params` are its own; None if it has got no further than its error.
+    `params` are the row's own sampling parameters, None if it failed before they were known.
     """
 
     row: Row | BadRow
@@ -62,39 +62,39 @@ class Encoder:
         self._prompts = PromptBuilder(settings.prompts, settings.params, chat)
 
     def encode(self, rows: Seq[Row | BadRow]) -> list[PreparedRow]:
-        """Each row made ready; one that can't be is an error of its own."""
+        """Prepare each row; a row that cannot be prepared becomes an error row."""
         found: dict[int, PreparedRow] = {}
-        asks: dict[int, Ask] = {}
+        prompts: dict[int, RowPrompt] = {}
         for at, row in enumerate(rows):
             if isinstance(row, BadRow):
                 found[at] = PreparedRow(row, error=row.error)
                 continue
             try:
-                asks[at] = self._prompts.ask(row)
+                prompts[at] = self._prompts.ask(row)
             except Exception as problem:
                 found[at] = _refused(row, problem)
         for special in (False, True):
             texts: dict[int, str] = {}
-            for at, ask in asks.items():
-                if _special(ask) == special:
+            for at, prompt in prompts.items():
+                if _special(prompt) == special:
                     try:
-                        texts[at] = self._render(ask)
+                        texts[at] = self._render(prompt)
                     except Exception as problem:
                         found[at] = _refused(rows[at], problem)
-            found.update(self._tokenised(rows, asks, texts, special))
-        return [found.get(at) or self._tokens(row, asks[at]) for at, row in enumerate(rows)]
+            found.update(self._tokenised(rows, prompts, texts, special))
+        return [found.get(at) or self._tokens(row, prompts[at]) for at, row in enumerate(rows)]
 
-    def _render(self, ask: Ask) -> str:
-        if ask.kind == "messages":
-            return self._text.render_chat(ask.value)
-        if not ask.value:
+    def _render(self, prompt: RowPrompt) -> str:
+        if prompt.kind == "messages":
+            return self._text.render_chat(prompt.value)
+        if not prompt.value:
             raise InvalidRequestError("the prompt is empty; it needs some text")
-        return str(ask.value)
+        return str(prompt.value)
 
     def _tokenised(
         self,
         rows: Seq[Row | BadRow],
-        asks: dict[int, Ask],
+        prompts: dict[int, RowPrompt],
         texts: dict[int, str],
         special: bool,
     ) -> dict[int, PreparedRow]:
@@ -105,25 +105,27 @@ class Encoder:
         except Exception as problem:  # a text that no tokenizer takes, such as half a surrogate
             if len(texts) == 1:
                 return {at: _refused(rows[at], problem) for at in texts}
-            each = [self._tokenised(rows, asks, {at: text}, special) for at, text in texts.items()]
+            each = [
+                self._tokenised(rows, prompts, {at: text}, special) for at, text in texts.items()
+            ]
             return {at: ready for one in each for at, ready in one.items()}
         return {
-            at: PreparedRow(rows[at], text, one, asks[at].params)
+            at: PreparedRow(rows[at], text, one, prompts[at].params)
             for (at, text), one in zip(texts.items(), ids, strict=True)
         }
 
-    def _tokens(self, row: Row | BadRow, ask: Ask) -> PreparedRow:
+    def _tokens(self, row: Row | BadRow, prompt: RowPrompt) -> PreparedRow:
         """A row whose prompt is token ids."""
         try:
-            text, ids = self._llm.encode_prompt({ask.kind: ask.value})
+            text, ids = self._llm.encode_prompt({prompt.kind: prompt.value})
         except Exception as problem:
             return _refused(row, problem)
-        return PreparedRow(row, text, ids, ask.params)
+        return PreparedRow(row, text, ids, prompt.params)
 
 
-def _special(ask: Ask) -> bool | None:
+def _special(prompt: RowPrompt) -> bool | None:
     """Whether special tokens are added to the row's text; None if it is not text."""
-    return None if ask.kind == "prompt_token_ids" else ask.kind == "prompt"
+    return None if prompt.kind == "prompt_token_ids" else prompt.kind == "prompt"
 
 
 def _refused(row: Row | BadRow, problem: Exception) -> PreparedRow:
@@ -134,7 +136,7 @@ def _refused(row: Row | BadRow, problem: Exception) -> PreparedRow:
 
 
 class Feeder:
-    """A thread that encodes rows ahead of who takes them. Leave its context to end it.
+    """A thread that encodes rows ahead of time. Leaving its context ends it.
 
     Args:
         rows: what is read; an exception it raises is raised where the rows are taken.
@@ -155,7 +157,7 @@ class Feeder:
         self._stopped.set()
 
     def take(self, wait: bool) -> list[PreparedRow] | None:
-        """The next rows; [] if there are none now, None once there are no more."""
+        """Return the next rows: [] if none are ready, None once there are no more."""
         try:
             found = self._ready.get(block=wait)
         except queue.Empty:
@@ -175,7 +177,7 @@ class Feeder:
         self._put(last)
 
     def _put(self, item: list[PreparedRow] | BaseException | None) -> bool:
-        """Hand over, unless nobody takes any more."""
+        """Put a batch into the queue, unless the reader has left."""
         while not self._stopped.is_set():
             try:
                 self._ready.put(item, timeout=0.2)

@@ -1,7 +1,6 @@
-"""What a row asked, as a person reads it.
+"""Show a row's prompt as a person reads it, without tokenizer or chat template.
 
-Knows columns, templates and the forms a prompt comes in; knows no tokenizer and no chat template.
-Called by what shows rows: the report's sample, and `stoker inspect`.
+Used by the report's sample and by `stoker inspect`.
 """
 
 from __future__ import annotations

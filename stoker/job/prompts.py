@@ -1,7 +1,7 @@
-"""What a row asks of the model: its prompt, made from its columns, and its sampling parameters.
+"""Make a row's prompt from its columns, and its sampling parameters.
 
-Knows templates, chats and the OpenAI batch format; knows no tokenizer. Called by the job for each
-row, and before the model is loaded for the first few.
+Handles templates, chats and the OpenAI batch format. The job calls it for each row, and for the
+first few rows before the model is loaded.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What one row asks.
+class RowPrompt:
+    """A row's prompt and sampling parameters.
 
     Attributes:
         kind: one of `KINDS`.
@@ -62,7 +62,7 @@ class Ask:
 
 
 class PromptBuilder:
-    """Makes an `Ask` of each row.
+    """Makes a `RowPrompt` of each row.
 
     Args:
         settings: how.
@@ -93,19 +93,21 @@ class PromptBuilder:
             for role, content in zip(("user", "assistant"), example, strict=True)
         ]
 
-    def ask(self, row: Row) -> Ask:
-        """What the row asks.
+    def ask(self, row: Row) -> RowPrompt:
+        """Build the row's prompt.
 
         Raises:
-            InvalidRequestError: it asks nothing, too much, or what is unknown.
+            InvalidRequestError: the row has no prompt, more than one, or unknown parameters.
         """
         try:
             if self._template is None and batch_format.is_batch(row.fields):
                 kind, value, given = batch_format.parse(row.fields)
-                return Ask(kind, value, self._overrides.apply(given, "body"))
+                return RowPrompt(kind, value, self._overrides.apply(given, "body"))
             params = self._overrides.apply(row.fields.get(SAMPLING))
             kind, value = self._prompt(row)
-            return Ask(kind, self._messages(row, value) if kind == "messages" else value, params)
+            return RowPrompt(
+                kind, self._messages(row, value) if kind == "messages" else value, params
+            )
         except InvalidRequestError as problem:
             raise type(problem)(f"{row.place}: {problem}" if row.place else str(problem)) from None
 
@@ -139,7 +141,7 @@ class PromptBuilder:
 
 
 def own_prompt(fields: dict[str, Any]) -> tuple[str, Any]:
-    """The kind and value of the prompt that the columns themselves hold.
+    """Return kind and value of the prompt held by the columns themselves.
 
     Raises:
         InvalidRequestError: there is none, several, or one of the wrong type.
@@ -200,7 +202,7 @@ def read_examples(path: str, settings: PromptSettings, answer: str) -> tuple[tup
 
 
 def check_prompts(source: Source, builder: PromptBuilder) -> None:
-    """Try the first rows, so that a template that fits none of them is found at once.
+    """Try the first rows, so that a template that fits none of them fails early.
 
     Raises:
         JobError: none of them has a column that the template refers to.
@@ -220,7 +222,7 @@ def check_prompts(source: Source, builder: PromptBuilder) -> None:
 
 
 def check_column(source: Source, name: str) -> None:
-    """See that the column which answers are to be compared with is there.
+    """Check that the column with the expected answers exists.
 
     Raises:
         JobError: none of the first rows has it.

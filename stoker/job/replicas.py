@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NODES = Path("/sys/devices/system/node")
 LOOK_EVERY = 0.2  # seconds between looks at whether to stop
-LEAST, MOST = 16, 1024  # rows in a replica's hands
+LEAST, MOST = 16, 1024  # rows a replica holds at most
 GAUGES_EVERY = 0.25  # seconds between a replica's messages of how its engine is
 
 
@@ -151,7 +151,7 @@ def started_replicas(
     finally:
         for replica in replicas:
             replica.pipe.close()
-            replica.process.kill()  # it holds nothing that matters, and ignores polite signals
+            replica.process.kill()  # it holds nothing worth keeping and ignores gentler signals
             replica.process.join()
 
 
@@ -184,7 +184,7 @@ def run_replicated(
 
 
 class _Pool:
-    """Hands out rows and takes in results."""
+    """Distributes rows among replicas and collects results."""
 
     def __init__(
         self, replicas: list[Replica], rows: Iterator[Row | BadRow], report: Report
@@ -213,7 +213,7 @@ class _Pool:
                 return
 
     def _give(self, replica: Replica) -> None:
-        """Fill a replica's hands: with fewer the fewer rows are left, so that all end together."""
+        """Send rows to a replica, fewer as fewer are left, so that all replicas end together."""
         total = self._report.total_rows
         left = MOST * self._share if total is None else total - self._report.rows
         room = max(LEAST, min(MOST, left // self._share))
@@ -226,7 +226,7 @@ class _Pool:
                 replica.pipe.send(row)
 
     def _bury(self, replica: Replica) -> None:
-        """Give a dead replica's rows to the others."""
+        """Requeue a dead replica's rows for the others."""
         self._replicas.remove(replica)
         if not self._replicas:
             raise JobError(
@@ -277,7 +277,7 @@ def _replica(
             results.clear()
         return True
 
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has gone
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has exited
         try:
             with LLM(model, **options) as llm:
                 llm.engine.require(settings.pooling.task if settings.pooling else "generate")

@@ -1,7 +1,4 @@
-"""Counts what a job did: rows by status, tokens, and accuracy where answers are expected.
-
-Knows rows and results only; the command line prints it, and watches each row through it.
-"""
+"""Count what a job did: rows by status, tokens, and accuracy where answers are expected."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from stoker.job.prompts import PromptSettings
 from stoker.job.report import RESULT, STATUSES
 from stoker.job.sources import Part, Shard, Source, open_source
 
-# A result does not follow from these, so they may change between the runs of one job. In place
-# of the format that was asked for, the one that was read is compared (state.py).
+# Results do not depend on these, so they may change between runs of one job. The format that was
+# read is compared instead of the one that was asked for (state.py).
 FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup", "format")
 
 

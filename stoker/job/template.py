@@ -24,7 +24,7 @@ class MissingColumnError(InvalidRequestError):
 
 
 class Template:
-    """A template over the columns of a row; `row` is all of them, for names with blanks.
+    """A template over a row's columns; `row` holds all of them, for names with spaces.
 
     Args:
         text: the template.
@@ -92,7 +92,7 @@ class Template:
 
 
 def _written(value: Any) -> Any:
-    """Called on each value that a template writes; "None" in a prompt is never meant."""
+    """Refuse None: the text "None" in a prompt is never intended."""
     if value is None:
         raise _NullError
     return value

@@ -30,7 +30,7 @@ class Progress:
         saved_tokens: tokens found in the prefix cache and not computed again.
         accuracy: share of the compared rows that were as expected (None: none compared).
 
-    With replicas, what is of an engine is summed over theirs.
+    With replicas, engine figures are sums over all of them.
     """
 
     rows: int
@@ -64,7 +64,7 @@ class _Mark:
 
 
 class Pace:
-    """Follows a run; `look` is to be called now and then, and says how it goes."""
+    """Follows a run; call `look` from time to time to get its `Progress`."""
 
     def __init__(self, report: Report, gauges: Gauges) -> None:
         self._report = report
@@ -99,10 +99,10 @@ class Pace:
     def _eta(self, now: _Mark, decode_rate: float) -> float | None:
         """Seconds until the end.
 
-        Output tokens still to come are those the running sequences are expected to add, by the
-        lengths of the finished ones, and the mean length for each row that has not begun; they
-        come at the present rate. The longest running sequence gets a token a step, which sets
-        the least. Where no tokens are put out, the rate of rows decides.
+        Remaining output tokens are what running sequences are expected to add, judged by the
+        lengths of finished ones, plus the mean length for each row not yet started, at the
+        present rate. The longest running sequence gets one token a step, which is the minimum.
+        If the job produces no tokens, the rate of rows decides.
         """
         report = self._report
         done = now.rows

@@ -1,8 +1,8 @@
-"""What a run did over time, in a bounded number of samples.
+"""Record a run over time in a bounded number of samples.
 
-A sample covers a stretch of time: what was done in it, and what the queues and the cache were
-like. When the series is full, neighbours are joined and the stretch doubles, so the whole of any
-run is held in the same room. Knows gauges, and nothing of jobs.
+A sample covers an interval: the work done in it, and the state of queues and cache. When the
+series is full, neighbours are merged and the interval doubles, so a run of any length takes the
+same memory.
 """
 
 from __future__ import annotations

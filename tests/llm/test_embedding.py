@@ -273,7 +273,7 @@ def test_a_prompt_that_the_cache_cannot_hold(backbone):
 
 def test_a_backbone_does_not_generate(backbone):
     with LLM(backbone("llama_bare")[0]) as llm:
-        message = "^this model can't generate text, .*no language-model head; call embed$"
+        message = "^this model cannot generate text: .*no language-model head; call embed$"
         with pytest.raises(InvalidRequestError, match=message):
             llm.generate([[1, 2]], GREEDY)
         with pytest.raises(InvalidRequestError, match=message):

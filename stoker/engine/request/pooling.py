@@ -21,9 +21,9 @@ CALLS = {  # what can be called on a model that can do a task
     "classify": "classify or score",
 }
 REASONS = {  # why a model can't do a task
-    "generate": "generate text, for it has no language-model head",
+    "generate": "generate text: it has no language-model head",
     "embed": "embed",
-    "classify": "classify, for it has no classification head",
+    "classify": "classify: it has no classification head",
 }
 
 
@@ -113,4 +113,4 @@ def require(task: str, able: Iterable[str]) -> None:
     known = set(able)
     if task not in known:
         calls = ", or ".join(words for name, words in CALLS.items() if name in known)
-        raise InvalidRequestError(f"this model can't {REASONS[task]}; call {calls}")
+        raise InvalidRequestError(f"this model cannot {REASONS[task]}; call {calls}")
