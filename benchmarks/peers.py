@@ -98,15 +98,25 @@ def serve(engine: str, folder: Path, threads: int, work: str) -> None:
 
 
 class Worker:
-    """A process that serves one engine.
+    """A process that serves one engine, from another checkout if one is named.
 
     Attributes:
         error: why it can't, or None.
         packages: versions of what it runs on.
     """
 
-    def __init__(self, engine: str, python: str, folder: Path, threads: int, work: str) -> None:
-        command = [python, __file__, work, "--serve", engine, str(folder)]
+    def __init__(
+        self,
+        engine: str,
+        python: str,
+        folder: Path,
+        threads: int,
+        work: str,
+        checkout: Path | None = None,
+    ) -> None:
+        script = checkout / "benchmarks" / "peers.py" if checkout else Path(__file__)
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(checkout)} if checkout else ENVIRONMENT
+        command = [python, str(script), work, "--serve", engine, str(folder)]
         command += ["--threads", str(threads)]
         self.error: str | None = None
         try:
@@ -116,7 +126,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env=ENVIRONMENT,
+                env=environment,
                 start_new_session=True,  # so that it can be stopped with its own workers
             )
         except OSError as problem:
