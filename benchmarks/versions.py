@@ -31,8 +31,8 @@ SCRIPTS: dict[
 ] = {  # command, pattern of the figure, lower is better
     "scheduler": (["scheduler.py"], r"median .* ([\d.]+) us per sequence", True),
     "scheduler overlap": (["scheduler.py", "--overlap"], r"median .* ([\d.]+) us per seq", True),
-    "jobs": (["jobs.py"], r"([\d,]+) rows/s", False),
-    "cold start": (["cold_start.py", "--rounds", "1"], r"first token.*?([\d.]+) s", True),
+    "jobs": (["jobs.py"], r": (\d+) rows/s", False),
+    "cold start": (["cold_start.py", "--rounds", "1"], r"first token after ([\d.]+) s", True),
     "grammar schema": (
         ["grammar.py", "--repeats", "3"],
         r"json_schema .*constrained +([\d.]+) tokens/s",
