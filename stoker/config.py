@@ -12,7 +12,10 @@ from typing import Any
 
 from stoker.errors import ConfigError, suggest
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("auto", "int8", "fp8")
+ARITHMETIC = {"int8": "float32", "fp8": "bfloat16"}  # of a quantization that has just one
+SHORT_FORMS = ("int8", "fp8")  # values of dtype that mean a quantization
 POLICIES = ("fcfs", "prefix")
 KV_DTYPES = ("auto", "fp8")
 ATTENTION_BACKENDS = ("auto", "native", "torch", "varlen", "triton", "reference")
@@ -24,7 +27,9 @@ class EngineConfig:
 
     Args:
         device: torch device the model runs on; only "cpu" has been proven so far.
-        dtype: arithmetic and weight type; "auto" is float32 on a CPU, else the checkpoint's.
+        dtype: of the arithmetic; "auto" is float32 on a CPU, else the checkpoint's. "int8" and
+            "fp8" are short for that quantization.
+        quantization: how weights are stored; "auto" leaves them as the checkpoint has them.
             "int8" (CPU only) quantises weights at load and activations as they come; what lies
             between the projections, keys and values included, stays float32. "fp8" (GPUs of
             compute capability 8.9 or more) does so for large projections; the rest, the head
@@ -64,6 +69,7 @@ class EngineConfig:
 
     device: str = "cpu"
     dtype: str = "auto"
+    quantization: str = "auto"
     kv_dtype: str = "auto"
     attention_backend: str = "auto"
     block_size: int = 16
@@ -81,13 +87,15 @@ class EngineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        dtype, quantization = resolve_dtype(self.dtype, self.quantization)
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "quantization", quantization)
         for name in ("block_size", "max_running"):
             self._at_least_one(name, getattr(self, name))
         for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context", "threads"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
         for name, known in (
-            ("dtype", DTYPES),
             ("kv_dtype", KV_DTYPES),
             ("attention_backend", ATTENTION_BACKENDS),
             ("policy", POLICIES),
@@ -130,3 +138,34 @@ class EngineConfig:
             if name not in known:
                 raise ConfigError(f"unknown option {name!r}; {suggest(name, known)}")
         return cls(**options)
+
+
+def resolve_dtype(dtype: str, quantization: str) -> tuple[str, str]:
+    """`dtype` and `quantization` with short forms spelt out.
+
+    ("int8", "auto"), ("auto", "int8") and ("float32", "int8") all give ("float32", "int8").
+
+    Raises:
+        ConfigError: one of them is unknown, or they contradict each other.
+    """
+    known = {
+        "dtype": (dtype, (*DTYPES, *SHORT_FORMS)),
+        "quantization": (quantization, QUANTIZATIONS),
+    }
+    for name, (value, values) in known.items():
+        if value not in values:
+            raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*values])}")
+    if dtype in SHORT_FORMS:
+        if quantization not in ("auto", dtype):
+            raise ConfigError(
+                f"dtype={dtype!r} is short for quantization={dtype!r} and contradicts "
+                f"quantization={quantization!r}; give one of the two"
+            )
+        dtype, quantization = "auto", dtype
+    needed = ARITHMETIC.get(quantization, dtype)
+    if dtype not in ("auto", needed):
+        raise ConfigError(
+            f"quantization={quantization!r} computes in {needed}, not in dtype={dtype!r}; "
+            "leave dtype out"
+        )
+    return needed, quantization

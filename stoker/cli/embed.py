@@ -29,6 +29,7 @@ def embed(args: argparse.Namespace) -> int:
         pooling=embedding_params(defaults, args.pooling, args.normalize),
         model=args.model,
         dtype=args.dtype,
+        quantization=args.quantization,
         kv_dtype=args.kv_dtype,
         device=args.device,
         **keeping(args),

@@ -18,7 +18,7 @@ from stoker.cli.output_options import add_keeping
 from stoker.cli.parser import Parser
 from stoker.cli.progress_options import add_expect, add_watching
 from stoker.cli.sampling import add_sampling
-from stoker.config import DTYPES, KV_DTYPES, EngineConfig
+from stoker.config import DTYPES, KV_DTYPES, QUANTIZATIONS, SHORT_FORMS, EngineConfig
 from stoker.engine.request.pooling import POOLINGS
 from stoker.errors import StokerError
 from stoker.job.interrupt import sigterm_interrupts
@@ -121,8 +121,16 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         default="auto",
-        choices=DTYPES,
-        help="arithmetic; int8 is the fastest on a CPU (default: %(default)s, float32 on a CPU)",
+        choices=(*DTYPES, *SHORT_FORMS),
+        help="of the arithmetic; int8 and fp8 are short for that --quantization "
+        "(default: %(default)s, float32 on a CPU)",
+    )
+    command.add_argument(
+        "--quantization",
+        default="auto",
+        choices=QUANTIZATIONS,
+        help="how weights are stored; int8 is the fastest on a CPU (default: %(default)s, as the "
+        "checkpoint has them)",
     )
     command.add_argument(
         "--kv-dtype",
@@ -174,7 +182,9 @@ def main(argv: Seq[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     gc.set_threshold(_ALLOCATIONS)
     if args.command != "inspect":
-        start_build(args.device, args.dtype)  # the compiler works while torch is imported
+        start_build(
+            args.device, args.dtype, args.quantization
+        )  # the compiler works while torch is imported
     try:
         with sigterm_interrupts():
             return _carry_out(args)

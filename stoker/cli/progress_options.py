@@ -66,7 +66,7 @@ def expect_of(args: argparse.Namespace) -> Expect | None:
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of the engine that the command line gives."""
-    names = ("dtype", "kv_dtype", "device", "gpu_memory", "threads")
+    names = ("dtype", "quantization", "kv_dtype", "device", "gpu_memory", "threads")
     return {name: getattr(args, name) for name in names}
 
 

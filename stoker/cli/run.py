@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         args.raw,
         model=args.model,
         dtype=args.dtype,
+        quantization=args.quantization,
         kv_dtype=args.kv_dtype,
         device=args.device,
         **keeping(args),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stoker.config import SHORT_FORMS, resolve_dtype
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.errors import InvalidRequestError, suggest
@@ -37,6 +38,7 @@ class JobSettings:
         pooling: embed the rows this way instead of completing them.
         model: what is loaded for the job; with it a job that can't go on is refused before.
         dtype: the engine's arithmetic, as it was asked for.
+        quantization: how its weights are stored, likewise.
         kv_dtype: of its cached keys and values, likewise.
         device: where it computes, which decides what dtype "auto" is.
         ordered: write the output in the order of the input.
@@ -64,6 +66,7 @@ class JobSettings:
     pooling: PoolingParams | None = None
     model: str | None = None
     dtype: str = "auto"
+    quantization: str = "auto"
     kv_dtype: str = "auto"
     device: str = "cpu"
     ordered: bool = False
@@ -120,6 +123,7 @@ class JobSettings:
             for one in dataclasses.fields(self)
             if one.name not in FREE
         }
+        told |= _stored(self.dtype, told.pop("quantization"))
         told["device"] = self.device.partition(":")[0]  # which GPU of several changes nothing
         # where a template was read from changes nothing
         told["prompts"] = {
@@ -127,6 +131,20 @@ class JobSettings:
         }
         plain: dict[str, Any] = json.loads(json.dumps(told, default=_plain))
         return plain
+
+
+def _stored(dtype: str, quantization: str) -> dict[str, str]:
+    """dtype and quantization as job.json has them: by the short form where there is one.
+
+    So a job begun with --dtype int8 goes on with --quantization int8, and one begun before
+    quantization was a setting goes on too.
+    """
+    dtype, quantization = resolve_dtype(dtype, quantization)
+    if quantization == "auto":
+        return {"dtype": dtype}
+    if quantization in SHORT_FORMS:
+        return {"dtype": quantization}
+    return {"dtype": dtype, "quantization": quantization}
 
 
 def _plain(value: Any) -> Any:

@@ -121,6 +121,16 @@ def test_devices_and_dtypes_are_not_mixed(llm, job):
         prepare_job(dataclasses.replace(job, kv_dtype="fp8"))
 
 
+def test_dtype_int8_is_quantization_int8(job):
+    """job.json holds the short form, as it did before quantization was a setting."""
+    plain, short = job.described(), dataclasses.replace(job, dtype="int8").described()
+    assert (plain["dtype"], short["dtype"]) == ("auto", "int8")
+    assert "quantization" not in plain.keys() | short.keys()
+    for dtype in ("auto", "float32", "int8"):
+        spelt = dataclasses.replace(job, dtype=dtype, quantization="int8")
+        assert spelt.described() == short
+
+
 def test_settings_that_change_no_result_may_differ(llm, job):
     run(llm, job)
     cut_to(job.output, 5)

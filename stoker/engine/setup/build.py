@@ -41,9 +41,6 @@ from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start_build
 from stoker.ops.select import select_operations
 
-# the dtype of what lies between quantised projections
-_BETWEEN = {"int8": "float32", "fp8": "bfloat16"}
-
 
 @dataclass
 class BuiltEngine:
@@ -76,8 +73,8 @@ def build_engine(
     folder = resolve_folder(model, revision, token)
     device = find_device(config.device)
     memory = DeviceMemory(device) if device.type == "cuda" else None
-    start_build(config.device, config.dtype)
-    _check_quantised(config.dtype, device)
+    start_build(config.device, config.dtype, config.quantization)
+    _check_quantization(config.quantization, device)
     threads = config.threads or (default_threads() if device.type == "cpu" else None)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -85,13 +82,12 @@ def build_engine(
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
-    packing = _packing(config.dtype)
-    dtype = _BETWEEN.get(config.dtype, config.dtype)
+    packing = _packing(config.quantization)
     try:
-        loaded = load_model(folder, device, dtype, packing)
+        loaded = load_model(folder, device, config.dtype, packing)
     except torch.OutOfMemoryError:
         assert memory is not None
-        weights = weight_bytes(folder, device, dtype, packing)
+        weights = weight_bytes(folder, device, config.dtype, packing)
         raise ConfigError(weights_do_not_fit(memory, weights, config)) from None
     spec = loaded.model.spec
     cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
@@ -175,19 +171,21 @@ def _with_runner(
     return config, ModelRunner(model, cache, device, graphs=graphs, mirror=mirror), budget
 
 
-def _check_quantised(dtype: str, device: torch.device) -> None:
-    if dtype == "int8" and device.type != "cpu":
-        raise ConfigError(f"dtype int8 serves a CPU, not {device}; use fp8, bfloat16 or float16")
-    reason = why_not_fp8(device) if dtype == "fp8" else None
+def _check_quantization(quantization: str, device: torch.device) -> None:
+    if quantization == "int8" and device.type != "cpu":
+        raise ConfigError(
+            f"quantization int8 serves a CPU, not {device}; use fp8, or dtype bfloat16 or float16"
+        )
+    reason = why_not_fp8(device) if quantization == "fp8" else None
     if reason:
-        raise ConfigError(f"dtype {reason}")
+        raise ConfigError(f"quantization {reason}")
 
 
-def _packing(dtype: str) -> Packing:
-    """How weights are packed for `dtype`."""
-    if dtype == "int8":
+def _packing(quantization: str) -> Packing:
+    """How weights are packed for `quantization`."""
+    if quantization == "int8":
         return Packing(prepare_int8)
-    if dtype == "fp8":  # but for the head, whose errors would go straight into the draws
+    if quantization == "fp8":  # but for the head, whose errors would go straight into the draws
         return Packing(prepare_fp8, make_head=prepare_linear, gains=fp8_gains)
     return Packing(prepare_linear, prepare_gated)
 
@@ -209,7 +207,7 @@ def _resolve(
         blocks = host_blocks(config, context, block_bytes)
     return dataclasses.replace(
         config,
-        dtype=config.dtype if config.dtype in _BETWEEN else dtype,
+        dtype=dtype,
         max_context=context,
         max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
         num_blocks=blocks,

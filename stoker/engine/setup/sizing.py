@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from stoker.config import DTYPES as KNOWN_DTYPES
 from stoker.config import EngineConfig
 from stoker.engine.execution.buckets import Buckets
 from stoker.engine.execution.runner import ModelRunner
@@ -120,8 +119,8 @@ def weights_do_not_fit(memory: DeviceMemory, weights: int, config: EngineConfig)
 
 
 def advice(config: EngineConfig) -> str:
-    """A narrower dtype that would help, if there is one."""
-    return "dtype fp8" if "fp8" in KNOWN_DTYPES and config.dtype != "fp8" else ""
+    """A narrower format that would help, if there is one."""
+    return "quantization fp8" if config.quantization == "auto" else ""
 
 
 def _free_memory() -> int:

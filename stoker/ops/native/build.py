@@ -47,13 +47,15 @@ _NICE = ("nice", "-n", "10") if shutil.which("nice") else ()
 _started: dict[str, Future[Path]] = {}
 
 
-def start_build(device: str, dtype: str) -> None:
-    """Begin to build, in the background, what a model of `dtype` on `device` will `load_kernels`.
+def start_build(device: str, dtype: str, quantization: str = "auto") -> None:
+    """Begin to build, in the background, what a model will `load_kernels`.
 
     Takes the names as they are in `EngineConfig`. Calling it twice is fine; `load_kernels`
     reports problems.
     """
-    linear = {"int8": "linear_int8", "float32": "linear", "auto": "linear"}.get(dtype)
+    linear = {"auto": "linear", "float32": "linear", "int8": "linear_int8"}.get(dtype)
+    if quantization == "int8":
+        linear = "linear_int8"
     compiler = _compiler()
     if device != "cpu" or linear is None or compiler is None:
         return

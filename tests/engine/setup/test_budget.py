@@ -51,9 +51,9 @@ def test_each_remedy_is_enough(seed):
     rng = random.Random(seed)
     needs = MemoryNeeds(80 * GIB, 0.9, *(rng.randrange(40 * GIB) for _ in range(4)), 1 << 20, 16)
     missing = rng.randrange(1, 30 * GIB)
-    found = suggestions(needs, missing, "dtype fp8")
+    found = suggestions(needs, missing, "quantization fp8")
     gains = {
-        "dtype fp8": needs.weights * 0.4,
+        "quantization fp8": needs.weights * 0.4,
         "a quarter of max_batch_tokens": needs.activations * 0.75,
         "gpu_memory=0.97": 0.07 * needs.total,
         "cuda_graphs=False": needs.graphs,
@@ -73,12 +73,12 @@ def test_the_table_and_the_message():
     assert "kept free (gpu_memory 0.9)                   8.00 GiB" in shown
     needs = MemoryNeeds(24 * GIB, 0.9, 3 * GIB, 16 * GIB, 2 * GIB, GIB, 2 << 20, 16)
     with pytest.raises(ConfigError) as problem:
-        blocks_that_fit(needs, 512, 10**6, "dtype fp8")
+        blocks_that_fit(needs, 512, 10**6, "quantization fp8")
     text = str(problem.value)
     assert "1.40 GiB are missing. Of its 24.00 GiB, gpu_memory=0.9 may be used" in text
     assert "weights 16.00 GiB, activations of the largest step 2.00 GiB" in text
     assert "others, and CUDA itself 3.00 GiB" in text
-    assert "dtype fp8, or a quarter of max_batch_tokens, or gpu_memory=0.97" in text
+    assert "quantization fp8, or a quarter of max_batch_tokens, or gpu_memory=0.97" in text
     assert "or less held by others, which have 3.00 GiB" in text
 
 
