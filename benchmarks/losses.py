@@ -157,7 +157,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
         (attention, "plan", timers.attention_plan(attention.plan)),
         (model, "hidden", timers.wrap(model.hidden, BETWEEN)),
         (model, "logits", timers.wrap(model.logits, BETWEEN)),
-        (runner_module, "describe", timers.wrap(runner_module.describe, BATCHES)),
+        (runner_module, "to_arrays", timers.wrap(runner_module.to_arrays, BATCHES)),
         (runner_module, "build_batch", timers.wrap(runner_module.build_batch, BATCHES)),
         (runner, "launch", timers.wrap(runner.launch, SAMPLING)),
         (engine, "step", timers.wrap(engine.step, SCHEDULING)),

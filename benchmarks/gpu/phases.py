@@ -3,7 +3,7 @@
     plan       the scheduler decides who runs
     prepare    parameters of draws are gathered
     launch     all of the runner but the wait; within it:
-      describe   the step as arrays
+      to_arrays  the step as arrays
       upload     arrays to the device
       attention  the plan of attention
     wait       for the tokens
@@ -24,7 +24,7 @@ from unittest import mock
 
 from stoker.engine.execution import batch, graphs, pending, runner
 
-WITHIN_LAUNCH = ("describe", "upload", "attention")
+WITHIN_LAUNCH = ("to_arrays", "upload", "attention")
 
 
 class _TimedHandle:
@@ -61,7 +61,7 @@ def phases(engine: Any) -> Iterator[dict[str, float]]:
         wrap(engine.scheduler, "commit", "commit")
         wrap(engine, "_prepare", "prepare")
         wrap(engine, "_collect", "collect")
-        wrap(runner, "describe", "describe")
+        wrap(runner, "to_arrays", "to_arrays")
         for module in (batch, graphs, runner, pending):
             wrap(module, "upload", "upload")
         for name in ("plan", "refill"):

@@ -164,7 +164,7 @@ def test_every_case_runs_tiny(module):
         step = found["decode_step"]
         assert step["sequences"] > 1
         assert {"plan", "launch", "wait", "commit"} <= step["host_ms"].keys()
-        assert step["within_launch_ms"]["describe"] > 0
+        assert step["within_launch_ms"]["to_arrays"] > 0
         json.dumps(found)
         assert name in report.shown(name, found)
 

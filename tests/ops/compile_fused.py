@@ -10,7 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from stoker.ops.triton import activation, inputs, norm, quantize, rope
+from stoker.ops.triton import activation, norm, quantize, rope, step_tensors
 from stoker.ops.triton import sampling_kernels as draws
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -65,7 +65,7 @@ def rows():
     compile_kernel(activation._soft_cap, BF16, BF16, 30.0, 100000, BLOCK=1024)
     for late, page in ((True, 16), (False, 1)):
         compile_kernel(
-            *(inputs._kernel, I64, I64, I64, I64, I64, I64, I64, I64, 1000, 64, 7),
+            *(step_tensors._kernel, I64, I64, I64, I64, I64, I64, I64, I64, 1000, 64, 7),
             PAGE=page, LATE=late, BLOCK=256,
         )  # fmt: skip
     compile_kernel(quantize._kernel, BF16, FP8, F32, 5120, SIZE=5120, TOP=448.0, BLOCK=8192)
