@@ -145,7 +145,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
     names = [field.name for field in dataclasses.fields(ops) if field.name != "attention"]
     timed = {name: timers.wrap(getattr(ops, name), ELEMENTWISE) for name in names}
     patches: list[tuple[Any, str, Any]] = [
-        (module, "_apply_fn", timers.linear(module._apply_fn, products(module._apply_fn)))
+        (module, "_product", timers.linear(module.product, products(module.product)))
         for module in model.modules()
         if isinstance(module, Linear)
     ]
@@ -181,10 +181,12 @@ def stoker_rate(shape: str, dtype: str = "auto") -> float:
     """The limit's FLOP/s for Stoker's arithmetic, at 64 rows."""
     from workloads import matmul_rate
 
-    from stoker.ops.int8 import prepare_int8
+    from stoker.ops.int8 import prepare_int8, quantize_rows
     from stoker.ops.linear import prepare_linear
 
-    return matmul_rate(shape, make=prepare_int8 if dtype == "int8" else prepare_linear)
+    if dtype == "int8":
+        return matmul_rate(shape, make=lambda weight: prepare_int8(*quantize_rows(weight)))
+    return matmul_rate(shape, make=prepare_linear)
 
 
 def main() -> None:

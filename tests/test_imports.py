@@ -14,6 +14,7 @@ ROOT = Path(stoker.__file__).parent
 FLOORS = [  # rooms, the lowest first; a room imports from its own floor and those below
     {"config", "errors"},
     {"ops"},
+    {"quant"},
     {"model"},
     {"engine.request"},
     {"engine.blocks"},

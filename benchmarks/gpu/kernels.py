@@ -11,9 +11,11 @@ from typing import Any
 import attention
 import torch
 
-from stoker.ops.fp8 import prepare_fp8, why_not_fp8
+from stoker.ops.fp8 import why_not_fp8
 from stoker.ops.linear import prepare_linear
 from stoker.ops.triton.attention import TritonAttention
+from stoker.quant.choose import choose_formats
+from stoker.quant.format import make_product
 
 DECODE = (256, 1024)  # sequences, tokens of each
 PRODUCTS = ((6144, 4096), (12288, 4096), (4096, 12288), (3072, 1024))  # outputs, inputs
@@ -34,9 +36,10 @@ def run_kernels(device: torch.device, smoke: bool, limit: float) -> dict[str, An
     attention.decodes(args, {"triton": TritonAttention(device)}, (decode,), rates)
     found["decode_TB_s"] = {row["cache"]: row["TB/s"] for row in rates}
     found["decode_error"] = {row["cache"]: row["error"] for row in rates}
-    kinds = {"bf16": prepare_linear}
+    kinds: dict[str, Any] = {"bf16": prepare_linear}
     if why_not_fp8(device) is None:
-        kinds["fp8"] = prepare_fp8
+        formats = choose_formats("fp8", torch.bfloat16, device)
+        kinds["fp8"] = lambda weight: make_product(weight, formats.projections)
     found["products_TFLOP_s"] = {
         kind: [
             (n, k, m, product_rate(make, device, m, k, n, layers, repeats))

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from stoker.engine.setup import build
 from stoker.model import loader
+from stoker.model.checkpoint import CheckpointSource
 from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve
-from stoker.model.layers.linear import Packing
 from stoker.model.spec import ModelSpec
-from stoker.model.transformer import Transformer
+from stoker.quant.choose import Formats
 
 SPREAD = 0.02  # standard deviation of the weights
 SHARD = 4 << 30  # bytes
@@ -108,20 +108,22 @@ def randomise(weights: Tensor) -> None:
 
 
 def random_model(
-    folder: Path, device: torch.device, dtype: str = "auto", packing: Packing | None = None
+    source: CheckpointSource,
+    device: torch.device,
+    dtype: str = "auto",
+    formats: Formats | None = None,
 ) -> loader.LoadedModel:
     """Stands in for `loader.load_model`: reads config.json alone, and makes the weights there.
 
     All are made before any is packed.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = source.config()
     spec, _, head = resolve(config)
-    name = loader._resolve_dtype(dtype, config["dtype"], device)
-    with torch.device("meta"):
-        model = Transformer(spec)
+    name = loader.resolve_dtype(config, dtype, device)
+    model = loader.empty_model(spec, loader.DTYPES[name])
     torch.manual_seed(0)
     for parameter, _ in list(model.named_parameters()):
-        randomise(loader.allocated(model, parameter, loader.DTYPES[name], device).data)
+        randomise(loader.allocated(model, parameter, device).data)
     return loader.LoadedModel(model.eval(), frozenset(), name, head)
 
 

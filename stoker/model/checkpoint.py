@@ -1,4 +1,4 @@
-"""A model folder on disk: its config files, and its safetensors one tensor at a time.
+"""A model as it is stored: where it is found, its config, and its tensors one at a time.
 
 Files are memory-mapped and shards are opened one after the other, so loading needs no second
 copy of the weights. Knows nothing of what the tensors mean (loader.py).
@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -104,23 +105,68 @@ def tensor_files(folder: Path) -> list[Path]:
     return files
 
 
-def stream_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor's name and content, shard by shard: memory-mapped on a CPU, else on the device.
+class CheckpointSource(Protocol):
+    """A stored model: what the loader and the tokenizer read, whatever kind of file it is in."""
 
-    The host never holds more than the pages of one tensor that are being copied, and the device
-    one tensor beside what the caller keeps. What is done to a tensor is done where it will stay.
+    @property
+    def path(self) -> Path:
+        """The folder or file, for messages; in a folder lie the tokenizer's files."""
 
-    Raises:
-        ModelError: a file is missing, truncated or otherwise damaged, by name.
-    """
-    from safetensors import SafetensorError, safe_open
+    def config(self) -> dict[str, Any]:
+        """The fields of config.json, or what stands for them.
 
-    for file in tensor_files(folder):
-        try:
-            with safe_open(file, framework="pt", device=str(device)) as shard:
-                for name in shard.keys():  # noqa: SIM118  # not a mapping
-                    yield name, shard.get_tensor(name)
-        except SafetensorError as problem:
+        Raises:
+            ModelError: there are none, or this is no model.
+        """
+
+    def generation_config(self) -> dict[str, Any]:
+        """The fields of generation_config.json; {} if there is none."""
+
+    def tensors(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor's name and content: memory-mapped on a CPU, else on the device.
+
+        The host never holds more than the pages of one tensor that are being copied, and the
+        device one tensor beside what the caller keeps.
+
+        Raises:
+            ModelError: a file is missing, truncated or otherwise damaged, by name.
+        """
+
+
+@dataclass(frozen=True)
+class SafetensorsFolder:
+    """A folder as Hugging Face models are published: config.json beside safetensors files."""
+
+    path: Path
+
+    def config(self) -> dict[str, Any]:
+        if not (self.path / "config.json").is_file():
+            self._refuse_adapter()
+        return read_json(self.path, "config.json", required=True)
+
+    def generation_config(self) -> dict[str, Any]:
+        return read_json(self.path, "generation_config.json")
+
+    def tensors(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """See `CheckpointSource.tensors`; goes shard by shard."""
+        from safetensors import SafetensorError, safe_open
+
+        for file in tensor_files(self.path):
+            try:
+                with safe_open(file, framework="pt", device=str(device)) as shard:
+                    for name in shard.keys():  # noqa: SIM118  # not a mapping
+                        yield name, shard.get_tensor(name)
+            except SafetensorError as problem:
+                raise ModelError(
+                    f"{file} is truncated or damaged ({problem}); copy or download it again"
+                ) from None
+
+    def _refuse_adapter(self) -> None:
+        adapter = read_json(self.path, "adapter_config.json")
+        if adapter:
+            base = adapter.get("base_model_name_or_path")
             raise ModelError(
-                f"{file} is truncated or damaged ({problem}); copy or download it again"
-            ) from None
+                f"{self.path} holds an adapter and not a model (adapter_config.json, "
+                f"base_model_name_or_path: {base!r}); merge it into its base model with peft's "
+                "merge_and_unload, save that, and pass the folder"
+            )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stoker.model.module import Module
+from stoker.model.roles import PLAIN, Role
 from stoker.model.spec import NormSpec
 from stoker.ops.select import Operations
 
@@ -16,8 +17,9 @@ from stoker.ops.select import Operations
 class RmsNorm(Module):
     """The weight of an RMS norm over the last dimension."""
 
-    def __init__(self, shape: tuple[int, ...], spec: NormSpec) -> None:
+    def __init__(self, shape: tuple[int, ...], spec: NormSpec, role: Role) -> None:
         super().__init__()
+        self.role = role
         self.eps = spec.eps
         self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
 
@@ -28,8 +30,9 @@ class RmsNorm(Module):
 class LayerNorm(Module):
     """Weight and, in some models, bias of a layer norm over the last dimension."""
 
-    def __init__(self, shape: tuple[int, ...], spec: NormSpec) -> None:
+    def __init__(self, shape: tuple[int, ...], spec: NormSpec, role: Role) -> None:
         super().__init__()
+        self.role = role
         self.eps = spec.eps
         self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
         bias = spec.bias
@@ -46,7 +49,10 @@ class NoNorm(Module):
         return x
 
 
-def make_norm(shape: tuple[int, ...], spec: NormSpec, present: bool = True) -> nn.Module:
+def make_norm(
+    shape: tuple[int, ...], spec: NormSpec, present: bool = True, role: Role = PLAIN
+) -> nn.Module:
+    """The norm of a spec; `role` says which heads its elements belong to, if to any."""
     if not present:
         return NoNorm()
-    return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec)
+    return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec, role)

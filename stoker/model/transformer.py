@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from stoker.model import roles
 from stoker.model.cache import PagedCache
-from stoker.model.layers.linear import Linear, Packing
+from stoker.model.layers.linear import Linear
 from stoker.model.module import Module
 from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.rope import Rope
 from stoker.model.spec import AttentionSpec, DenseSpec, LayerSpec, ModelSpec, NormSpec
 from stoker.ops.attention import Scores
-from stoker.ops.linear import LinearFn, MakeGated
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import Operations, select_operations
+from stoker.quant.choose import Formats, choose_formats
+from stoker.quant.format import make_product
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ class AttentionMixer(Module):
         super().__init__()
         self.spec, self.index = spec, index
         self.sizes = [n * spec.head_dim for n in (spec.heads, spec.kv_heads, spec.kv_heads)]
-        self.qkv = Linear(hidden, sum(self.sizes), spec.qkv_bias)
+        self.qkv = Linear(hidden, sum(self.sizes), spec.qkv_bias, roles.qkv(spec))
         self.out = Linear(spec.heads * spec.head_dim, hidden, spec.out_bias)
         if spec.qk_norm:
-            self.q_norm = make_norm(self._norm_shape(spec.heads), norm)
-            self.k_norm = make_norm(self._norm_shape(spec.kv_heads), norm)
+            self.q_norm, self.k_norm = (
+                make_norm(self._norm_shape(heads), norm, role=roles.heads(spec, heads))
+                for heads in (spec.heads, spec.kv_heads)
+            )
         self.scores = Scores(spec.scale, spec.window, spec.softcap)
         self.fused_norms = spec.qk_norm == "head" and norm.kind == "rms"
 
@@ -99,14 +102,15 @@ class Ffn(Module):
     def __init__(self, spec: DenseSpec, hidden: int) -> None:
         super().__init__()
         self.spec = spec
-        self.up = Linear(hidden, (2 if spec.gated else 1) * spec.size, spec.bias)
+        role = roles.gate_up(spec.size) if spec.gated else roles.PLAIN
+        self.up = Linear(hidden, (2 if spec.gated else 1) * spec.size, spec.bias, role)
         self.down = Linear(spec.size, hidden, spec.bias)
         self.fused = False
 
-    def prepare(self, make_gated: MakeGated) -> None:
-        """Let the up projection apply the activation itself, if `make_gated` knows how."""
-        if self.spec.gated and not self.up.prepared:
-            self.fused = self.up.prepare(partial(make_gated, kind=self.spec.activation))
+    def prepare(self, formats: Formats) -> None:
+        """Let the up projection apply the activation itself, if its format knows how."""
+        gate = self.spec.activation if self.spec.gated else None
+        self.fused = self.up.prepare(formats.projections, gate)
 
     def forward(self, x_TD: Tensor, ops: Operations) -> Tensor:
         """The values before the down projection, (T, F)."""
@@ -131,13 +135,12 @@ class Block(Module):
         self.ffn_post_norm = make_norm(shape, norm, post)
         self.ffn_sum_norm = make_norm(shape, norm, after)
 
-    def pack(self, packing: Packing) -> None:
-        """Pack the weights, which are then dropped; twice is fine."""
-        if packing.make_gated:
-            self.ffn.prepare(packing.make_gated)
+    def pack(self, formats: Formats) -> None:
+        """Convert the weights, which are then dropped; twice is fine."""
+        self.ffn.prepare(formats)
         for module in self.modules():
             if isinstance(module, Linear):
-                module.prepare(packing.make)
+                module.prepare(formats.projections)
 
     def forward(
         self,
@@ -201,34 +204,33 @@ class Transformer(Module):
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
         self.head = None if spec.tied_head or not rows else Linear(width, rows)
-        self._logits: LinearFn | None = None
+        self._logits: Callable[[Tensor], Tensor] | None = None
         self._blocks: tuple[Block, ...] = ()
         self._ropes: dict[Rope | None, Tensor] = {}
         self.ops: Operations | None = None
 
     def prepare(
-        self, context: int, packing: Packing | None = None, ops: Operations | None = None
+        self, context: int, formats: Formats | None = None, ops: Operations | None = None
     ) -> None:
         """Choose operations for the device the weights are on; tabulate `context` positions.
 
-        What has not been packed yet is packed. `ops` are the operations to use; None takes
-        the fastest (ops/select.py). Frequencies that depend on the length of a sequence are those
-        for `context` tokens.
+        What has not been packed yet is packed, as floats if `formats` is None. `ops` are the
+        operations to use; None takes the fastest (ops/select.py). Frequencies that depend on the
+        length of a sequence are those for `context` tokens.
         """
         device, dtype = self.embedding.device, self.embedding.dtype
-        packing = packing or Packing()
-        make_head = packing.make_head or packing.make
+        formats = formats or choose_formats("auto", dtype, device)
         if self.head is not None:
-            self.head.prepare(make_head)
+            self.head.prepare(formats.head)
         self._blocks = cast(tuple[Block, ...], tuple(self.layers))
         for block in self._blocks:
-            block.pack(packing)
+            block.pack(formats)
         for module in (self.project_in, self.project_out):
             if module is not None:
-                module.prepare(packing.make)
+                module.prepare(formats.projections)
         self._logits = self.head
         if self.spec.tied_head:
-            self._logits = make_head(self.embedding, None)
+            self._logits = make_product(self.embedding, formats.head)
         self.ops = ops or select_operations(device, dtype)
         self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         for layer in self.spec.layers:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from stoker.model.spec import AttentionSpec, ModelSpec
+from stoker.model.layers.linear import Linear
+from stoker.model.roles import PLAIN, Role
 
 
 @dataclass(frozen=True)
@@ -57,76 +58,105 @@ def changed(table: Names, parameters: str, **changes: bool | float) -> dict[str,
 
 @dataclass(frozen=True)
 class Place:
-    """Where one tensor goes."""
+    """Where one tensor goes: some outputs of a parameter.
+
+    Attributes:
+        parameter: its name.
+        owner: the module that has it.
+        start, stop: the outputs, or elements along the first axis.
+        source: what is done to the tensor on its way.
+        rotated: heads among these outputs, from the first, that a rotary embedding turns.
+    """
 
     parameter: str
-    start: int  # of its rows in the parameter
-    shape: tuple[int, ...]  # of its part of the parameter
+    owner: nn.Module
+    start: int
+    stop: int
     source: From
-    mixer: AttentionSpec | None  # of the parameter's layer, if it is in one
-    turned: int  # heads of the part, from its first, that a rotary embedding turns
+    rotated: int
+
+    def target(self) -> Tensor:
+        """The part of the parameter, a view; on the meta device until it has been allocated."""
+        leaf = self.parameter.rpartition(".")[2]
+        if isinstance(self.owner, Linear) and leaf in self.owner.parts:
+            parts = self.owner.parts
+            return self.owner.format.slice_outputs(parts, self.start, self.stop)[leaf]
+        parameter: Tensor = getattr(self.owner, leaf)
+        return parameter[self.start : self.stop]
 
     def expected(self) -> tuple[int, ...]:
         """The shape that the checkpoint's tensor must have."""
-        return self.shape[::-1] if self.source.transpose else self.shape
+        shape = tuple(self.target().shape)
+        return shape[::-1] if self.source.transpose else shape
 
-    def fill(self, parameter: Tensor, tensor: Tensor) -> None:
+    def fill(self, tensor: Tensor) -> None:
         """Copy the tensor, of the expected shape, into its part of the parameter."""
+        role, target = _role(self.owner), self.target()
         if self.source.transpose:
             tensor = tensor.t()
-        if self.source.per_head and self.mixer is not None:
-            heads = tensor.reshape(self.mixer.heads, 3, self.mixer.head_dim, -1)
+        if self.source.per_head:  # (heads, 3, head_dim, inputs): q, k and v of a head together
+            heads = tensor.reshape(-1, 3, role.head_dim, tensor[0].numel())
             tensor = heads.transpose(0, 1).reshape(tensor.shape)
         if self.source.plus:
             tensor = tensor.float() + self.source.plus
-        part = parameter[self.start : self.start + self.shape[0]]
-        part.copy_(tensor)
-        rope = self.mixer.rope if self.mixer else None
-        if self.source.pairs and self.mixer is not None and rope is not None and self.turned:
-            order = torch.cat((torch.arange(0, rope.dim, 2), torch.arange(1, rope.dim, 2)))
-            # (heads, head_dim, rest); rest is 1 for biases and norms
-            rows = part.view(-1, self.mixer.head_dim, self._row_size())[: self.turned]
-            rows[:, : rope.dim] = rows[:, order.to(rows.device)]
-
-    def _row_size(self) -> int:
-        return self.shape[1] if self.parameter.endswith("qkv.weight") else 1
+        target.copy_(tensor)
+        if self.source.pairs and self.rotated and role.rotary_dim:
+            dim = role.rotary_dim
+            order = torch.cat((torch.arange(0, dim, 2), torch.arange(1, dim, 2)))
+            # (heads, head_dim, inputs); of biases and norms (heads, head_dim, 1)
+            width = target.shape[1] if isinstance(self.owner, Linear) and target.dim() == 2 else 1
+            rows = target.view(-1, role.head_dim, width)[: self.rotated]
+            rows[:, :dim] = rows[:, order.to(rows.device)]
 
 
-def places(
-    table: Names, parameters: dict[str, Tensor], spec: ModelSpec
-) -> Iterator[tuple[str, Place]]:
-    """(name in the checkpoint, its place) for every tensor that `parameters` need.
+def places(table: Names, model: nn.Module, layers: int) -> Iterator[tuple[str, Place]]:
+    """(name in the checkpoint, its place) for every tensor that `model`'s parameters need.
 
-    Of these only the shapes are looked at.
+    Args:
+        table: of the family.
+        model: may be on the meta device; of its parameters only the shapes are looked at.
+        layers: how many it has.
     """
-    left = dict(parameters)
+    modules = dict(model.named_modules())
+    left = {name for name, _ in model.named_parameters()}
     for pattern, source in table.items():
-        for i in range(len(spec.layers)) if "{i}" in pattern else [None]:
-            ours = pattern.format(i=i)
-            if ours not in left:
-                continue
-            mixer = spec.layers[i].mixer if i is not None else None
-            parts = _parts(left.pop(ours), ours, mixer, whole=len(source.tensors) == 1)
-            start = 0
-            for name, (part, turned) in zip(source.tensors, parts, strict=True):
-                shape = tuple(part.shape)
-                yield name.format(i=i), Place(ours, start, shape, source, mixer, turned)
-                start += shape[0]
+        for i in range(layers) if "{i}" in pattern else [None]:
+            path, _, leaf = pattern.format(i=i).rpartition(".")
+            owner = modules.get(path)
+            for part in _stored_as(owner, leaf):
+                ours = f"{path}.{part}" if path else part
+                if owner is None or ours not in left:
+                    continue
+                left.remove(ours)
+                for name, start, stop, rotated in _split(owner, part, source):
+                    stored = name if part == leaf else name.removesuffix(leaf) + part
+                    yield stored.format(i=i), Place(ours, owner, start, stop, source, rotated)
     assert not left, f"the family's table lacks {sorted(left)}"
 
 
-def _parts(
-    parameter: Tensor, name: str, mixer: AttentionSpec | None, *, whole: bool
-) -> list[tuple[Tensor, int]]:
-    """The parts of a parameter, each with the number of its heads that are rotated."""
-    if ".qkv." in name and mixer is not None:
-        turned = (mixer.heads, mixer.kv_heads, 0)
-        if whole:
-            return [(parameter, sum(turned))]
-        heads = (mixer.heads, mixer.kv_heads, mixer.kv_heads)
-        split = torch.split(parameter, [n * mixer.head_dim for n in heads])
-        return list(zip(split, turned, strict=True))
-    if ".ffn.up." in name and not whole:
-        return [(part, 0) for part in parameter.chunk(2)]
-    turned_norm = parameter.numel() // mixer.head_dim if mixer and "_norm." in name else 0
-    return [(parameter, turned_norm if ".mixer." in name else 0)]
+def _stored_as(owner: nn.Module | None, leaf: str) -> list[str]:
+    """The parameters that stand for `leaf`: the parts of its format if it is a projection's weight.
+
+    Names in a file end alike: a weight in 8-bit rows is "weight" and "weight_scale" in both.
+    """
+    return [*owner.parts] if isinstance(owner, Linear) and leaf == "weight" else [leaf]
+
+
+def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, int, int, int]]:
+    """(tensor, first output, end, rotated heads) for each tensor that fills a parameter."""
+    role = _role(owner)
+    if len(source.tensors) == 1:
+        outputs = owner.outputs if isinstance(owner, Linear) else len(getattr(owner, leaf))
+        yield source.tensors[0], 0, outputs, sum(role.rotated)
+        return
+    start = 0
+    rotated = role.rotated or (0,) * len(role.sizes)
+    for name, size, heads in zip(source.tensors, role.sizes, rotated, strict=True):
+        yield name, start, start + size, heads
+        start += size
+
+
+def _role(owner: nn.Module) -> Role:
+    role = getattr(owner, "role", PLAIN)
+    assert isinstance(role, Role)
+    return role

@@ -1,9 +1,9 @@
 """Linear with 8-bit floating-point weights and activations (e4m3), for a GPU that multiplies them.
 
-Weights are quantised at load, a scale for each output; a row of activations as it comes, a scale
+Weights have a scale for each output. A row of activations is quantised as it comes, with a scale
 for each row (FP8 formats: Micikevicius et al., 2022). torch multiplies (`_scaled_mm`), with bf16
-results; a Triton kernel quantises the rows. `Fp8Reference`, the definition, runs anywhere. Shapes
-that do not gain stay in bf16; the rule is `fp8_gains`.
+results; a Triton kernel quantises the rows. `Fp8Reference`, the definition, runs anywhere.
+`fp8_gains` says which shapes are worth it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stoker.ops.kv_pages import FP8, FP8_MOST
-from stoker.ops.linear import LinearFn, prepare_linear
+from stoker.ops.linear import LinearFn
 from stoker.ops.triton.available import triton_serves
 
 _LEAST_SIZE = 4096
@@ -59,11 +59,17 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Fp8Reference:
-    """The definition: x (M, K) -> (M, N) in the dtype of x, plus `add`."""
+    """The definition: x (M, K) -> (M, N) in the dtype of x, plus `add`.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.scale = quantize_rows(weight.detach())
-        self.bias = bias
+    `weight` (N, K) float8_e4m3fn and `scale` (N, 1) float32 are those of `quantize_rows`.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.scale, self.bias = weight, scale, bias
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight, self.scale)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         numbers, scales = quantize_rows(x)
@@ -80,10 +86,15 @@ class Fp8Linear:
         scale: (N, 1) float32.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, quantize: QuantizeRows) -> None:
-        self.weight, self.scale = quantize_rows(weight.detach())
-        self.bias = bias
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, quantize: QuantizeRows
+    ) -> None:
+        self.weight, self.scale, self.bias = weight, scale, bias
         self._quantize = quantize
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight, self.scale)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         numbers, scales = self._quantize(x)
@@ -99,11 +110,9 @@ class Fp8Linear:
         return y if add is None else add.add_(y)
 
 
-def prepare_fp8(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
-    """A linear map of bf16 rows, quantised where that gains; the caller may then drop `weight`."""
-    if not fp8_gains(*weight.shape):
-        return prepare_linear(weight, bias)
+def prepare_fp8(weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> LinearFn:
+    """A function of bf16 rows that computes `Fp8Reference(weight, scale, bias)`."""
     quantize: QuantizeRows = quantize_rows
     if triton_serves(weight.device.type):
         from stoker.ops.triton.quantize import quantize_rows as quantize
-    return Fp8Linear(weight, bias, quantize)
+    return Fp8Linear(weight, scale, bias, quantize)

@@ -1,9 +1,10 @@
 """Linear with 8-bit weights and activations, for a CPU.
 
-Weights are quantised at load, symmetrically, a scale for each output; a row of activations as it
-comes, a scale for each row (dynamic quantisation; see Dettmers et al., LLM.int8(), 2022, for
-vector-wise scales). Sums of products are exact integers, so a row's result does not depend on
-the batch. Fast path: native/linear_int8.c; reference: plain PyTorch.
+Weights are integers with a scale for each output (`quantize_rows`, symmetric). A row of
+activations is quantised as it comes, with a scale for each row (dynamic quantisation; see
+Dettmers et al., LLM.int8(), 2022, for vector-wise scales). Sums of products are exact integers,
+so a row's result does not depend on the batch. Fast path: native/linear_int8.c; reference: plain
+PyTorch.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8Reference:
-    """The definition: x (M, K) -> (M, N) float32, plus `add`."""
+    """The definition: x (M, K) -> (M, N) float32, plus `add`.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.scale = quantize_rows(weight.detach().float())
-        self.bias = bias
+    `weight` (N, K) int8 and `scale` (N,) float32 are those of `quantize_rows`.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.scale, self.bias = weight, scale, bias
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight, self.scale)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         integers, scales = quantize_rows(x)
@@ -52,20 +59,23 @@ class Int8Linear:
         weight: (panels, groups, width, group) uint8, the integers and the kernel's offset.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         library = load_kernels("linear_int8")
         assert library is not None, "no C compiler"
         self._kernel = signature(library.linear_int8, "pppppppp iii")
         width, group = library.panel_width(), library.group_size()
-        integers, self.scale = quantize_rows(weight.detach().float())
-        self.out_features, size = integers.shape
+        self.out_features, size = weight.shape
         self._input_bytes = library.input_bytes(size)
         panels, groups = -(-self.out_features // width), -(-size // group)
-        padded = F.pad(integers, (0, groups * group - size, 0, panels * width - self.out_features))
+        padded = F.pad(weight, (0, groups * group - size, 0, panels * width - self.out_features))
         shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
         shaped = shifted.view(panels, width, groups, group)
         self.weight = in_huge_pages(shaped.transpose(1, 2))
-        self.bias = bias
+        self.scale, self.bias = scale, bias
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight, self.scale)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         rows, size = x.shape
@@ -82,8 +92,8 @@ class Int8Linear:
         return y
 
 
-def prepare_int8(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
-    """A quantised linear function of x (M, K); the caller may drop `weight`."""
+def prepare_int8(weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> LinearFn:
+    """A function of x and add that computes `Int8Reference(weight, scale, bias)`."""
     if load_kernels("linear_int8") is not None:
-        return Int8Linear(weight, bias)
-    return Int8Reference(weight, bias)
+        return Int8Linear(weight, scale, bias)
+    return Int8Reference(weight, scale, bias)

@@ -3,8 +3,8 @@
 `prepare_linear` chooses the implementation at load; model code only calls the result.
 Reference: torch.nn.functional.linear. On a CPU in float32 a C kernel over packed panels
 (native/linear.c) serves, or oneDNN with packed weights where there is no C compiler; the rows
-of either do not depend on the batch. The kernel keeps a weight whose values are all bf16
-numbers, as most published ones are, in 2 bytes a value, which changes no bit of a result.
+of either do not depend on the batch. The kernel also takes weights in bfloat16, in 2 bytes a
+value; the arithmetic is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import sys
 from typing import Protocol
 
 import torch
@@ -29,19 +28,20 @@ _PACK_FOR_ROWS = 64
 
 
 class LinearFn(Protocol):
-    """A linear map ready to be applied."""
+    """A linear map ready to be applied.
+
+    Attributes:
+        tensors: all that it keeps of its weight, in whatever layout.
+    """
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """x (M, K) -> (M, N), plus `add` (M, N), the residual, if there is one.
 
         The memory of `add` may be taken for the result.
         """
-
-
-class MakeGated(Protocol):
-    """Makes a linear map that applies its gated activation too; see `prepare_gated`."""
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None: ...
 
 
 def linear_reference(
@@ -55,28 +55,36 @@ def linear_reference(
 def prepare_linear(weight: Tensor, bias: Tensor | None = None) -> LinearFn:
     """A function of x and add that computes `linear_reference(x, weight, bias, add)`.
 
-    Where `packs(weight)`, the function keeps its own copy, and the caller may drop `weight`.
+    Where `packs(weight)`, the function keeps its own copy and not `weight`.
     """
     if packs(weight):
         return NativeLinear(weight, bias) if load_kernels("linear") else OneDnnLinear(weight, bias)
-    return functools.partial(_unpacked, weight, bias)
+    return PlainLinear(weight, bias)
 
 
-def _unpacked(weight: Tensor, bias: Tensor | None, x: Tensor, add: Tensor | None = None) -> Tensor:
+class PlainLinear:
     """`linear_reference`; without a bias the product is added to `add` where that lies.
 
     So nothing but the product's own pass reads and writes the residual, and it is rounded once.
     """
-    if add is None or bias is not None:
-        return linear_reference(x, weight, bias, add)
-    return add.addmm_(x, weight.t())
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        if add is None or self.bias is not None:
+            return linear_reference(x, self.weight, self.bias, add)
+        return add.addmm_(x, self.weight.t())
 
 
 def prepare_gated(weight: Tensor, bias: Tensor | None, kind: str) -> LinearFn | None:
     """A function of x that computes `activate(linear_reference(x, weight, bias), kind, True)`.
 
-    It does so in one pass; None where no kernel does. As with `prepare_linear`, the caller may
-    drop `weight`.
+    It does so in one pass and keeps its own copy of `weight`; None where no kernel does.
     """
     if packs(weight) and load_kernels("linear"):
         return NativeLinear(weight, bias, kind)
@@ -99,14 +107,14 @@ def _onednn_available() -> bool:
 
 
 class NativeLinear:
-    """Linear through the C kernel; float32 on a CPU.
+    """Linear through the C kernel, in float32 on a CPU, with a weight in float32 or bfloat16.
 
     With `gate`, a key of `ACTIVATIONS`, the weight (2F, K) holds gate and up, and the result is
     act(gate) * up, (M, F), the same bits as `NativeActivate` gives.
 
     Attributes:
         weight: (panels, K, width), the outputs of a panel side by side, zeros beyond the last;
-            float32, or bfloat16 where that holds every value exactly.
+            in the dtype of the weight that was given.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gate: str | None = None) -> None:
@@ -116,10 +124,14 @@ class NativeLinear:
         self._gate = gate and ctypes.cast(getattr(library, f"gate_{gate}"), ctypes.c_void_p)
         self.out_features = weight.shape[0] // (2 if gate else 1)
         lanes = library.panel_width() // 2
-        self.weight = _panels(_halves(weight.detach().contiguous(), lanes, gated=gate is not None))
+        self.weight = _panels(_halves(weight.detach(), lanes, gated=gate is not None))
         self.bias = bias
         if gate and bias is not None:
             self.bias = _halves(bias.detach(), lanes, gated=True).contiguous()
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         assert not (self._gate and add is not None), "nothing is added to gated values"
@@ -161,15 +173,10 @@ def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
 
 def _panels(halves: Tensor) -> Tensor:
     """halves (panels, 2, lanes, K) -> (panels, K, 2 * lanes) in the order of the kernel."""
-    if _holds_bf16(halves):
-        upper = halves.view(torch.int16)[..., 1::2]
-        return in_huge_pages(upper.permute(0, 3, 2, 1)).flatten(2).view(torch.bfloat16)
+    if halves.dtype == torch.bfloat16:
+        bits = halves.view(torch.int16)
+        return in_huge_pages(bits.permute(0, 3, 2, 1)).flatten(2).view(torch.bfloat16)
     return in_huge_pages(halves.permute(0, 3, 1, 2)).flatten(2)
-
-
-def _holds_bf16(x: Tensor) -> bool:
-    """Whether every value is a bf16 number: the lower half of its bits is zero."""
-    return sys.byteorder == "little" and not x.view(torch.int16)[..., ::2].any()
 
 
 class OneDnnLinear:
@@ -185,6 +192,10 @@ class OneDnnLinear:
         )
         self.bias = bias
         self.out_features = weight.shape[0]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight.to_dense(),)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         rows = x.shape[0]

@@ -132,6 +132,7 @@ def test_nvidia_smi_is_asked(module, tmp_path, monkeypatch):
 
 def test_written_models_are_those_made_in_place(module, tmp_path, monkeypatch):
     """The same weights come from files and from the device."""
+    from stoker.model.checkpoint import SafetensorsFolder
     from stoker.model.loader import load_model, weights
 
     models, cpu = module("models"), torch.device("cpu")
@@ -144,8 +145,8 @@ def test_written_models_are_those_made_in_place(module, tmp_path, monkeypatch):
         files = list(folder.glob("*.safetensors"))
         assert len(files) > 1
         assert sum(one.stat().st_size for one in files) == pytest.approx(size, rel=0.1)
-        stored = load_model(folder, cpu, "bfloat16").model
-        made = models.random_model(folder, cpu, "bfloat16").model
+        stored = load_model(SafetensorsFolder(folder), cpu, "bfloat16").model
+        made = models.random_model(SafetensorsFolder(folder), cpu, "bfloat16").model
         shapes = [{key: value.shape for key, value in weights(one)} for one in (stored, made)]
         assert shapes[0] == shapes[1]
         assert stored.spec == made.spec

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from stoker import LLM, SamplingParams
 from stoker.errors import ConfigError, ModelError
 from stoker.model import loader
-from stoker.model.checkpoint import stream_tensors
+from stoker.model.checkpoint import SafetensorsFolder
 from stoker.model.families import spec_from_config
-from stoker.model.layers.linear import Packing
+from stoker.quant.choose import Formats, choose_formats
+from stoker.quant.floats import FloatFormat
+from stoker.quant.rows8 import Fp8Rows
 
 ONE = SamplingParams(max_tokens=2, temperature=0)
 
@@ -255,25 +257,25 @@ def test_tensors_are_read_to_the_device_where_they_stay(folder, monkeypatch):
         return open_cpu(file, framework=framework, device="cpu")
 
     monkeypatch.setattr(safetensors, "safe_open", spy)
-    names = [name for name, _ in stream_tensors(folder, torch.device("cuda", 1))]
+    names = [name for name, _ in SafetensorsFolder(folder).tensors(torch.device("cuda", 1))]
     assert asked == ["cuda:1"]
     assert "model.embed_tokens.weight" in names
 
 
-def test_one_tensor_at_a_time_is_held_beside_the_model(folder, monkeypatch):
+def test_one_tensor_at_a_time_is_held_beside_the_model(folder):
     given, alive = [], []
 
-    def watched(*args):
-        for name, tensor in stream_tensors(*args):
-            alive.append(sum(one() is not None for one in given))
-            given.append(weakref.ref(tensor))
-            pair = (name, tensor)
-            del tensor
-            yield pair
-            del pair
+    class Watched(SafetensorsFolder):
+        def tensors(self, device):
+            for name, tensor in super().tensors(device):
+                alive.append(sum(one() is not None for one in given))
+                given.append(weakref.ref(tensor))
+                pair = (name, tensor)
+                del tensor
+                yield pair
+                del pair
 
-    monkeypatch.setattr(loader, "stream_tensors", watched)
-    loader.load_model(folder, torch.device("cpu"))
+    loader.load_model(Watched(folder), torch.device("cpu"))
     assert len(given) > 10
     assert max(alive) == 0
 
@@ -282,24 +284,25 @@ def test_layers_are_packed_as_soon_as_they_are_whole(checkpoint, monkeypatch):
     """While a model is read, no more than a layer's projections lie there unpacked."""
     held, most = set(), []
 
-    class Packed:
-        weight = torch.zeros(1)
-
-        def __init__(self, weight, bias):
-            held.discard(id(weight))
+    class Watched(FloatFormat):
+        def prepare(self, parts, bias):
+            held.discard(id(parts["weight"]))
             most.append(len(held))
+            return super().prepare(parts, bias)
 
     allocated = loader.allocated
 
-    def counted(model, name, dtype, device):
-        parameter = allocated(model, name, dtype, device)
+    def counted(model, name, device):
+        parameter = allocated(model, name, device)
         if name.startswith("layers.") and parameter.dim() == 2:
             held.add(id(parameter))
         return parameter
 
     monkeypatch.setattr(loader, "allocated", counted)
-    folder, cpu = Path(checkpoint("llama").folder), torch.device("cpu")
-    model = loader.load_model(folder, cpu, "float32", Packing(Packed)).model
+    monkeypatch.setattr(FloatFormat, "prepare_gated", lambda *args: None)
+    source, cpu = SafetensorsFolder(Path(checkpoint("llama").folder)), torch.device("cpu")
+    formats = Formats((Watched(torch.float32),), ())
+    model = loader.load_model(source, cpu, "float32", formats).model
     assert len(most) == 4 * len(model.layers)
     assert max(most) == 3
     assert not held
@@ -311,14 +314,20 @@ def test_layers_are_packed_as_soon_as_they_are_whole(checkpoint, monkeypatch):
 
 
 def test_what_weights_take_is_known_before_they_are_there(checkpoint):
-    folder, cpu = Path(checkpoint("qwen3").folder), torch.device("cpu")
-    for dtype in ("auto", "bfloat16"):
-        model = loader.load_model(folder, cpu, dtype).model
-        held = sum(one.numel() * one.itemsize for one in model.parameters())
-        assert loader.weight_bytes(folder, cpu, dtype, Packing()) == held
+    source, cpu = SafetensorsFolder(Path(checkpoint("qwen3").folder)), torch.device("cpu")
+    for dtype in (torch.float32, torch.bfloat16):
+        name, plain = str(dtype).removeprefix("torch."), choose_formats("auto", dtype, cpu)
+        model = loader.load_model(source, cpu, name).model
+        held = sum(one.nbytes for one in model.parameters())
+        assert loader.weight_bytes(source, cpu, name, plain) == held
+
     # those that gain are in 8 bits, with a scale of 4 bytes for each row
-    gains = Packing(gains=lambda outputs, inputs: outputs > inputs)
+    class WhereWide(Fp8Rows):
+        def applies_to(self, outputs, inputs):
+            return outputs > inputs
+
     for one in model.layers.parameters():
         if one.dim() == 2 and len(one) > one.shape[1]:
             held -= one.numel() - 4 * len(one)
-    assert loader.weight_bytes(folder, cpu, "bfloat16", gains) == held
+    gains = Formats((WhereWide(), FloatFormat(torch.bfloat16)), ())
+    assert loader.weight_bytes(source, cpu, "bfloat16", gains) == held

@@ -6,7 +6,7 @@ import torch
 from stoker import LLM, SamplingParams
 from stoker.engine.setup import build
 from stoker.errors import ConfigError
-from stoker.ops.fp8 import Fp8Linear, Fp8Reference, fp8_gains, prepare_fp8, quantize_rows
+from stoker.ops.fp8 import Fp8Linear, Fp8Reference, fp8_gains, quantize_rows
 from stoker.ops.kv_pages import FP8
 from stoker.ops.linear import linear_reference
 
@@ -45,7 +45,8 @@ def test_product_equals_the_definition(k, n, bias):
     torch.manual_seed(0)
     x, weight = torch.randn(20, k).bfloat16(), (torch.randn(n, k) / k**0.5).bfloat16()
     add, b = torch.randn(20, n).bfloat16(), torch.randn(n).bfloat16() if bias else None
-    linear, reference = Fp8Linear(weight, b, quantize_rows), Fp8Reference(weight, b)
+    parts = quantize_rows(weight)
+    linear, reference = Fp8Linear(*parts, b, quantize_rows), Fp8Reference(*parts, b)
     assert linear.weight.dtype == FP8
     torch.testing.assert_close(linear(x), reference(x), rtol=2**-7, atol=2**-6)
     expected = reference(x, add.clone())
@@ -56,25 +57,21 @@ def test_close_to_the_exact_product():
     torch.manual_seed(0)
     x, weight = torch.randn(64, 512).bfloat16(), torch.randn(256, 512).bfloat16()
     exact = linear_reference(x.double(), weight.double())
-    error = (Fp8Reference(weight, None)(x).double() - exact).norm() / exact.norm()
+    error = (Fp8Reference(*quantize_rows(weight), None)(x).double() - exact).norm() / exact.norm()
     assert 0.01 < error < 0.05
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_rows_that_are_not_finite_stay_so_and_alone(value):
     torch.manual_seed(0)
-    linear, x = Fp8Reference(torch.randn(40, 64).bfloat16(), None), torch.randn(20, 64).bfloat16()
+    linear = Fp8Reference(*quantize_rows(torch.randn(40, 64).bfloat16()), None)
+    x = torch.randn(20, 64).bfloat16()
     clean = linear(x)
     x[4, 63] = value
     y = linear(x)
     assert not y[4].isfinite().any()
     keep = [row for row in range(20) if row != 4]
     assert torch.equal(y[keep], clean[keep])
-
-
-def test_small_shapes_stay_as_they_are():
-    weight, x = torch.randn(48, 64).bfloat16(), torch.randn(3, 64).bfloat16()
-    assert torch.equal(prepare_fp8(weight)(x), linear_reference(x, weight))
 
 
 def test_a_cpu_and_an_old_gpu_are_refused(checkpoint, monkeypatch):
@@ -89,16 +86,15 @@ def test_a_cpu_and_an_old_gpu_are_refused(checkpoint, monkeypatch):
 
 
 def test_a_model_that_gains_nothing_is_refused(checkpoint, monkeypatch):
-    monkeypatch.setattr(build, "why_not_fp8", lambda device: None)
+    monkeypatch.setattr("stoker.quant.choose.why_not_fp8", lambda device: None)
     with pytest.raises(ConfigError, match=r"fp8 gains nothing here.*use bfloat16"):
         LLM(checkpoint("llama").folder, dtype="fp8")
 
 
 def test_a_whole_model_with_its_head_left_alone(checkpoint, prompts, monkeypatch):
     """On a CPU, which torch's product serves too, with shapes let through that it takes."""
-    monkeypatch.setattr(build, "why_not_fp8", lambda device: None)
-    for module in ("stoker.engine.setup.build", "stoker.ops.fp8"):
-        monkeypatch.setattr(f"{module}.fp8_gains", lambda outputs, inputs: True)
+    monkeypatch.setattr("stoker.quant.choose.why_not_fp8", lambda device: None)
+    monkeypatch.setattr("stoker.quant.rows8.fp8_gains", lambda outputs, inputs: True)
     # the interpreter rounds to 8 bits wrongly
     monkeypatch.setattr("stoker.ops.fp8.triton_serves", lambda device_type: False)
 
@@ -107,15 +103,15 @@ def test_a_whole_model_with_its_head_left_alone(checkpoint, prompts, monkeypatch
         with LLM(checkpoint("llama").folder, dtype=dtype) as llm:
             model = llm.engine.runner.model
             assert llm.config.dtype == "bfloat16"
-            assert isinstance(model.layers[0].ffn.up._apply_fn, kind)
-            assert not isinstance(model._logits._apply_fn, Fp8Linear | Fp8Reference)
+            assert isinstance(model.layers[0].ffn.up.product, kind)
+            assert not isinstance(model._logits.product, Fp8Linear | Fp8Reference)
             forward = llm.engine.runner.forward
             llm.engine.runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
             llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=1))
         return torch.cat(rows).float()
 
     exact, found = first_logits("bfloat16", object), first_logits("fp8", Fp8Linear)
-    monkeypatch.setattr(build, "prepare_fp8", Fp8Reference)
+    monkeypatch.setattr("stoker.quant.rows8.prepare_fp8", Fp8Reference)
     defined = first_logits("fp8", Fp8Reference)
     assert 0 < (found - exact).norm() < 0.4 * exact.norm()
     assert (found - defined).norm() < 0.3 * (found - exact).norm()

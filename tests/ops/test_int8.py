@@ -30,7 +30,8 @@ def test_kernel_equals_the_definition(k, n, bias):
     x, weight, add = torch.randn(300, k), torch.randn(n, k) / k**0.5, torch.randn(300, n)
     x[3] = 0
     b = torch.randn(n) if bias else None
-    linear, reference = Int8Linear(weight, b), Int8Reference(weight, b)
+    parts = quantize_rows(weight)
+    linear, reference = Int8Linear(*parts, b), Int8Reference(*parts, b)
     whole, added = linear(x), linear(x, add)
     torch.testing.assert_close(whole, reference(x), rtol=1e-6, atol=2e-6)
     torch.testing.assert_close(added, reference(x, add), rtol=1e-6, atol=2e-6)
@@ -43,14 +44,14 @@ def test_close_to_the_float_product():
     torch.manual_seed(0)
     x, weight = torch.randn(64, 512), torch.randn(256, 512)
     exact = linear_reference(x, weight)
-    error = (Int8Reference(weight, None)(x) - exact).norm() / exact.norm()
+    error = (Int8Reference(*quantize_rows(weight), None)(x) - exact).norm() / exact.norm()
     assert error < 0.015
 
 
 @native
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_rows_that_are_not_finite_stay_so_and_alone(value):
-    linear, x = Int8Linear(torch.randn(40, 64), None), torch.randn(20, 64)
+    linear, x = Int8Linear(*quantize_rows(torch.randn(40, 64)), None), torch.randn(20, 64)
     clean = linear(x)
     x[4, 63] = value
     y = linear(x)

@@ -1,4 +1,4 @@
-"""Packed linear maps: bf16 numbers kept in 2 bytes, and fused gates, change no bit."""
+"""Packed linear maps: weights in bfloat16, and fused gates, change no bit."""
 
 import copy
 
@@ -7,10 +7,10 @@ import torch
 
 from stoker import LLM, SamplingParams
 from stoker.model.loader import weights
-from stoker.ops import linear as linears
 from stoker.ops.activation import ACTIVATIONS, NativeActivate
 from stoker.ops.linear import NativeLinear, linear_reference, prepare_gated, prepare_linear
 from stoker.ops.native.build import load_kernels
+from stoker.quant.floats import Bf16Format, FloatFormat
 
 native = pytest.mark.skipif(load_kernels("linear") is None, reason="no C compiler")
 SHAPES = [(384, 640), (1024, 96), (33, 7), (1, 65), (70, 100)]
@@ -23,7 +23,7 @@ def bf16_valued(*shape):
 def wide(make):
     """What `make` gives where no weight is kept in 2 bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linears, "_holds_bf16", lambda x: False)
+        patch.setattr(Bf16Format, "from_dense", lambda self, weight: None)
         return make()
 
 
@@ -33,7 +33,7 @@ def wide(make):
 def test_narrow_panels_give_the_bits_of_wide_ones(k, n, bias):
     torch.manual_seed(0)
     weight, b = bf16_valued(n, k), torch.randn(n) if bias else None
-    narrow, full = prepare_linear(weight, b), wide(lambda: NativeLinear(weight, b))
+    narrow, full = NativeLinear(weight.bfloat16(), b), prepare_linear(weight, b)
     assert narrow.weight.element_size() == 2
     assert full.weight.element_size() == 4
     assert narrow.weight.shape == full.weight.shape
@@ -45,20 +45,11 @@ def test_narrow_panels_give_the_bits_of_wide_ones(k, n, bias):
 
 
 @native
-def test_one_other_value_keeps_a_weight_in_float32():
-    weight = bf16_valued(50, 40)
-    weight[49, 39] = 1 + 2**-20
-    linear = NativeLinear(weight, None)
-    assert linear.weight.dtype == torch.float32
-    assert linear(torch.eye(40))[39, 49] == 1 + 2**-20
-
-
-@native
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_survive(value):
     weight = bf16_valued(50, 40)
     weight[49, 39] = value
-    linear = NativeLinear(weight, None)
+    linear = NativeLinear(weight.bfloat16(), None)
     assert linear.weight.dtype == torch.bfloat16
     y = linear(torch.ones(3, 40))
     assert torch.equal(y[:, 49], torch.full((3,), value)) or y[:, 49].isnan().all()
@@ -97,9 +88,9 @@ def test_a_fused_gate_gives_the_bits_of_two_passes(k, n, kind, bias):
     torch.manual_seed(0)
     b = torch.randn(2 * n) * 3 if bias else None
     activate = NativeActivate(load_kernels("elementwise"))
-    for weight in (torch.randn(2 * n, k), bf16_valued(2 * n, k)):
-        linear, gated = NativeLinear(weight, b), prepare_gated(weight, b, kind)
-        assert gated.weight.element_size() == linear.weight.element_size()
+    for weight in (torch.randn(2 * n, k), torch.randn(2 * n, k).bfloat16()):
+        linear, gated = NativeLinear(weight, b), NativeLinear(weight, b, kind)
+        assert gated.weight.dtype == linear.weight.dtype == weight.dtype
         for rows in (*range(1, 16), 29, 64):
             x = torch.randn(rows, k)
             assert torch.equal(gated(x), activate(linear(x), kind, True))
@@ -122,7 +113,8 @@ def test_a_model_gives_the_same_logits_with_and_without_fusing(checkpoint, promp
         return runner.model.layers[0].ffn.fused, torch.cat(rows)
 
     fused = run()
-    monkeypatch.setattr("stoker.engine.setup.build.prepare_gated", lambda *args, **named: None)
+    for kind in (FloatFormat, Bf16Format):
+        monkeypatch.setattr(kind, "prepare_gated", lambda *args: None)
     apart = run()
     assert (fused[0], apart[0]) == (True, False)
     assert torch.equal(fused[1], apart[1])

@@ -26,20 +26,17 @@ from stoker.engine.setup.threads import default_threads
 from stoker.engine.text.tokenizer import TextCodec, import_tokenizers
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.checkpoint import resolve_folder
+from stoker.model.checkpoint import SafetensorsFolder, resolve_folder
 from stoker.model.heads import Head
-from stoker.model.layers.linear import Packing
-from stoker.model.loader import DTYPES, load_model, weight_bytes
+from stoker.model.loader import DTYPES, load_model, resolve_dtype, weight_bytes
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Transformer
 from stoker.model.work import kv_bytes_per_token
-from stoker.ops.fp8 import fp8_gains, prepare_fp8, why_not_fp8
-from stoker.ops.int8 import prepare_int8
 from stoker.ops.kv_pages import FP8
-from stoker.ops.linear import prepare_gated, prepare_linear
 from stoker.ops.native.build import building, start_build
 from stoker.ops.select import select_operations
+from stoker.quant.choose import check_device, choose_formats
 
 
 @dataclass
@@ -74,7 +71,7 @@ def build_engine(
     device = find_device(config.device)
     memory = DeviceMemory(device) if device.type == "cuda" else None
     start_build(config.device, config.dtype, config.quantization)
-    _check_quantization(config.quantization, device)
+    check_device(config.quantization, device)
     threads = config.threads or (default_threads() if device.type == "cpu" else None)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -82,12 +79,14 @@ def build_engine(
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
-    packing = _packing(config.quantization)
+    source = SafetensorsFolder(folder)
+    dtype = resolve_dtype(source.config(), config.dtype, device)
+    formats = choose_formats(config.quantization, DTYPES[dtype], device)
     try:
-        loaded = load_model(folder, device, config.dtype, packing)
+        loaded = load_model(source, device, dtype, formats)
     except torch.OutOfMemoryError:
         assert memory is not None
-        weights = weight_bytes(folder, device, config.dtype, packing)
+        weights = weight_bytes(source, device, dtype, formats)
         raise ConfigError(weights_do_not_fit(memory, weights, config)) from None
     spec = loaded.model.spec
     cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
@@ -102,7 +101,7 @@ def build_engine(
         cache_dtype=cache_dtype,
         soft_capped=any(layer.mixer.softcap for layer in spec.layers),
     )
-    loaded.model.prepare(config.max_context, packing, ops)
+    loaded.model.prepare(config.max_context, formats, ops)
     config, runner, budget = _with_runner(config, loaded.model, cache_dtype, memory)
     tokenizer = text if text.available else None
     engine = Engine(
@@ -169,25 +168,6 @@ def _with_runner(
     mirror = Mirror(device, idle_block=blocks - 1)
     graphs = make_graphs(buckets, model, cache, mirror, config.max_context)
     return config, ModelRunner(model, cache, device, graphs=graphs, mirror=mirror), budget
-
-
-def _check_quantization(quantization: str, device: torch.device) -> None:
-    if quantization == "int8" and device.type != "cpu":
-        raise ConfigError(
-            f"quantization int8 serves a CPU, not {device}; use fp8, or dtype bfloat16 or float16"
-        )
-    reason = why_not_fp8(device) if quantization == "fp8" else None
-    if reason:
-        raise ConfigError(f"quantization {reason}")
-
-
-def _packing(quantization: str) -> Packing:
-    """How weights are packed for `quantization`."""
-    if quantization == "int8":
-        return Packing(prepare_int8)
-    if quantization == "fp8":  # but for the head, whose errors would go straight into the draws
-        return Packing(prepare_fp8, make_head=prepare_linear, gains=fp8_gains)
-    return Packing(prepare_linear, prepare_gated)
 
 
 def _resolve(

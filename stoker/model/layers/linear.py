@@ -1,70 +1,85 @@
-"""A projection whose weight is laid out for its device once it has been loaded."""
+"""A projection: stored in a format, and prepared for its device once it has been loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from stoker.model.module import Module
-from stoker.ops.linear import LinearFn, MakeGated, prepare_linear
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the weights of projections are laid out for a device and dtype.
-
-    Attributes:
-        make: makes a linear map of a weight and a bias (ops/linear.py, ops/int8.py, ops/fp8.py).
-        make_gated: makes one that applies its gated activation too, or None where it can't.
-        make_head: overrides `make` for the LM head.
-        gains: whether a matrix (outputs, inputs) of a layer is worth it; a model in which none is
-            is refused. None takes all models.
-    """
-
-    make: Callable[[Tensor, Tensor | None], LinearFn] = prepare_linear
-    make_gated: MakeGated | None = None
-    make_head: Callable[[Tensor, Tensor | None], LinearFn] | None = None
-    gains: Callable[[int, int], bool] | None = None
-
-    def suits(self, layers: nn.ModuleList) -> bool:
-        """Return True if at least one projection is large enough to quantise.
-
-        Works on a model on the meta device.
-        """
-        return self.gains is None or any(self.narrows(one) for one in layers.parameters())
-
-    def narrows(self, weight: Tensor) -> bool:
-        """Whether a layer's `weight` is a matrix that is worth it, and takes 8 bits a number."""
-        return self.gains is not None and weight.dim() == 2 and self.gains(*weight.shape)
+from stoker.model.roles import PLAIN, Role
+from stoker.ops.linear import LinearFn
+from stoker.quant.floats import FloatFormat
+from stoker.quant.format import Parts, WeightFormat, convert
 
 
 class Linear(Module):
-    """A projection whose weight is packed, and dropped, once it has been loaded."""
+    """y = x W^T + b, with W (outputs, inputs) as the parts of a format.
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+    The parts are parameters until `prepare` has made a product of them, and are dropped then.
+
+    Attributes:
+        role: what the outputs are.
+        format: how W is stored; floats of torch's default dtype to begin with.
+    """
+
+    format: WeightFormat
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False, role: Role = PLAIN) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
+        self.inputs, self.outputs, self.role = inputs, outputs, role
+        self._part_names: tuple[str, ...] = ()
+        self._product: LinearFn | None = None
+        self._gated = False
+        self.store_as(FloatFormat(torch.get_default_dtype()))
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
-        self._apply_fn: LinearFn | None = None
 
-    def prepare(self, make: Callable[[Tensor, Tensor | None], LinearFn | None]) -> bool:
-        """Let `make` choose the implementation, unless one has been; say whether there is one.
-
-        A weight that it has laid out anew is dropped.
-        """
-        if self._apply_fn is None:
-            self._apply_fn = make(self.weight, self.bias)
-            if hasattr(self._apply_fn, "weight"):
-                del self.weight
-        return self._apply_fn is not None
+    def store_as(self, weight_format: WeightFormat) -> None:
+        """Make empty parts of this format, in place of those there were, on the meta device."""
+        self._drop_parts()
+        self.format = weight_format
+        for name, part in weight_format.parts(self.outputs, self.inputs).items():
+            empty = torch.empty(part.shape, dtype=part.dtype, device="meta")
+            self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+            self._part_names += (name,)
 
     @property
-    def prepared(self) -> bool:
-        return self._apply_fn is not None
+    def parts(self) -> Parts:
+        """The parts by name; empty once they have been dropped."""
+        return {name: getattr(self, name) for name in self._part_names}
+
+    @property
+    def product(self) -> LinearFn | None:
+        """What multiplies; None before `prepare`."""
+        return self._product
+
+    def prepare(self, formats: Sequence[WeightFormat], gate: str | None = None) -> bool:
+        """Make the product and drop the parts; nothing is done a second time.
+
+        Args:
+            formats: floats are converted to the first of these that fits; what a checkpoint has
+                quantised stays as it is.
+            gate: the activation of a gated projection, for the product to apply if it can.
+
+        Returns:
+            Whether the product applies the gate.
+        """
+        if self._product is None:
+            parts = self.parts
+            self._drop_parts()
+            if isinstance(self.format, FloatFormat):
+                self.format, parts = convert(parts.pop("weight"), formats)
+            gated = self.format.prepare_gated(parts, self.bias, gate) if gate else None
+            self._product = gated or self.format.prepare(parts, self.bias)
+            self._gated = gated is not None
+        return self._gated
+
+    def _drop_parts(self) -> None:
+        for name in self._part_names:
+            delattr(self, name)
+        self._part_names = ()
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        assert self._apply_fn is not None, "prepare() comes first"
-        return self._apply_fn(x, add)
+        assert self._product is not None, "prepare() comes first"
+        return self._product(x, add)

@@ -1,0 +1,78 @@
+"""Which formats a model's weights take, by the settings and the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from stoker.errors import ConfigError
+from stoker.ops.fp8 import why_not_fp8
+from stoker.quant.floats import Bf16Format, FloatFormat
+from stoker.quant.format import WeightFormat, nbytes
+from stoker.quant.rows8 import Fp8Rows, Int8Rows
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The formats that a model's matrices may take; the first that a matrix fits is its own.
+
+    Attributes:
+        projections: of the layers' projections.
+        head: of the head, and of an embedding that is the head.
+    """
+
+    projections: tuple[WeightFormat, ...]
+    head: tuple[WeightFormat, ...]
+
+    def quantize_any(self, shapes: Iterable[tuple[int, int]]) -> bool:
+        """Whether the first format applies to at least one of these matrices."""
+        return any(self.projections[0].applies_to(*shape) for shape in shapes)
+
+    def nbytes(self, outputs: int, inputs: int) -> int:
+        """The most bytes that a projection (outputs, inputs) may take."""
+        sizes = []
+        for weight_format in self.projections:
+            if weight_format.applies_to(outputs, inputs):
+                sizes.append(nbytes(weight_format, outputs, inputs))
+                if weight_format.holds_all:
+                    break
+        return max(sizes)
+
+
+def choose_formats(quantization: str, dtype: torch.dtype, device: torch.device) -> Formats:
+    """The formats for floating-point weights that are loaded in `dtype`.
+
+    Args:
+        quantization: as in `EngineConfig`.
+        dtype: of the arithmetic.
+        device: where the weights are.
+
+    Raises:
+        ConfigError: the device can't multiply what was asked for.
+    """
+    check_device(quantization, device)
+    plain: tuple[WeightFormat, ...] = (FloatFormat(dtype),)
+    if device.type == "cpu" and dtype == torch.float32:
+        plain = (Bf16Format(), *plain)
+    if quantization == "int8":
+        return Formats((Int8Rows(),), (Int8Rows(),))
+    if quantization == "fp8":  # but for the head, whose errors would go straight into the draws
+        return Formats((Fp8Rows(), *plain), plain)
+    return Formats(plain, plain)
+
+
+def check_device(quantization: str, device: torch.device) -> None:
+    """See that `device` can multiply weights of this quantization.
+
+    Raises:
+        ConfigError: it can't; says what would do.
+    """
+    if quantization == "int8" and device.type != "cpu":
+        raise ConfigError(
+            f"quantization int8 serves a CPU, not {device}; use fp8, or dtype bfloat16 or float16"
+        )
+    reason = why_not_fp8(device) if quantization == "fp8" else None
+    if reason:
+        raise ConfigError(f"quantization {reason}")
