@@ -10,8 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoker.cli.again import add_again, again, find_row, refuse_without_again
 from stoker.cli.progress_options import add_expect, expect_of
-from stoker.errors import ConfigError, suggest
+from stoker.cli.row_filters import RowFilter, add_filters
+from stoker.errors import ConfigError
 from stoker.job.expect import Accuracy, Expect
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ def add_inspect(command: argparse.ArgumentParser) -> None:
         help="the column that holds the results (default: what the report beside OUT says, else "
         "result)",
     )
+    add_filters(command)
     add_expect(command)
+    add_again(command)
     add("--debug", action="store_true", help="show tracebacks of errors")
 
 
@@ -52,41 +56,65 @@ def inspect(args: argparse.Namespace) -> int:
     path = Path(args.output)
     if args.limit < 0:
         raise ConfigError(f"--limit must be 0 or more, not {args.limit}")
+    chosen = args.where or args.match is not None or args.wrong
+    if args.again is not None:
+        if args.other is not None or args.html or args.rows is not None or chosen:
+            raise ConfigError("--again runs one row; leave out what lists, filters or compares")
+        again(args, path, find_row(path, args.again, _key(args, path)))
+        return 0
+    refuse_without_again(args)
     if args.other is not None:
-        if args.html or args.rows is not None:
-            raise ConfigError("--html and --rows are for one run; leave out the second")
+        if args.html or args.rows is not None or chosen:
+            raise ConfigError(
+                "--html, --rows and filters of rows are for one run; leave out the second"
+            )
         _print_comparison(args, path, Path(args.other), expect)
-    elif args.rows is not None:
-        for line in islice(_listed(args, path), args.limit):
+        return 0
+    if args.html and chosen:
+        raise ConfigError("--html writes the report of all rows; leave out what filters them")
+    expect = _expected(path, expect)
+    if args.rows is not None:
+        for line in islice(_listed(args, path, expect), args.limit):
             print(line)
     else:
         _print_summary(args, path, expect)
     return 0
 
 
+def _expected(path: Path, expect: Expect | None) -> Expect | None:
+    """What answers are compared with: as the options say, else as the run did."""
+    from stoker.report.files import read_figures
+
+    before = (read_figures(path) or {}).get("accuracy")
+    if expect is None and before:
+        return Expect(*(before[name] for name in ("column", "mode", "group")))
+    return expect
+
+
 def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) -> None:
+    from stoker.job.prompt_preview import PromptText
     from stoker.job.report import Report
     from stoker.report.files import page_path, read_figures, write_report
     from stoker.report.outputs import read_output
     from stoker.report.recorder import Recorder
 
     before = read_figures(path) or {}
-    if expect is None and before.get("accuracy"):
-        expect = Expect(*(before["accuracy"][name] for name in ("column", "mode", "group")))
     settings = before.get("settings", {})
     seed = settings.get("seed", 0)
     report = Report(0, accuracy=Accuracy(expect) if expect else None)
     recorder = Recorder(report, settings, seed if isinstance(seed, int) else 0)
     pooled = False
-    for row in read_output(path, _key(args, path)):
+    chosen = RowFilter(args, expect, PromptText(settings.get("template")))
+    for row in chosen(read_output(path, _key(args, path))):
         pooled = pooled or "embedding" in row.result
         report.add(row.fields, row.result)
     report.pooled = pooled
     report.total_rows = max(report.rows, before.get("rows", {}).get("total") or 0)
-    report.seconds = before.get("seconds", 0.0)
-    # if neither is in the result, the figures recorded during the run still hold
-    tokens = before.get("tokens", {})
-    report.cached_tokens = report.cached_tokens or tokens.get("cached", 0)
+    report.seconds = 0.0
+    if not chosen.active:  # of the whole run, and not in the result: as recorded meanwhile
+        report.seconds = before.get("seconds", 0.0)
+        tokens = before.get("tokens", {})
+        report.cached_tokens = report.cached_tokens or tokens.get("cached", 0)
     lines = [line for line in report.lines() if report.seconds or not line.startswith("speed")]
     print("\n".join([*lines, f"results   {path}"]))
     if args.html:
@@ -120,25 +148,20 @@ def _written(path: Path) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(path.stat().st_mtime))
 
 
-def _listed(args: argparse.Namespace, path: Path) -> Iterator[str]:
-    """A few lines for each row of the statuses."""
+def _listed(args: argparse.Namespace, path: Path, expect: Expect | None) -> Iterator[str]:
+    """A few lines for each row that is chosen."""
     from stoker.job.prompt_preview import PromptText
-    from stoker.job.report import STATUSES
     from stoker.report.outputs import read_output
 
     prompt_of = PromptText(_settings(path).get("template"))
-    wanted = {name.strip() for name in args.rows.split(",")} - {""}
-    for name in wanted - {*STATUSES}:
-        raise ConfigError(f"--rows: {name!r} is no status; {suggest(name, [*STATUSES])}")
-    for row in read_output(path, _key(args, path)):
-        if not wanted or row.result["status"] in wanted:
-            yield "\n".join(
-                [
-                    f"row {row.number}  {row.result['status']}",
-                    f"  prompt  {_short(prompt_of(row.fields))}",
-                    *_answered("", row),
-                ]
-            )
+    chosen = RowFilter(args, expect, prompt_of)
+    for row in chosen(read_output(path, _key(args, path))):
+        lines = [f"row {row.number}  {row.result['status']}"]
+        lines.append(f"  prompt  {_short(prompt_of(row.fields))}")
+        lines += _answered("", row)
+        if expect is not None and row.fields.get(expect.column) is not None:
+            lines.append(f"  expect  {_short(str(row.fields[expect.column]))}")
+        yield "\n".join(lines)
 
 
 def _answered(name: str, row: OutputRow) -> list[str]:

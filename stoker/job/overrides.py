@@ -38,7 +38,7 @@ class Overrides:
         """
         if given is None or given == "":
             return self.base
-        changes = _object(given, where)
+        changes = as_object(given, where)
         key = json.dumps(changes, sort_keys=True)
         if key not in self._made:
             if len(self._made) >= KEPT:
@@ -58,7 +58,12 @@ class Overrides:
             raise InvalidRequestError(f"{where}: {problem}") from None
 
 
-def _object(given: Any, where: str) -> dict[str, Any]:
+def as_object(given: Any, where: str) -> dict[str, Any]:
+    """Names and values, given as an object or as the JSON text of one.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
     found = given
     if isinstance(given, str):
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stoker.errors import JobError
@@ -20,13 +21,18 @@ FORMAT = 1
 AGAIN = "; give another output, or --restart to start over"
 
 
+def sidecar(output: Path) -> Path:
+    """The folder beside `output` that says what job it is of."""
+    return output.with_name(output.name + ".stoker")
+
+
 class State:
     """A job's sidecar folder, which need not exist yet."""
 
     def __init__(self, settings: JobSettings) -> None:
         self.settings = settings
         self.output = settings.output
-        self.folder = self.output.with_name(self.output.name + ".stoker")
+        self.folder = sidecar(self.output)
         self.lock = self.folder / "lock"
         self.journal = self.folder / "rows.jsonl" if settings.staged else self.output
         self._file = self.folder / "job.json"
