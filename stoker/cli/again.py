@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.config import DTYPES
+from stoker.config import DTYPES, QUANTIZATIONS, SHORT_FORMS
 from stoker.errors import ConfigError, InvalidRequestError
 from stoker.job.result_texts import as_text
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stoker.report.outputs import OutputRow
 
 SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p")
-PLACE = ("dtype", "device")  # of the job's settings, and what computes
+PLACE = ("dtype", "quantization", "device")  # of the job's settings, and what computes
 OPTIONS = (*SAMPLING, "sampling", "seed", "prompt", "edit", "model", *PLACE, "threads")
 
 
@@ -49,7 +49,8 @@ def add_again(command: argparse.ArgumentParser) -> None:
     add("--sampling", metavar="JSON", help="any sampling parameters, as stoker run takes them")
     add("--seed", type=int, metavar="S", help="another random stream")
     add("-m", "--model", help="another model (default for this and the rest: the job's)")
-    add("--dtype", choices=DTYPES, help="another arithmetic")
+    add("--dtype", choices=(*DTYPES, *SHORT_FORMS), help="another arithmetic")
+    add("--quantization", choices=QUANTIZATIONS, help="other stored weights")
     add("--device", metavar="D", help="cpu or cuda")
     add("--threads", type=int, metavar="N", help="threads of the arithmetic")
 

@@ -90,6 +90,7 @@ def _settings(output: Path, known: dict[str, Any]) -> JobSettings:
         raw=told["raw"],
         model=known["model_name"],
         dtype=told["dtype"],
+        quantization=told.get("quantization", "auto"),
         kv_dtype=told["kv_dtype"],
         device=told["device"],
         result_key=told["result_key"],
