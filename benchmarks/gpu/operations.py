@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from attention import seconds
 from torch import Tensor
 
+from stoker.ops.draw import DrawParams
 from stoker.ops.fp8 import quantize_rows, why_not_fp8
 from stoker.ops.rope import HeadNorms, rope_table
 from stoker.ops.select import select_operations
@@ -42,7 +43,8 @@ def draws(device: torch.device, smoke: bool) -> dict[str, float]:
     seeds = torch.arange(count, device=device)
 
     def ms(logits: Tensor, k: Tensor | None, p: Tensor | None, temperature: Tensor) -> float:
-        return _time(lambda: draw(logits, temperature, k, p, seeds, seeds), smoke)
+        params = DrawParams(temperature, seeds, seeds, k, p)
+        return _time(lambda: draw(logits, params), smoke)
 
     return {
         "greedy_ms": ms(usual, None, None, torch.zeros_like(heat)),

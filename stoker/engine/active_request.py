@@ -68,7 +68,7 @@ class ActiveRequest:
         params, ids = request.params, request.prompt_token_ids
         outputs = [CompletionOutput(index, "", []) for index in range(seq.pending_samples)]
         for one in outputs:
-            if rules is not None and "logprobs" in rules.asks:
+            if rules is not None and "logprobs" in rules.features:
                 one.cumulative_logprob = 0.0
                 one.logprobs = None if params.logprobs is None else []
         scores = None
@@ -116,31 +116,31 @@ class ActiveRequest:
 
         Returns the controls, which hold the error then.
         """
-        own = self.controls[out.index]
-        if own.error is not None:
-            out.error = own.error
-            return own
+        row = self.controls[out.index]
+        if row.error is not None:
+            out.error = row.error
+            return row
         out.token_ids.append(token)
-        if own.found is not None:
+        if row.found is not None:
             assert out.cumulative_logprob is not None
-            out.cumulative_logprob += own.found.logprobs[0]
+            out.cumulative_logprob += row.found.logprobs[0]
             if out.logprobs is not None:
-                out.logprobs.append(_named(own.found, text))
-        return own
+                out.logprobs.append(_named(row.found, text))
+        return row
 
     def judge(self, out: CompletionOutput) -> None:
         """Say whether a completion that has ended is whole, where it had to follow something."""
-        own = self.controls.get(out.index)
+        row = self.controls.get(out.index)
         if self.rules is None or self.rules.grammar is None:
             return
-        if own is None or own.grammar is None or out.error is not None:
+        if row is None or row.grammar is None or out.error is not None:
             out.complete = False
             return
         cut = out.index in self.detokenizers and self.detokenizers[out.index].stopped
-        if cut or (out.token_ids[-1:] and out.token_ids[-1] in own.grammar.stops):
+        if cut or (out.token_ids[-1:] and out.token_ids[-1] in row.grammar.stops):
             out.complete = self.rules.grammar.accepts(out.text)  # the text is not its tokens'
         else:
-            out.complete = own.grammar.complete
+            out.complete = row.grammar.complete
 
     def show_prompt_scores(self, text: TokenText) -> None:
         """Give the scores of the prompt, once it has been computed."""

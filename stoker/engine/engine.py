@@ -159,7 +159,7 @@ class Engine:
     def _prepare(self, step: Step) -> tuple[SamplingBatch, list[PoolState]]:
         """What the runner needs beside the step."""
         pools, draws = self._pools(step), self._draws(step)
-        answers = [own.grammar for own in draws.controls.values() if own.grammar is not None]
+        answers = [row.grammar for row in draws.controls.values() if row.grammar is not None]
         begin_masks([state for state in answers if state.mask is None])  # at their first tokens
         return draws, pools
 
@@ -206,12 +206,12 @@ class Engine:
             if live.rules is None:
                 out.token_ids.append(seq.tokens[-1])
                 continue
-            own = live.take_draw(out, seq.tokens[-1], self._token_text)
-            if own.error is not None:
+            row = live.take_draw(out, seq.tokens[-1], self._token_text)
+            if row.error is not None:
                 self.scheduler.finish(seq, "error")
                 self.stats.output_tokens -= 1
-            elif own.grammar is not None and own.grammar.ended:
-                out.error = own.grammar.error
+            elif row.grammar is not None and row.grammar.ended:
+                out.error = row.grammar.error
                 self.scheduler.finish(seq, "error" if out.error else "stop")
 
     def _collect(self, advanced: list[Sequence]) -> list[RequestOutput]:

@@ -18,11 +18,12 @@ from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
+from stoker.ops.draw import Draw, draw
+from stoker.ops.draw_cpu import draw_on_cpu
 from stoker.ops.kv_pages import FP8, Pages
 from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
-from stoker.ops.sampling import Draw, draw
 from stoker.ops.step_tensors import MakeInputs, make_inputs
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
@@ -70,7 +71,7 @@ def select_operations(
         return Operations(attention, **fused_operations(device.type))
     elementwise = load_kernels("elementwise") if dtype == torch.float32 else None
     if elementwise is None:
-        return Operations(attention)
+        return Operations(attention, draw=draw_on_cpu)
     return Operations(
         attention,
         NativeRmsNorm(elementwise),
@@ -78,6 +79,7 @@ def select_operations(
         NativeActivate(elementwise),
         NativeSoftCap(elementwise),
         NativeRotateAndStore(elementwise),
+        draw_on_cpu,
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.ops.native.build import load_kernels, signature
+from stoker.ops.upload import upload
 
 Bits = NDArray[np.uint8]
 
@@ -41,8 +42,8 @@ def bar_unset(logits: Tensor, rows: Seq[int], bits: Bits) -> None:
 
 def bar_unset_reference(logits: Tensor, rows: Seq[int], bits: Bits) -> None:
     """`bar_unset` in torch, on any device."""
-    which = torch.tensor(rows, dtype=torch.int64, device=logits.device)
-    barred = unpack(torch.from_numpy(bits).to(logits.device), logits.shape[1]).logical_not_()
+    which, given = upload([np.array(rows, np.int64), bits], logits.device)
+    barred = unpack(given, logits.shape[1]).logical_not_()
     logits[which] = logits[which].masked_fill_(barred, -torch.inf)
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stoker.ops import activation, norm, sampling
+from stoker.ops import activation, norm
+from stoker.ops.draw import DrawParams, keep_top, uniforms
 from stoker.ops.fp8 import Fp8Linear, Fp8Reference, prepare_fp8, quantize_rows
 from stoker.ops.kv_pages import FP8, Fp8Pages
 from stoker.ops.linear import prepare_linear
@@ -107,25 +108,27 @@ def test_draws(fused, scale, top_k, top_p, dtype):
     logits = (torch.randn(rows, vocab) * scale).to(dtype)
     temperature = torch.full((rows,), 0.8)
     temperature[::5] = 0
-    given = (
+    params = DrawParams(
         temperature,
-        torch.full((rows,), top_k),
-        torch.full((rows,), top_p, dtype=torch.float64),
         torch.randint(-(2**62), 2**62, (rows,)),
         torch.arange(rows),
+        torch.full((rows,), top_k),
+        torch.full((rows,), top_p, dtype=torch.float64),
     )
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = fused["draw"](logits, *given)
+        found, tops = fused["draw"](logits, params)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(found[::5], logits[::5].argmax(-1))
+    assert torch.equal(tops, logits.float().amax(-1))
     # the running sums on both sides of the token enclose the number, but for 2e-6
     scaled = (logits.float() - logits.float().amax(-1, keepdim=True)) / 0.8
-    weights = scaled.double().exp() * sampling._kept(scaled, given[1], given[2])
+    weights = scaled.double().exp() * keep_top(scaled, params.top_k, params.top_p)
     after = (weights.cumsum(-1) / weights.sum(-1, keepdim=True)).gather(-1, found[:, None])
     before = after - (weights / weights.sum(-1, keepdim=True)).gather(-1, found[:, None])
-    number, drawn = sampling.uniforms(given[3], given[4])[:, None], temperature[:, None] > 0
+    number = uniforms(params.seeds, params.positions)[:, None]
+    drawn = temperature[:, None] > 0
     assert ((before - 2e-6 <= number) & (number <= after + 2e-6) | ~drawn).all()
 
 

@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stoker.ops.triton import activation, norm, quantize, rope, step_tensors
-from stoker.ops.triton import sampling_kernels as draws
+from stoker.ops.triton import draw_kernels as draws
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 I32, I64, FP8 = torch.int32, torch.int64, torch.float8_e4m3fn
@@ -88,7 +88,23 @@ def sampling():
             **(shape | {"GROUPED": has_k or has_p, "GROUP": 64}),
         )
         compile_kernel(
-            *(draws.find_tokens, dtype, F32, k, p, I64, I64, F32, F64, I32, F32, I32, I32, I64),
+            *(
+                draws.find_tokens,
+                dtype,
+                F32,
+                k,
+                p,
+                I64,
+                I64,
+                F32,
+                F64,
+                I32,
+                F32,
+                I32,
+                I32,
+                I64,
+                F32,
+            ),
             *(vocab, chunks),
             **wide,
         )

@@ -17,11 +17,11 @@ from torch import Tensor
 from stoker.engine.execution.mirror import Mirror
 from stoker.engine.execution.step_arrays import StepArrays, to_arrays
 from stoker.engine.execution.table_rows import Ints
-from stoker.engine.execution.upload import upload
 from stoker.engine.scheduling.step import Step
 from stoker.model.transformer import ForwardInput
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.select import Operations
+from stoker.ops.upload import upload
 
 
 def build_batch(

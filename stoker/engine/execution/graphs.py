@@ -20,12 +20,12 @@ from stoker.engine.execution.batch import as_draws, layout_of, news
 from stoker.engine.execution.buckets import Bucket, Buckets, pad
 from stoker.engine.execution.mirror import Mirror
 from stoker.engine.execution.step_arrays import StepArrays
-from stoker.engine.execution.upload import upload
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.transformer import ForwardInput, Transformer
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.step_tensors import Inputs, MakeInputs
+from stoker.ops.upload import upload
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Draws on the device: parameters go there, tokens come back, and nothing waits in between.
+"""Draws under way on a device, whose results are copied to the host while it goes on.
 
 A row whose logits are not finite gives its token as ~token, so the check comes back with the
 tokens and costs no wait of its own. Knows rows, not requests. Called by the runner.
@@ -7,70 +7,59 @@ tokens and costs no wait of its own. Knows rows, not requests. Called by the run
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.engine.execution.upload import upload
-from stoker.engine.sampling.sampler import SamplingBatch
-from stoker.ops.sampling import Draw
+from stoker.engine.sampling.sampler import RowDraws, SamplingBatch, draw_rows
+from stoker.ops.draw import Draw
 
 
-def draw_tokens(logits: Tensor, batch: SamplingBatch, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Tokens (R,) int64 for logits (R, V), and which of these rows are finite (R,) bool.
-
-    `batch` has no controls. A token of a row that is not finite is some id of the vocabulary.
-    """
-    vocab = logits.shape[1]
-    arrays: list[NDArray[Any]] = [
-        np.array(batch.temperature, np.float32),
-        np.array(batch.seeds, np.uint64).view(np.int64),
-        np.array(batch.positions, np.int64),
-    ]
-    top_k, top_p = np.array(batch.top_k, np.int64), np.array(batch.top_p, np.float64)
-    has_k, has_p = bool(((top_k > 0) & (top_k < vocab)).any()), bool((top_p < 1).any())
-    arrays += [top_k] if has_k else []
-    arrays += [top_p] if has_p else []
-    temperature, seeds, positions, *rest = upload(arrays, logits.device)
-    tokens = draw(
-        logits,
-        temperature,
-        rest[0] if has_k else None,
-        rest[-1] if has_p else None,
-        seeds,
-        positions,
-    )
-    least, most = logits.aminmax(dim=-1)  # both are NaN if any is
-    # of NaN some draws make no id, and the next step is to look it up before anyone is told
-    return tokens.clamp(0, vocab - 1), torch.isfinite(least) & torch.isfinite(most)
-
-
-class Pending:
-    """A step under way whose tokens are on their way to the host.
+class DeviceDraws:
+    """The draws of a step, enqueued when this is made.
 
     Args:
-        tokens, finite: of `draw_tokens`.
-        arrived: is given the tokens, those of rows that are not finite as ~token.
+        logits: (R, V) of any floating dtype; may be overwritten.
+        batch: what the rows ask for.
+        draw: the implementation for the logits' device.
+        arrived: is given the tokens, those of rows that are not finite as ~token; may raise.
+
+    Attributes:
+        tokens: (R,) int64, on the device.
     """
 
     def __init__(
-        self, tokens: Tensor, finite: Tensor, arrived: Callable[[list[int]], None]
+        self,
+        logits: Tensor,
+        batch: SamplingBatch,
+        draw: Draw,
+        arrived: Callable[[list[int]], None],
     ) -> None:
         self._arrived = arrived
+        least, most = logits.aminmax(dim=-1)  # both are NaN if any is
+        finite = torch.isfinite(least) & torch.isfinite(most)
+        params = batch.params(logits.shape[1], logits.device)
+        self._draws: RowDraws = draw_rows(logits, batch, params, draw)
+        self.tokens = self._draws.tokens
+        flagged = torch.where(finite, self.tokens, ~self.tokens)
+        self._host = [_begin_copy(one) for one in (flagged, *self._draws.results)]
         self._copied: torch.cuda.Event | None = None
-        self._host = flagged = torch.where(finite, tokens, ~tokens)
-        if tokens.device.type == "cuda":
-            self._host = torch.empty(flagged.shape, dtype=flagged.dtype, pin_memory=True)
-            self._host.copy_(flagged, non_blocking=True)
+        if logits.device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record(torch.cuda.current_stream(tokens.device))
+            self._copied.record(torch.cuda.current_stream(logits.device))
 
     def wait(self) -> list[int]:
         if self._copied is not None:
             self._copied.synchronize()
-        tokens: list[int] = self._host.tolist()
+        flagged, *results = self._host
+        tokens: list[int] = flagged.tolist()
         self._arrived(tokens)
-        return tokens
+        return self._draws.take(tokens, results)
+
+
+def _begin_copy(values: Tensor) -> Tensor:
+    """`values` on the host, there when what has been enqueued on the device is done."""
+    if values.device.type != "cuda":
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)

@@ -17,10 +17,9 @@ from stoker.engine.execution.batch import build_batch
 from stoker.engine.execution.graphs import Graphs
 from stoker.engine.execution.launch import CompletedStep, PendingStep
 from stoker.engine.execution.mirror import Mirror
-from stoker.engine.execution.pending import Pending, draw_tokens
+from stoker.engine.execution.pending import DeviceDraws
 from stoker.engine.execution.pooler import PoolState, gather
 from stoker.engine.execution.step_arrays import StepArrays, to_arrays
-from stoker.engine.execution.upload import upload
 from stoker.engine.sampling.controls import ScoreRange
 from stoker.engine.sampling.logprobs import score_prompts
 from stoker.engine.sampling.sampler import SamplingBatch, sample
@@ -29,6 +28,7 @@ from stoker.errors import ModelError
 from stoker.model.cache import PagedCache
 from stoker.model.loader import first_bad_weight
 from stoker.model.transformer import ForwardInput, Transformer
+from stoker.ops.upload import upload
 
 MakeBatch = Callable[[], ForwardInput]
 
@@ -37,8 +37,8 @@ class ModelRunner:
     """A prepared model over its paged cache.
 
     Tokens are drawn on the device, without waiting for them, if `draws_there`, which is None for
-    wherever the device is not the host. Draws under controls are made here in any case. `graphs`
-    run the steps that they serve, with the same `mirror`.
+    wherever the device is not the host. `graphs` run the steps that they serve, with the same
+    `mirror`.
     """
 
     def __init__(
@@ -71,17 +71,19 @@ class ModelRunner:
                 tokens are drawn on the device, it is the handle that raises.
         """
         torch.get_num_threads()  # OpenMP counts per calling thread; asking sets a new one's count
-        later = self.draws_there and len(draws) > 0 and not draws.controls
+        later = self.draws_there and len(draws) > 0
         rest = pools or draws.scores or later
         logits = self.forward(step, pools, draws.scores, not later) if rest else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
         if any(count > 1 for count in counts):
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
+        assert self.model.ops is not None
+        draw = self.model.ops.draw
         if later:
-            assert self.model.ops is not None
-            self._drawn, finite = draw_tokens(logits, draws, self.model.ops.draw)
-            return Pending(self._drawn, finite, partial(self._arrived, step))
-        self._drawn = sample(logits, draws) if counts else []
+            made = DeviceDraws(logits, draws, draw, partial(self._arrived, step))
+            self._drawn = made.tokens
+            return made
+        self._drawn = sample(logits, draws, draw) if counts else []
         return CompletedStep(self._drawn)
 
     @torch.inference_mode()

@@ -67,7 +67,7 @@ def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
 
     A row whose constraint can't be followed any further gets an `error`.
     """
-    states = {row: own.grammar for row, own in rows.items() if own.grammar is not None}
+    states = {row: one.grammar for row, one in rows.items() if one.grammar is not None}
     for row, state in states.items():
         if state.followed != len(rows[row].output):  # a step that failed was drawn already
             state.restart(rows[row].output)
@@ -82,9 +82,9 @@ def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
 def follow_draws(rows: Mapping[int, RowControls], tokens: Seq[int]) -> None:
     """Take in the tokens drawn for `rows`, and begin the masks of those after them."""
     going = []
-    for row, own in rows.items():
-        state = own.grammar
-        if state is not None and own.error is None:
+    for row, controls in rows.items():
+        state = controls.grammar
+        if state is not None and controls.error is None:
             state.follow(tokens[row])
             if not state.ended:
                 going.append(state)

@@ -1,20 +1,21 @@
 """Log-probabilities of drawn tokens and of prompts, with the likeliest tokens beside them.
 
 They are the log-softmax of the model's raw logits in float32, before any parameter acts. Each
-row is computed by itself, so it has the same bits in any company. Called by the sampler
-and the runner.
+row is computed by itself, so it has the same bits in any company.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stoker.engine.sampling.controls import ScoreRange, TokenLogprobs
+from stoker.ops.upload import upload
 
 CHUNK_LOGITS = 1 << 22  # logits of prompts at a time; 16 MiB in float32
 
@@ -24,50 +25,92 @@ def raw_logprobs(logits: Tensor) -> Tensor:
     return logits.log_softmax(-1, dtype=torch.float32)
 
 
-def look_up(logprobs: Tensor, tokens: Seq[int], top: Seq[int]) -> list[TokenLogprobs]:
-    """For each row of logprobs (R, V), its token's entry and those of its `top` likeliest."""
-    chosen = torch.tensor(tokens, device=logprobs.device)[:, None]
+class LookUp(NamedTuple):
+    """What was looked up in R rows of log-probabilities, of which W want the likeliest as well.
+
+    Attributes:
+        values, ranks: (R,) of the rows' own tokens; ranks count from 1.
+        ids, best: (W, K) the likeliest tokens and their values, best first.
+    """
+
+    values: Tensor
+    ranks: Tensor
+    ids: Tensor
+    best: Tensor
+
+    def named(self, tokens: Seq[int], top: Seq[int]) -> list[TokenLogprobs]:
+        """For each row the entry of its token and those of its `top` likeliest; on the host."""
+        found = [
+            TokenLogprobs([token], [value], [rank])
+            for token, value, rank in zip(
+                tokens, self.values.tolist(), self.ranks.tolist(), strict=True
+            )
+        ]
+        wanted = [row for row, count in enumerate(top) if count]
+        likeliest = zip(self.ids.tolist(), self.best.tolist(), strict=True)
+        for row, (ids, values) in zip(wanted, likeliest, strict=True):
+            entry, count = found[row], top[row]
+            pairs = zip(ids[:count], values[:count], strict=True)
+            for rank, (token, value) in enumerate(pairs, 1):
+                if token != tokens[row]:
+                    entry.ids.append(token)
+                    entry.logprobs.append(value)
+                    entry.ranks.append(rank)
+        return found
+
+
+def look_up(logprobs: Tensor, tokens: Tensor, top: Seq[int]) -> LookUp:
+    """The entries of `tokens` (R,) and of the likeliest tokens, where logprobs (R, V) are.
+
+    top (R,) says how many of the likeliest each row wants; 0 for none.
+    """
+    chosen = tokens[:, None]
     value = logprobs.gather(-1, chosen)
     ids = torch.arange(logprobs.shape[1], device=logprobs.device)
     rank = 1 + ((logprobs > value) | ((logprobs == value) & (ids < chosen))).sum(-1)
-    values, ranks = value[:, 0].tolist(), rank.tolist()
-    found = [
-        TokenLogprobs([token], [one], [place])
-        for token, one, place in zip(tokens, values, ranks, strict=True)
-    ]
-    wanted = [row for row, count in enumerate(top) if count]
-    if wanted:
-        which = torch.tensor(wanted, device=logprobs.device)
-        part = logprobs if len(wanted) == len(top) else logprobs[which]
-        likeliest = _likeliest(part, [top[row] for row in wanted])
-        for row, (best, best_values) in zip(wanted, likeliest, strict=True):
-            entry = found[row]
-            for place, (token, one) in enumerate(zip(best, best_values, strict=True), 1):
-                if token != tokens[row]:
-                    entry.ids.append(token)
-                    entry.logprobs.append(one)
-                    entry.ranks.append(place)
-    return found
+    wanted = np.flatnonzero(np.array(top, np.int64))
+    if len(wanted) == len(top):
+        part = logprobs
+    else:
+        part = logprobs[upload([wanted], logprobs.device)[0]]
+    return LookUp(value[:, 0], rank, *likeliest(part, max(top, default=0)))
 
 
-def _likeliest(logprobs: Tensor, top: list[int]) -> list[tuple[list[int], list[float]]]:
-    """Ids and values of each row's `top` likeliest tokens, best first, ties by id.
+def likeliest(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Ids and values (R, count) of each row's likeliest tokens, best first, ties by id."""
+    if not count or not len(logprobs):
+        return logprobs.new_empty(len(logprobs), count, dtype=torch.int64), logprobs[:, :count]
+    if logprobs.device.type == "cpu":
+        return _likeliest_on_cpu(logprobs, count)
+    return likeliest_by_keys(logprobs, count)
 
-    torch.topk does not say which of equal values it takes, so just the least value is had
-    from it; all that reach it come to the host and are ranked there.
+
+def likeliest_by_keys(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`likeliest` without waiting for the device, for float32.
+
+    torch.topk does not say which of equal values it takes. So it gets integers that differ: the
+    bits of the value, which count like the value once negative ones are turned round, and below
+    them the id, counted down:
+
+        value -1.5, id 7    bits bfc00000 -> c03fffff    key c03fffff fffffff8
     """
-    best = logprobs.topk(max(top), dim=-1).values
-    last = torch.tensor(top, device=logprobs.device)[:, None] - 1
-    reach = logprobs >= best.gather(-1, last)
-    rows, ids = (part.cpu().numpy() for part in reach.nonzero(as_tuple=True))
-    values = logprobs[reach].cpu().numpy()
+    bits = (logprobs + 0.0).view(torch.int32)  # -0.0 becomes 0.0
+    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    last = (1 << 32) - 1
+    keys = (order << 32) | (last - torch.arange(logprobs.shape[1], device=logprobs.device))
+    ids = last - (keys.topk(count, dim=-1).values & last)
+    return ids, logprobs.gather(-1, ids)
+
+
+def _likeliest_on_cpu(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`likeliest`: the least of the values is had from topk, and what reaches it is ranked."""
+    reach = logprobs >= logprobs.topk(count, dim=-1).values[:, -1:]
+    rows, ids = (part.numpy() for part in reach.nonzero(as_tuple=True))
+    values = logprobs[reach].numpy()
     order = np.lexsort((ids, -values, rows))
-    ids, values = ids[order], values[order]
-    starts = np.searchsorted(rows, np.arange(len(top)))
-    return [
-        (ids[start : start + count].tolist(), values[start : start + count].tolist())
-        for start, count in zip(starts.tolist(), top, strict=True)
-    ]
+    starts = np.searchsorted(rows, np.arange(len(logprobs)))
+    first = order[starts[:, None] + np.arange(count)]
+    return torch.from_numpy(ids[first]), torch.from_numpy(values[first])
 
 
 def score_prompts(
@@ -92,5 +135,7 @@ def score_prompts(
         part = slice(start, start + rows)
         logprobs = raw_logprobs(head(states[part]))
         top = [scores.top for scores in owners[part]]
-        for scores, found in zip(owners[part], look_up(logprobs, targets[part], top), strict=True):
+        (which,) = upload([np.array(targets[part], np.int64)], logprobs.device)
+        looked = LookUp(*(one.cpu() for one in look_up(logprobs, which, top)))
+        for scores, found in zip(owners[part], looked.named(targets[part], top), strict=True):
             scores.found.append(found)

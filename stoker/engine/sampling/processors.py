@@ -1,7 +1,7 @@
 """Calls users' logits processors: once per step and processor, over all rows that have it.
 
 A call that fails is repeated row by row, so that only the rows at fault fail, whatever
-runs beside them. Called by the sampler.
+runs beside them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from collections.abc import Sequence as Seq
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from stoker.engine.request.params import LogitsProcessor
 from stoker.engine.sampling.controls import RowControls
+from stoker.ops.upload import upload
 
 
 def run_processors(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
@@ -22,11 +23,11 @@ def run_processors(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
     Rows whose processor raises, or returns something else than logits of the same shape, dtype
     and device, get an `error`, and their logits mean nothing.
     """
-    for depth in range(max(len(own.rules.params.processors) for own in rows.values())):
+    for depth in range(max(len(one.rules.params.processors) for one in rows.values())):
         users: dict[Hashable, tuple[LogitsProcessor, list[int]]] = {}
-        for row, own in rows.items():
-            processors = own.rules.params.processors
-            if depth < len(processors) and own.error is None:
+        for row, controls in rows.items():
+            processors = controls.rules.params.processors
+            if depth < len(processors) and controls.error is None:
                 processor = processors[depth]
                 users.setdefault(_key(processor), (processor, []))[1].append(row)
         for processor, places in users.values():
@@ -36,7 +37,7 @@ def run_processors(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
 def _apply(
     processor: LogitsProcessor, logits: Tensor, rows: Mapping[int, RowControls], places: list[int]
 ) -> None:
-    which = torch.tensor(places, device=logits.device)
+    (which,) = upload([np.array(places, np.int64)], logits.device)
     try:
         logits[which] = _call(processor, logits[which], [rows[row] for row in places])
     except Exception as problem:  # users' code raises whatever it likes

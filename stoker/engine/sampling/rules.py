@@ -54,7 +54,7 @@ class Rules:
     grammar: Grammar | None = None
 
     @functools.cached_property
-    def asks(self) -> frozenset[str]:
+    def features(self) -> frozenset[str]:
         """What draws need beside temperature, top-k and top-p.
 
         "processors", "bias", "bars", "grammar" and "penalties" change logits before these
@@ -71,12 +71,12 @@ class Rules:
             "typical_p": params.typical_p != 1,
             "logprobs": params.logprobs is not None or params.ranked,
         }
-        return frozenset(kind for kind, asked in kinds.items() if asked)
+        return frozenset(kind for kind, used in kinds.items() if used)
 
     @functools.cached_property
     def changes_logits(self) -> bool:
         """Whether logits are touched before temperature and filters."""
-        return not CHANGES.isdisjoint(self.asks)
+        return not CHANGES.isdisjoint(self.features)
 
     @functools.cached_property
     def bars(self) -> bool:

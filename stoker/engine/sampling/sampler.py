@@ -1,17 +1,23 @@
 """Draws one token per row of logits, each row with its own parameters and random stream.
 
-The random number of a draw is a hash of (seed, position), so it depends on nothing else; the
-token is found by inverting the cumulative distribution in the vocabulary's order. Rows that ask
-for more than temperature, top-k and top-p bring `RowControls`; the others never meet them. Knows
-rows, not requests. Called by the runner.
+Everything runs where the logits are, and the host waits for nothing: `draw_rows` enqueues, and
+`RowDraws.take` reads what came of it. In between the caller may copy the results to the host.
+
+    logits (R, V) -> stages of the rows with controls -> ops.draw -> tokens (R,), on the device
+                                                                     | copied to the host
+                     RowControls: error, log-probabilities, grammar <- RowDraws.take
+
+What a draw is stands in `stoker/ops/draw.py`. Rows that ask for more than temperature, top-k and
+top-p bring `RowControls`; the others never meet them. Knows rows, not requests.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +25,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.engine.sampling.controls import RowControls, ScoreRange
-from stoker.engine.sampling.filters import column, filter_min_p, filter_typical
 from stoker.engine.sampling.grammar_masks import bar_ungrammatical, follow_draws
-from stoker.engine.sampling.logprobs import look_up, raw_logprobs
+from stoker.engine.sampling.logprobs import LookUp, look_up, raw_logprobs
 from stoker.engine.sampling.masks import add_bias, bar_tokens
-from stoker.engine.sampling.nucleus import draw_kept, filter_logits, find, keep_top
 from stoker.engine.sampling.penalties import apply_penalties
 from stoker.engine.sampling.processors import run_processors
-from stoker.ops.argmax import largest
+from stoker.ops.draw import Draw, DrawParams
+from stoker.ops.draw_cpu import draw_on_cpu
+from stoker.ops.upload import upload
 
 NOTHING_LEFT = (
     "no token may be drawn: allowed_token_ids, bad_words, min_tokens, logits processors and "
     "constraints (json_schema, regex, grammar, choice) together bar them all"
 )
 
-ALTERATIONS = {  # in this order
+STAGES = {  # by feature, in this order
     "processors": run_processors,
     "bias": add_bias,
     "bars": bar_tokens,
@@ -68,156 +74,134 @@ class SamplingBatch:
         return len(self.seeds)
 
     @functools.cached_property
-    def asked(self) -> frozenset[str]:
-        """What any of the rows asks for (`Rules.asks`); the batch is complete."""
-        return frozenset().union(*[own.rules.asks for own in self.controls.values()])
+    def features(self) -> frozenset[str]:
+        """What any of the rows uses (`Rules.features`); the batch is complete."""
+        return frozenset().union(*[row.rules.features for row in self.controls.values()])
+
+    def params(self, vocab: int, device: torch.device) -> DrawParams:
+        """The parameters on `device`, with the filters that some row uses."""
+        top_k, top_p = np.array(self.top_k, np.int64), np.array(self.top_p, np.float64)
+        arrays: dict[str, NDArray[Any]] = {
+            "temperature": np.array(self.temperature, np.float32),
+            "seeds": np.array(self.seeds, np.uint64).view(np.int64),
+            "positions": np.array(self.positions, np.int64),
+        }
+        if ((top_k > 0) & (top_k < vocab)).any():
+            arrays["top_k"] = top_k
+        if (top_p < 1).any():
+            arrays["top_p"] = top_p
+        for name, off in (("min_p", 0.0), ("typical_p", 1.0)):
+            if name in self.features:
+                arrays[name] = np.full(len(self), off)
+                for row, controls in self.controls.items():
+                    arrays[name][row] = getattr(controls.rules.params, name)
+        return DrawParams(**dict(zip(arrays, upload([*arrays.values()], device), strict=True)))
 
 
-def uniforms(seeds: list[int], positions: list[int]) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), one per (seed, position), by splitmix64's finaliser."""
-    z = np.array(seeds, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for words in (np.array(positions, dtype=np.uint64), np.uint64(0)):
-            z = z + (words + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+class RowDraws:
+    """R draws that have been enqueued.
 
-
-def sample(logits: Tensor, batch: SamplingBatch) -> list[int]:
-    """Draw a token for each row of logits (R, V), which may be overwritten.
-
-    The controls of a row get the log-probabilities of its token, or the reason why none could
-    be drawn.
+    Attributes:
+        tokens: (R,) int64, ids of the vocabulary, on the device of the logits.
+        results: more tensors there that `take` needs on the host.
     """
-    if batch.controls:
-        return _sample_controlled(logits, batch)
-    return _draw(logits, batch, {})
+
+    def __init__(
+        self, batch: SamplingBatch, tokens: Tensor, tops: Tensor | None, looked: LookUp | None
+    ) -> None:
+        self.tokens = tokens
+        self.results: list[Tensor] = [] if tops is None else [tops]
+        if looked is not None:
+            self.results += looked
+        self._batch = batch
+        self._changed = tops is not None
+
+    def take(self, tokens: list[int], results: Seq[Tensor]) -> list[int]:
+        """Tell the controls of the rows what came of their draws, and return `tokens`.
+
+        They get the log-probabilities of their token, or the reason why none could be drawn, and
+        their grammars advance.
+
+        Args:
+            tokens: the attribute, on the host.
+            results: the attribute, on the host.
+        """
+        batch, rest = self._batch, [*results]
+        changed = {row: one for row, one in batch.controls.items() if one.rules.changes_logits}
+        if self._changed:
+            _note_failures(rest.pop(0).tolist(), changed)
+        if "grammar" in batch.features:
+            follow_draws(changed, tokens)
+        if rest:
+            scored = _scored(batch)
+            looked = LookUp(*rest).named([tokens[row] for row in scored], _top(batch, scored))
+            for row, found in zip(scored, looked, strict=True):
+                batch.controls[row].found = found
+        return tokens
 
 
-def _draw(logits: Tensor, batch: SamplingBatch, changed: dict[int, RowControls]) -> list[int]:
-    if "processors" in batch.asked:
-        top, out = logits.max(dim=-1)  # finds a NaN, which processors may bring
-    else:
-        top, out = largest(logits)
-    if changed:
-        _refuse(logits, top, changed)
-    random = [row for row, t in enumerate(batch.temperature) if t > 0]
-    if random:
-        rows = torch.tensor(random, device=logits.device)
-        chosen = _sample_random(logits[rows].float(), batch, random)
-        out[rows] = chosen
-    tokens: list[int] = out.tolist()
-    return tokens
+def draw_rows(logits: Tensor, batch: SamplingBatch, params: DrawParams, draw: Draw) -> RowDraws:
+    """Enqueue a draw for each row of finite logits (R, V), which may be overwritten.
 
-
-def _sample_controlled(logits: Tensor, batch: SamplingBatch) -> list[int]:
-    """`sample` where some rows have controls."""
-    scored, raw = [], None
-    if "logprobs" in batch.asked:
-        scored = [row for row, own in batch.controls.items() if "logprobs" in own.rules.asks]
-        which = torch.tensor(scored, device=logits.device)
+    Args:
+        logits: in any floating dtype.
+        batch: what the rows ask for.
+        params: `batch.params` on the device of the logits.
+        draw: an implementation for this device.
+    """
+    raw = tops = looked = None
+    scored = _scored(batch) if "logprobs" in batch.features else []
+    if scored:
+        (which,) = upload([np.array(scored, np.int64)], logits.device)
         raw = raw_logprobs(logits[which])
-    changed = {row: own for row, own in batch.controls.items() if own.rules.changes_logits}
+    changed = {row: one for row, one in batch.controls.items() if one.rules.changes_logits}
     if changed:
         logits = logits.float()  # nothing to do but for narrow dtypes, which would round
-        _alter(logits, changed, batch.asked)
-    tokens = _draw(logits, batch, changed)
-    if "grammar" in batch.asked:
-        follow_draws(changed, tokens)
+        for controls in changed.values():
+            controls.error = None
+        for feature, stage in STAGES.items():
+            if feature in batch.features:
+                stage(logits, changed)
+        if "processors" in batch.features:
+            tops = logits.amax(-1)  # NaN if one is there, which processors may bring
+            logits.masked_fill_(~tops.isfinite()[:, None], 0.0)  # no draw is made for NaN
+    drawn = draw(logits, params)
+    # of NaN some draws make no id, and the next step is to look it up before anyone is told
+    tokens = drawn.tokens.clamp_(0, logits.shape[1] - 1)
+    if changed and tops is None:
+        tops = drawn.tops
     if raw is not None:
-        top = [batch.controls[row].rules.params.logprobs or 0 for row in scored]
-        drawn = [tokens[row] for row in scored]
-        for row, found in zip(scored, look_up(raw, drawn, top), strict=True):
-            batch.controls[row].found = found
-    return tokens
+        looked = look_up(raw, tokens[which], _top(batch, scored))
+    return RowDraws(batch, tokens, tops, looked)
 
 
-def _alter(logits: Tensor, rows: dict[int, RowControls], asked: frozenset[str]) -> None:
-    """Do what `rows` ask for to logits (R, V) float32, in place, before temperature and filters."""
-    for own in rows.values():
-        own.error = None
-    for kind, alter in ALTERATIONS.items():
-        if kind in asked:
-            alter(logits, rows)
+def sample(logits: Tensor, batch: SamplingBatch, draw: Draw = draw_on_cpu) -> list[int]:
+    """Draw a token for each row of logits (R, V), which may be overwritten, and wait for them.
 
-
-def _refuse(logits: Tensor, top: Tensor, rows: dict[int, RowControls]) -> None:
-    """Give an `error` to those of `rows` that no token can be drawn from.
-
-    logits (R, V) and the largest of each row (R,), or NaN if there is one. The logits of failed
-    rows become 0, harmless to what follows.
+    The controls of a row get the log-probabilities of its token, or the reason why none could
+    be drawn; the token means nothing then.
     """
-    values = top.tolist()
-    for row, own in rows.items():
-        if own.error is None and math.isfinite(values[row]):
-            continue
-        if own.error is None:
-            own.error = (
+    draws = draw_rows(logits, batch, batch.params(logits.shape[1], logits.device), draw)
+    return draws.take(draws.tokens.tolist(), [one.cpu() for one in draws.results])
+
+
+def _scored(batch: SamplingBatch) -> list[int]:
+    """The rows that want log-probabilities."""
+    return [row for row, one in batch.controls.items() if "logprobs" in one.rules.features]
+
+
+def _top(batch: SamplingBatch, rows: list[int]) -> list[int]:
+    """How many of the likeliest tokens each of `rows` wants beside its own."""
+    return [batch.controls[row].rules.params.logprobs or 0 for row in rows]
+
+
+def _note_failures(tops: list[float], rows: dict[int, RowControls]) -> None:
+    """Give an `error` to those of `rows` whose largest logit, of `tops` (R,), is not finite."""
+    for row, controls in rows.items():
+        if controls.error is None and not math.isfinite(tops[row]):
+            controls.error = (
                 NOTHING_LEFT
-                if values[row] == -math.inf
-                else f"the largest logit is {values[row]} after processors, bias and penalties; "
+                if tops[row] == -math.inf
+                else f"the largest logit is {tops[row]} after processors, bias and penalties; "
                 "it must be finite"
             )
-        logits[row] = 0.0
-
-
-def _sample_random(logits: Tensor, batch: SamplingBatch, rows: list[int]) -> Tensor:
-    """Tokens (R',) for the rows with a temperature; logits (R', V) float32, overwritten."""
-    temperature = column([batch.temperature[row] for row in rows], logits)
-    # The largest logit becomes 0 first, so that a tiny temperature cannot overflow.
-    logits.sub_(logits.amax(-1, keepdim=True)).div_(temperature)
-    numbers = uniforms([batch.seeds[row] for row in rows], [batch.positions[row] for row in rows])
-    vocab = logits.shape[1]
-    _filter_rows(logits, _asking(batch, rows, "min_p", 0), filter_min_p)
-    typical = _asking(batch, rows, "typical_p", 1)
-    cut = [
-        at for at, row in enumerate(rows) if 0 < batch.top_k[row] < vocab or batch.top_p[row] < 1
-    ]
-    both = [at for at in cut if at in typical]
-    if both:
-        which = torch.tensor(both, device=logits.device)
-        logits[which] = filter_logits(logits[which], *_top(batch, rows, both))
-    _filter_rows(logits, typical, filter_typical)
-    few = [at for at in cut if at not in typical]
-    all_of_them = sorted({*range(len(rows))} - {*few})
-    out = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
-    for group in (few, all_of_them):
-        if not group:
-            continue
-        which = torch.tensor(group, device=logits.device)
-        part = logits if len(group) == len(rows) else logits[which]
-        if group is few:
-            kept = keep_top(part, *_top(batch, rows, group))
-            out[which] = draw_kept(part, kept, numbers[group])
-        else:
-            probs = part.softmax(-1, dtype=torch.float64)
-            out[which] = find(probs, probs.cumsum(-1), numbers[group])
-    return out
-
-
-def _top(batch: SamplingBatch, rows: list[int], group: list[int]) -> tuple[list[int], list[float]]:
-    """top_k and top_p of some places in `rows`."""
-    return [batch.top_k[rows[at]] for at in group], [batch.top_p[rows[at]] for at in group]
-
-
-def _asking(batch: SamplingBatch, rows: list[int], name: str, off: float) -> dict[int, float]:
-    """By place in `rows`, the parameter called `name` of those rows where it is not `off`."""
-    if name not in batch.asked:
-        return {}
-    values = {
-        at: getattr(own.rules.params, name)
-        for at, row in enumerate(rows)
-        if (own := batch.controls.get(row)) is not None
-    }
-    return {at: value for at, value in values.items() if value != off}
-
-
-def _filter_rows(
-    logits: Tensor, values: dict[int, float], keep: Callable[[Tensor, list[float]], Tensor]
-) -> None:
-    """Apply a filter with its `values` to some rows of logits (R', V), in place."""
-    if values:
-        which = torch.tensor([*values], device=logits.device)
-        logits[which] = keep(logits[which], [*values.values()])

@@ -13,9 +13,9 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from stoker.ops.draw import Draw
 from stoker.ops.kv_pages import Pages
 from stoker.ops.rope import HeadNorms
-from stoker.ops.sampling import Draw
 from stoker.ops.step_tensors import MakeInputs
 from stoker.ops.triton.available import triton_serves
 
@@ -40,7 +40,7 @@ def fused_operations(device_type: str) -> Fused:
     if not triton_serves(device_type):
         log.warning("Triton is not installed: norms, activations and draws take slower paths")
         return {}
-    from stoker.ops.triton import activation, norm, rope, sampling, step_tensors
+    from stoker.ops.triton import activation, draw, norm, rope, step_tensors
 
     return {
         "rms_norm": norm.rms_norm,
@@ -48,6 +48,6 @@ def fused_operations(device_type: str) -> Fused:
         "activate": activation.activate,
         "soft_cap": activation.soft_cap,
         "rotate_and_store": rope.rotate_and_store,
-        "draw": sampling.draw,
+        "draw": draw.draw,
         "make_inputs": step_tensors.make_inputs,
     }

@@ -10,11 +10,17 @@ import torch
 from stoker import SamplingParams
 from stoker.engine.sampling import logprobs as logprobs_module
 from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange
-from stoker.engine.sampling.filters import filter_min_p, filter_typical
-from stoker.engine.sampling.logprobs import look_up, raw_logprobs, score_prompts
+from stoker.engine.sampling.logprobs import (
+    likeliest,
+    likeliest_by_keys,
+    look_up,
+    raw_logprobs,
+    score_prompts,
+)
 from stoker.engine.sampling.rules import make_rules
-from stoker.engine.sampling.sampler import SamplingBatch, sample, uniforms
+from stoker.engine.sampling.sampler import SamplingBatch, sample
 from stoker.errors import InvalidRequestError
+from stoker.ops.draw import draw, uniforms
 
 VOCAB = 40
 EOS = (7, 9)
@@ -184,10 +190,10 @@ def batch_of(rows):
     return batch
 
 
-def drawn(logits, rows):
+def drawn(logits, rows, **form):
     """(token or None, log-probabilities or None) of each row."""
     batch = batch_of(rows)
-    tokens = sample(logits.clone(), batch)
+    tokens = sample(logits.clone(), batch, **form)
     out = []
     for row, token in enumerate(tokens):
         own = batch.controls.get(row)
@@ -201,7 +207,8 @@ def drawn(logits, rows):
 def test_mixed_rows_equal_the_scalar_twin(seed):
     rows = random_rows(seed)
     logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    numbers = uniforms([row[3] for row in rows], [row[4] for row in rows])
+    params = batch_of(rows).params(VOCAB, logits.device)
+    numbers = uniforms(params.seeds, params.positions).tolist()
     results = drawn(logits, rows)
     for at, (params, prompt, output, *_) in enumerate(rows):
         altered = scalar_alter(logits[at].tolist(), params, prompt, output)
@@ -225,6 +232,13 @@ def test_a_row_does_not_depend_on_the_others(dtype):
     order = random.Random(0).sample(range(len(rows)), len(rows))
     shuffled = drawn(logits[order], [rows[at] for at in order])
     assert shuffled == [alone[at] for at in order]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_draw_serves(seed):
+    rows = random_rows(seed)
+    logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+    assert drawn(logits, rows, draw=draw) == drawn(logits, rows)
 
 
 def test_counts_grow_with_the_output():
@@ -261,16 +275,6 @@ def test_plain_rows_of_a_mixed_batch_keep_their_bits():
     logits = torch.randn(len(rows), VOCAB) * 2
     alone = sample(logits[::3].clone(), batch_of(rows[::3]))
     assert [token for token, _ in drawn(logits, rows)][::3] == alone
-
-
-def test_filters_at_their_edges():
-    logits = torch.tensor([[2.0, 2.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
-    kept = torch.isfinite(filter_min_p(logits, [1.0, 1.0]))
-    assert kept.tolist() == [[True, True, False, False], [True] * 4]
-    assert torch.isfinite(filter_min_p(logits, [1e-9, 1e-9])).all()
-    assert torch.isfinite(filter_typical(logits, [1e-9, 1e-9])).sum(-1).tolist() == [1, 1]
-    barred = torch.tensor([[1.0, -INF, 0.5, -INF]])
-    assert torch.isfinite(filter_typical(barred, [0.99])).tolist() == [[True, False, True, False]]
 
 
 # -- failures of single rows ---------------------------------------------------------------
@@ -352,9 +356,23 @@ def test_nothing_left_to_draw_is_an_error_of_the_row():
 def test_equal_logits_are_ranked_by_id():
     logits = torch.zeros(2, VOCAB)
     logits[1, 20:] = 1.0
-    first, second = look_up(raw_logprobs(logits), [5, 3], [3, 3])
+    tokens = torch.tensor([5, 3])
+    first, second = look_up(raw_logprobs(logits), tokens, [3, 3]).named([5, 3], [3, 3])
     assert (first.ids, first.ranks) == ([5, 0, 1, 2], [6, 1, 2, 3])
     assert (second.ids, second.ranks) == ([3, 20, 21, 22], [24, 1, 2, 3])
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_keys_rank_as_a_stable_sort_does(count):
+    """-0.0 is 0.0, and of equal values the lower id comes first."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(6, 200, generator=generator).mul(2).round() * 0.25
+    rows[2, ::3], rows[3], rows[4, 5:] = -INF, 0.0, -0.0
+    values, ids = rows.sort(dim=-1, descending=True, stable=True)
+    for form in (likeliest, likeliest_by_keys):
+        found_ids, found = form(rows, count)
+        assert torch.equal(found_ids, ids[:, :count])
+        assert torch.equal(found, values[:, :count])
 
 
 class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):

@@ -1,14 +1,13 @@
-"""The vectorised sampler against a slow scalar twin, and its statistics."""
+"""The vectorised sampler against a slow scalar twin. Statistics are in tests/ops/test_draw.py."""
 
 import math
 import random
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
-from stoker.engine.sampling.sampler import SamplingBatch, filter_logits, sample, uniforms
+from stoker.engine.sampling.sampler import SamplingBatch, sample
+from stoker.ops.draw import uniforms
 
 
 def scalar_sample(logits, temperature, top_k, top_p, number):
@@ -53,7 +52,8 @@ def test_mixed_rows_equal_the_scalar_twin(seed):
     rng = random.Random(seed)
     rows = [random_row(rng, number) for number in range(64)]
     logits = torch.randn(64, 50, generator=torch.Generator().manual_seed(seed)) * 3
-    numbers = uniforms([row[3] for row in rows], [row[4] for row in rows])
+    params = batch_of(rows).params(50, logits.device)
+    numbers = uniforms(params.seeds, params.positions).tolist()
     expected = [scalar_sample(logits[at].tolist(), *rows[at][:3], numbers[at]) for at in range(64)]
     assert sample(logits.clone(), batch_of(rows)) == expected
 
@@ -67,28 +67,6 @@ def test_a_row_does_not_depend_on_the_others():
     assert together == alone
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (4, 1.0), (0, 0.8), (5, 0.9)])
-def test_chi_square(top_k, top_p):
-    logits, draws = torch.tensor([0.3, 1.2, -0.5, 2.0, 0.0, 1.0, -2.0, 0.7]), 20000
-    rows = [(1.0, top_k, top_p, 1234, position) for position in range(draws)]
-    tokens = sample(logits.expand(draws, -1).clone(), batch_of(rows))
-    kept = filter_logits(logits[None], [top_k], [top_p])[0]
-    expected = kept.softmax(-1).numpy().astype(float) * draws
-    seen = np.bincount(tokens, minlength=8)
-    assert not seen[expected == 0].any()
-    likely = expected > 0
-    assert stats.chisquare(seen[likely], expected[likely] / expected.sum() * draws).pvalue > 1e-4
-
-
-def test_uniform_numbers_are_uniform_over_seeds_and_positions():
-    by_position = uniforms([7] * 5000, list(range(5000)))
-    by_seed = uniforms(list(range(5000)), [3] * 5000)
-    for numbers in (by_position, by_seed):
-        assert ((numbers >= 0) & (numbers < 1)).all()
-        assert stats.kstest(numbers, "uniform").pvalue > 1e-4
-    assert abs(np.corrcoef(by_position[1:], by_position[:-1])[0, 1]) < 0.05
-
-
 def test_extremes():
     logits = torch.randn(3, 20)
     best = logits.argmax(-1).tolist()
@@ -99,6 +77,6 @@ def test_extremes():
 
 
 def test_ties_go_to_the_lower_token():
-    kept = filter_logits(torch.zeros(1, 6), [2], [1.0])
-    assert torch.isfinite(kept[0]).tolist() == [True, True, False, False, False, False]
+    rows = [(1.0, 2, 1.0, 0, position) for position in range(50)]
+    assert set(sample(torch.zeros(50, 6), batch_of(rows))) == {0, 1}
     assert sample(torch.zeros(1, 6), batch_of([(0.0, 0, 1.0, 0, 0)])) == [0]

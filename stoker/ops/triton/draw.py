@@ -1,7 +1,8 @@
-"""Launches the kernels of draws: `Draw` (ops/sampling.py) without a sort and without the host.
+"""Launches the kernels of draws: `Draw` (ops/draw.py) without the host, and mostly without a sort.
 
 Rows without top-k and top-p are read once, and one chunk of them again. Of the others the tokens
-that may be kept are gathered, mostly few, and searched. A row's token is that of the definition
+that may be kept are gathered, mostly few, and searched. Min-p and typical-p cut the logits before,
+in PyTorch; the latter sorts. A row's token is that of the definition
 unless the running sum lies within 2e-6 of the whole from its random number, or from top-p: powers
 are taken in float32.
 """
@@ -12,7 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
-from stoker.ops.triton import sampling_kernels as kernels
+from stoker.ops.draw import Drawn, DrawParams, cut_tails
+from stoker.ops.triton import draw_kernels as kernels
 from stoker.ops.triton.available import mend_interpreter
 
 CHUNK = 4096  # logits that a program sums up
@@ -21,38 +23,27 @@ BLOCK = 2048  # candidates looked at together
 SCRATCH = 1 << 28  # bytes for candidates; more rows than fit come in parts
 
 
-def draw(
-    logits: Tensor,
-    temperature: Tensor,
-    top_k: Tensor | None,
-    top_p: Tensor | None,
-    seeds: Tensor,
-    positions: Tensor,
-) -> Tensor:
-    """See `stoker.ops.sampling.Draw`."""
+def draw(logits: Tensor, params: DrawParams) -> Drawn:
+    """See `stoker.ops.draw.Draw`."""
     mend_interpreter()
+    if params.min_p is not None or params.typical_p is not None:
+        logits, params = cut_tails(logits, params)
     rows, vocab = logits.shape
-    part = rows if top_k is None and top_p is None else max(1, SCRATCH // (8 * vocab))
-    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    for start in range(0, rows, max(1, part)):
+    part = rows if params.top_k is None and params.top_p is None else SCRATCH // (8 * vocab)
+    part = max(1, part)
+    tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    tops = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    for start in range(0, rows, part):
         at = slice(start, start + part)
-        k, p = (None if values is None else values[at] for values in (top_k, top_p))
-        _draw(logits[at], temperature[at], k, p, seeds[at], positions[at], out[at])
-    return out
+        _draw(logits[at], params.select(at), tokens[at], tops[at])
+    return Drawn(tokens, tops)
 
 
-def _draw(
-    logits: Tensor,
-    temperature: Tensor,
-    top_k: Tensor | None,
-    top_p: Tensor | None,
-    seeds: Tensor,
-    positions: Tensor,
-    out: Tensor,
-) -> None:
+def _draw(logits: Tensor, params: DrawParams, out: Tensor, out_tops: Tensor) -> None:
     rows, vocab = logits.shape
     assert logits.stride(1) == 1
     chunks = triton.cdiv(vocab, CHUNK)
+    temperature, top_k, top_p = params.temperature, params.top_k, params.top_p
     filtered = top_k is not None or top_p is not None
 
     def buffer(dtype: torch.dtype, width: int) -> Tensor:
@@ -91,7 +82,7 @@ def _draw(
             **shape,
         )
     kernels.find_tokens[(rows,)](
-        *(logits, temperature, *given, seeds, positions, tops, sums, bests, values, tokens),
-        *(counts, out, logits.stride(0), chunks),
+        *(logits, temperature, *given, params.seeds, params.positions, tops, sums, bests),
+        *(values, tokens, counts, out, out_tops, logits.stride(0), chunks),
         **shape,
     )

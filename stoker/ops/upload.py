@@ -1,7 +1,6 @@
-"""Brings a step's numbers to the device: many arrays, one copy, and nobody waits for it.
+"""Brings arrays to the device: many of them, one copy, and nobody waits for it.
 
-On a CPU the tensors are the arrays themselves. Knows no steps. Called by the batch builder and
-the runner.
+On a CPU the tensors are the arrays themselves.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.engine.execution.upload import pack, unpack, upload
+from stoker.ops.upload import pack, unpack, upload
 
 DTYPES = (np.int64, np.int32, np.float32, np.float64)
 

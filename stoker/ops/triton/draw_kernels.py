@@ -4,7 +4,7 @@
 Scores are logits less the row's largest, over the temperature, in float32 as the definition has
 them. Their powers are float32, sums of these float64. No row looks at another.
 
-Knows nothing of buffers; triton/sampling.py launches.
+Knows nothing of buffers; triton/draw.py launches.
 """
 
 import triton
@@ -57,7 +57,7 @@ def _largest(values, count, top, temperature, need, WEIGHTED: tl.constexpr, BLOC
 
 @triton.jit
 def _uniform(seed, position):
-    """The random number of a draw, float64 in [0, 1); see ops/sampling.py."""
+    """The random number of a draw, float64 in [0, 1); see ops/draw.py."""
     z = seed.to(tl.uint64, bitcast=True)
     words = position.to(tl.uint64, bitcast=True) + 1
     for turn in tl.static_range(2):
@@ -197,7 +197,7 @@ def _beyond(values, count, top, t, least, BLOCK: tl.constexpr):
 @triton.jit
 def find_tokens(
     logits, temperature, top_k, top_p, seeds, positions, tops, sums, bests, values, tokens, counts,
-    out, stride, chunks,
+    out, out_tops, stride, chunks,
     VOCAB: tl.constexpr, HAS_K: tl.constexpr, HAS_P: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -209,6 +209,7 @@ def find_tokens(
     u = _uniform(tl.load(seeds + row), tl.load(positions + row))
     c = tl.arange(0, BLOCK_C)
     top, weights, total = _row_total(tops, sums, row, chunks, tl.where(t > 0, t, 1.0), BLOCK_C)
+    tl.store(out_tops + row, top)
     token = row.to(tl.int32) * 0 + VOCAB
     last = token * 0
     if t <= 0:

@@ -3,7 +3,7 @@
 The likeliest tokens are had from a partial selection. A row whose nucleus is wider is looked at
 again with more of them. How many tokens a row keeps follows from its own sorted logits and running
 sums over them, so neither the number selected nor the other rows change a bit of it. Of
-equal logits the lower token id comes first. Called by the sampler.
+equal logits the lower token id comes first. Called by the draw on a CPU.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from stoker.ops.draw import find
 
 WIDTHS = (1024, 16384)  # tokens selected at first, then for the rows that need more, then all
 
@@ -25,16 +26,16 @@ class Kept(NamedTuple):
     ids: Tensor  # (N,)
 
 
-def keep_top(logits: Tensor, top_k: list[int], top_p: list[float]) -> Kept:
+def keep_top(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Kept:
     """Each row's top-k, and of those its top-p, of logits (R, V).
 
-    top-p keeps the fewest likeliest tokens whose probability, among the top-k, reaches p
-    (Holtzman et al., 2020). Tokens at -inf are left out.
+    top_k (R,) int64, 0 or less keeps all; top_p (R,) float64, 1 keeps all.
+
+    `stoker.ops.draw.keep_top` defines what is kept. Tokens at -inf are left out.
     """
     vocab = logits.shape[1]
-    k = torch.tensor([k if 0 < k < vocab else vocab for k in top_k], device=logits.device)
-    p = torch.tensor(top_p, dtype=torch.float64, device=logits.device)
-    least, equals = _ends(logits, k, p)
+    k = torch.where((top_k > 0) & (top_k < vocab), top_k, vocab)
+    least, equals = _ends(logits, k, top_p)
     least = least.clamp_min(torch.finfo(logits.dtype).min)
     rows, ids = (logits >= least[:, None]).nonzero(as_tuple=True)
     equal = logits[rows, ids] == least[rows]
@@ -97,7 +98,7 @@ def _totals(logits: Tensor, wanted: Tensor) -> Tensor:
     return total
 
 
-def filter_logits(logits: Tensor, top_k: list[int], top_p: list[float]) -> Tensor:
+def filter_logits(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """A copy of logits (R, V) with all but each row's top-k, and of those its top-p, at -inf."""
     kept = keep_top(logits, top_k, top_p)
     out = torch.full_like(logits, -torch.inf)
@@ -105,7 +106,7 @@ def filter_logits(logits: Tensor, top_k: list[int], top_p: list[float]) -> Tenso
     return out
 
 
-def draw_kept(logits: Tensor, kept: Kept, numbers: NDArray[np.float64]) -> Tensor:
+def draw_kept(logits: Tensor, kept: Kept, numbers: Tensor) -> Tensor:
     """The first of each row's kept tokens whose cumulative probability exceeds its number.
 
     logits (R, V), the largest of a row being 0; numbers (R,) in [0, 1). Tokens (R,).
@@ -119,12 +120,3 @@ def draw_kept(logits: Tensor, kept: Kept, numbers: NDArray[np.float64]) -> Tenso
     weights = values.exp()
     at = find(weights, weights.cumsum(-1), numbers)
     return kept.ids[starts + at]
-
-
-def find(weights: Tensor, cumulative: Tensor, numbers: NDArray[np.float64]) -> Tensor:
-    """The first place of each row where cumulative / its last exceeds the row's number, (R,)."""
-    target = torch.from_numpy(numbers).to(weights.device)[:, None] * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    # Rounding may push the target past the last likely place; take that one then.
-    last = weights.shape[1] - 1 - (weights > 0).flip(-1).to(torch.uint8).argmax(-1)
-    return torch.minimum(place, last)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from stoker.engine.sampling import nucleus
-from stoker.engine.sampling.nucleus import draw_kept, filter_logits, keep_top
-from stoker.engine.sampling.sampler import SamplingBatch, sample, uniforms
+from stoker.ops import nucleus
+from stoker.ops.draw import DrawParams, uniforms
+from stoker.ops.draw_cpu import draw_on_cpu
+from stoker.ops.nucleus import draw_kept, filter_logits, keep_top
 
 
 def by_sorting(row, k, p):
@@ -19,6 +20,14 @@ def by_sorting(row, k, p):
     reached = np.cumsum(weights)
     kept = order if p >= 1 else order[reached - weights < p * weights.sum()]
     return sorted(token for token in kept.tolist() if values[token] > -np.inf)
+
+
+def ks(*values):
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def ps(*values):
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def ids_of(kept, count):
@@ -53,9 +62,9 @@ def test_it_keeps_what_a_sort_keeps(seed, widths):
     # 0.37 of equal weights never falls on a boundary, which rounding would decide
     top_p = [rng.choice([1.0, 0.951, 0.613, 0.37, 0.011, 1e-9]) for _ in kinds]
     expected = [by_sorting(*row) for row in zip(logits, top_k, top_p, strict=True)]
-    kept = keep_top(logits, top_k, top_p)
+    kept = keep_top(logits, ks(*top_k), ps(*top_p))
     assert ids_of(kept, len(kinds)) == expected
-    filtered = filter_logits(logits, top_k, top_p)
+    filtered = filter_logits(logits, ks(*top_k), ps(*top_p))
     assert [row.isfinite().nonzero()[:, 0].tolist() for row in filtered] == expected
     assert torch.equal(filtered[kept], logits[kept])
 
@@ -64,9 +73,9 @@ def test_a_row_keeps_and_draws_the_same_in_any_company_and_width(monkeypatch):
     rng = random.Random(1)
     logits = torch.stack([make_row(rng, rng.choice(KINDS), 500) for _ in range(50)])
     logits -= logits.amax(-1, keepdim=True)
-    top_k = [rng.choice([0, 3, 50, 200]) for _ in logits]
-    top_p = [rng.choice([1.0, 0.9, 0.5]) for _ in logits]
-    numbers = uniforms([9] * 50, list(range(50)))
+    top_k = ks(*(rng.choice([0, 3, 50, 200]) for _ in logits))
+    top_p = ps(*(rng.choice([1.0, 0.9, 0.5]) for _ in logits))
+    numbers = uniforms(torch.full((50,), 9), torch.arange(50))
 
     def run(part):
         chosen = logits[part]
@@ -85,17 +94,16 @@ def test_a_row_keeps_and_draws_the_same_in_any_company_and_width(monkeypatch):
 def test_of_equal_logits_the_lower_ids_are_kept(k, p, kept):
     logits = torch.full((2, 2000), -torch.inf)
     logits[:, 1000:1010] = 2.0  # p = 0.3 of ten equal ones; rounding may ask for a fourth
-    assert (
-        ids_of(keep_top(logits, [k] * 2, [p * 0.99] * 2 if p < 1 else [p] * 2), 2)
-        == [list(range(1000, 1000 + kept))] * 2
-    )
+    p = p * 0.99 if p < 1 else p
+    found = ids_of(keep_top(logits, ks(k, k), ps(p, p)), 2)
+    assert found == [list(range(1000, 1000 + kept))] * 2
 
 
 def test_a_large_vocabulary_needs_all_widths():
     """Rows of a nucleus of a few tokens, of thousands, and of most of the vocabulary."""
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(3, 40_000, generator=generator) * torch.tensor([[6.0], [2.0], [0.2]])
-    kept = keep_top(logits, [0] * 3, [0.9] * 3)
+    kept = keep_top(logits, ks(0, 0, 0), ps(0.9, 0.9, 0.9))
     counts = torch.bincount(kept.rows).tolist()
     assert counts[0] < nucleus.WIDTHS[0] < counts[1] < nucleus.WIDTHS[1] < counts[2]
     assert ids_of(kept, 3) == [by_sorting(row, 0, 0.9) for row in logits]
@@ -103,8 +111,8 @@ def test_a_large_vocabulary_needs_all_widths():
 
 def test_a_number_at_the_very_end_draws_a_likely_token():
     logits = torch.tensor([[0.0, -1.0, -900.0, -2.0], [-900.0, 0.0, -900.0, -900.0]])
-    kept = keep_top(logits, [4, 3], [1.0, 1.0])
-    assert draw_kept(logits, kept, np.array([1.0, 1.0])).tolist() == [3, 1]
-    assert draw_kept(logits, kept, np.array([0.0, 0.0])).tolist() == [0, 1]
-    batch = SamplingBatch([1e-5] * 2, [3] * 2, [1.0] * 2, [1, 2], [3, 4])
-    assert sample(logits, batch) == [0, 1]
+    kept = keep_top(logits, ks(4, 3), ps(1.0, 1.0))
+    assert draw_kept(logits, kept, ps(1.0, 1.0)).tolist() == [3, 1]
+    assert draw_kept(logits, kept, ps(0.0, 0.0)).tolist() == [0, 1]
+    params = DrawParams(torch.full((2,), 1e-5), ks(1, 2), ks(3, 4), ks(3, 3), ps(1.0, 1.0))
+    assert draw_on_cpu(logits, params).tokens.tolist() == [0, 1]
