@@ -158,7 +158,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
         (model, "hidden", timers.wrap(model.hidden, BETWEEN)),
         (model, "logits", timers.wrap(model.logits, BETWEEN)),
         (runner_module, "to_arrays", timers.wrap(runner_module.to_arrays, BATCHES)),
-        (runner_module, "build_batch", timers.wrap(runner_module.build_batch, BATCHES)),
+        (runner_module, "to_tensors", timers.wrap(runner_module.to_tensors, BATCHES)),
         (runner, "launch", timers.wrap(runner.launch, SAMPLING)),
         (engine, "step", timers.wrap(engine.step, SCHEDULING)),
     ]

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from stoker.engine.engine import Engine
-from stoker.engine.execution.batch import build_batch
-from stoker.engine.execution.launch import CompletedStep
-from stoker.engine.execution.mirror import Mirror
+from stoker.engine.execution.device_slots import DeviceSlots
+from stoker.engine.execution.pending_step import CompletedStep
+from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Request
 from stoker.engine.sampling.sampler import SamplingBatch
@@ -30,17 +30,20 @@ from stoker.ops.select import Operations
 class FreeModel:
     """Builds the batch, as a real runner must, and makes up the tokens."""
 
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
+    def __init__(self, scheduler: Scheduler) -> None:
         self.ops = Operations(ReferenceAttention())
-        self.mirror = Mirror(torch.device("cpu"))
-        self.drawn: list[int] = []
+        self.slots = DeviceSlots(
+            scheduler.max_running,
+            scheduler.max_context,
+            scheduler.block_size,
+            torch.device("cpu"),
+        )
 
     def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> CompletedStep:
-        device = torch.device("cpu")
-        build_batch(step, self.block_size, self.ops, self.mirror, device, self.drawn)
-        self.drawn = [item.end % 1000 for item in step.items for _ in item.draws]
-        return CompletedStep(self.drawn)
+        to_tensors(to_arrays(step, self.slots), self.slots, self.ops)
+        drawn = [item.end % 1000 for item in step.items for _ in item.draws]
+        self.slots.keep(drawn)
+        return CompletedStep(drawn)
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def main() -> None:
         max_running=count,
         max_context=args.prompt + 601,
     )
-    engine = Engine(scheduler, FreeModel(16), None, vocab=1000, overlap=args.overlap)
+    engine = Engine(scheduler, FreeModel(scheduler), None, vocab=1000, overlap=args.overlap)
     params = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
     start = time.perf_counter()
     for number in range(count + 100):  # a hundred more keep waiting

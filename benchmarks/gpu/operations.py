@@ -77,13 +77,13 @@ def _row_calls(device: torch.device, count: int) -> dict[str, tuple[Callable[[],
     x, weight, wide = made(count, HIDDEN), made(HIDDEN), made(count, 2 * FFN)
     qkv, norms = made(count, (HEADS + 2 * KV_HEADS) * DIM), HeadNorms(made(DIM), made(DIM), 1e-6)
     table = rope_table(torch.rand(DIM // 2), 16)[torch.arange(count) % 16].to(device)
-    slots = torch.arange(count, device=device)
+    cells = torch.arange(count, device=device)
     k, v = (made(-(-count // 16), 16, KV_HEADS, DIM) for _ in range(2))
     return {
         "rms_norm": (lambda: ops.rms_norm(x, weight, 1e-6), 2 * x.nbytes),
         "activate": (lambda: ops.activate(wide, "silu", True), wide.nbytes * 3 // 2),
         "rotate_and_store": (
-            lambda: ops.rotate_and_store(qkv, norms, table, slots, k, v),
+            lambda: ops.rotate_and_store(qkv, norms, table, cells, k, v),
             2 * qkv.nbytes + table.nbytes,
         ),
     }

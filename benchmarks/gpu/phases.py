@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from stoker.engine.execution import batch, graphs, pending, runner
+from stoker.engine.execution import runner, step_tensors
 
 WITHIN_LAUNCH = ("to_arrays", "upload", "attention")
 
@@ -62,7 +62,7 @@ def phases(engine: Any) -> Iterator[dict[str, float]]:
         wrap(engine, "_prepare", "prepare")
         wrap(engine, "_collect", "collect")
         wrap(runner, "to_arrays", "to_arrays")
-        for module in (batch, graphs, runner, pending):
+        for module in (step_tensors, runner):
             wrap(module, "upload", "upload")
         for name in ("plan", "refill"):
             if hasattr(attend, name):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 
 from stoker.engine.active_request import ActiveRequest
-from stoker.engine.execution.launch import Runner
+from stoker.engine.execution.pending_step import Runner
 from stoker.engine.execution.pooler import PoolState
 from stoker.engine.loop import EngineStats, Loop
 from stoker.engine.request.constraint import Constraint

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stoker.engine.execution.launch import CompletedStep, FailedStep, PendingStep, Runner
+from stoker.engine.execution.pending_step import CompletedStep, FailedStep, PendingStep, Runner
 from stoker.engine.execution.pooler import PoolState
 from stoker.engine.oom import free_unused, is_out_of_memory, requeue_and_shrink
 from stoker.engine.sampling.sampler import SamplingBatch
@@ -90,7 +90,7 @@ class Loop:
             return []
         flight = self._flights[0]
         if self.overlap and flight.foreseeable:
-            self.scheduler.presume(flight.step)
+            self.scheduler.add_placeholders(flight.step)
             self._launch(prepare)
         tokens = self._tokens(flight)
         if tokens is None:
@@ -98,7 +98,7 @@ class Loop:
             return []
         self._flights.popleft()
         if self.trace is not None and self._flights:
-            self.trace[-1] = self.trace[-1].resolved(tokens)
+            self.trace[-1] = self.trace[-1].resolved(flight.step.last_tokens(tokens))
         advanced = self.scheduler.commit(flight.step, tokens)
         self.stats.steps += 1
         self.stats.computed_tokens += flight.step.num_tokens

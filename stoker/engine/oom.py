@@ -47,7 +47,7 @@ def requeue_and_shrink(scheduler: Scheduler, steps: Seq[Step], first: bool) -> N
             "out of memory in a step of one token, the smallest there is; give the cache less "
             "memory (cache_memory), use a narrower dtype or a smaller model, or free memory"
         )
-    scheduler.retract()
+    scheduler.drop_placeholders()
     for item in (item for one in reversed(steps) for item in one.items if item.scored[1]):
         scheduler[item.sequence].scored = item.start + item.scored[0]
     for seq in scheduler.running:

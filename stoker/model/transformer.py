@@ -34,14 +34,14 @@ class ForwardInput:
     Attributes:
         token_ids: (T,) int64.
         positions: (T,) int64, absolute.
-        slots: (T,) int64, where each token's keys and values go.
+        cells: (T,) int64, where each token's keys and values go.
         sample_rows: (R,) int64, the tokens whose logits or final states are wanted.
         attention: the attention implementation's plan for this step.
     """
 
     token_ids: Tensor
     positions: Tensor
-    slots: Tensor
+    cells: Tensor
     sample_rows: Tensor
     attention: Any
 
@@ -89,7 +89,7 @@ class AttentionMixer(Module):
         elif spec.qk_norm:
             qkv = self._with_norms(qkv, ops)
         keys, values = cache.layers[self.index]
-        q = ops.rotate_and_store(qkv, norms, rope, batch.slots, keys, values)
+        q = ops.rotate_and_store(qkv, norms, rope, batch.cells, keys, values)
         if spec.growth:
             q = q * spec.growth.at(batch.positions)[:, None, None].to(q.dtype)
         mixed = ops.attention.run(batch.attention, q, keys, values, self.scores)

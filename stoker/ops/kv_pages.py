@@ -42,13 +42,13 @@ def quantise(x: Tensor, scale: Tensor) -> Tensor:
     return (x.float() / scale[:, None]).clamp(-FP8_MOST, FP8_MOST).to(FP8)
 
 
-def store(pages: Pages, slots: Tensor, x: Tensor) -> None:
-    """Write x (T, G, D) at `slots` (T,), block * block_size + offset."""
+def store(pages: Pages, cells: Tensor, x: Tensor) -> None:
+    """Write x (T, G, D) at `cells` (T,), block * block_size + offset."""
     if isinstance(pages, Fp8Pages):
         raw = quantise(x, pages.scale).view(torch.uint8)
-        pages.data.view(torch.uint8).flatten(0, 1).index_copy_(0, slots, raw)
+        pages.data.view(torch.uint8).flatten(0, 1).index_copy_(0, cells, raw)
     else:
-        pages.flatten(0, 1).index_copy_(0, slots, x)
+        pages.flatten(0, 1).index_copy_(0, cells, x)
 
 
 def load_blocks(pages: Pages, blocks: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def rotate_and_store(
     qkv: Tensor,
     norms: HeadNorms | None,
     rope: Tensor,
-    slots: Tensor,
+    cells: Tensor,
     k_cache: Pages,
     v_cache: Pages,
 ) -> Tensor:
@@ -62,7 +62,7 @@ def rotate_and_store(
         qkv: (T, (H + 2G) * D), for H query heads and G key-value heads.
         norms: of the heads, if the model has them.
         rope: the tokens' rows of the table, (T, 2, R/2) float32; R = 0 rotates nothing.
-        slots: (T,) int64, block * block_size + offset. Negative ones are those of padding, of
+        cells: (T,) int64, block * block_size + offset. Negative ones are those of padding, of
             which nothing is stored.
         k_cache, v_cache: (blocks, block_size, G, D), written in place, quantised if they are.
 
@@ -73,9 +73,9 @@ def rotate_and_store(
     q, k, v = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads : -kv_heads], heads[:, -kv_heads:]
     if norms is not None:
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
-    kept = (slots >= 0).nonzero()[:, 0]
-    store(k_cache, slots[kept], apply_rope(k, rope)[kept])
-    store(v_cache, slots[kept], v[kept])
+    kept = (cells >= 0).nonzero()[:, 0]
+    store(k_cache, cells[kept], apply_rope(k, rope)[kept])
+    store(v_cache, cells[kept], v[kept])
     return apply_rope(q, rope)
 
 
@@ -92,13 +92,13 @@ class NativeRotateAndStore:
         qkv: Tensor,
         norms: HeadNorms | None,
         rope: Tensor,
-        slots: Tensor,
+        cells: Tensor,
         k_cache: Pages,
         v_cache: Pages,
     ) -> Tensor:
         kv_heads, head_dim = k_cache.shape[2:]
         if head_dim > self.most_head_dim or isinstance(k_cache, Fp8Pages):
-            return rotate_and_store(qkv, norms, rope, slots, k_cache, v_cache)
+            return rotate_and_store(qkv, norms, rope, cells, k_cache, v_cache)
         assert isinstance(v_cache, Tensor)
         rows, heads = qkv.shape[0], qkv.shape[1] // head_dim - 2 * kv_heads
         q = torch.empty(rows, heads, head_dim)
@@ -106,7 +106,7 @@ class NativeRotateAndStore:
             qkv.contiguous().data_ptr(),
             norms.q.data_ptr() if norms else None,
             norms.k.data_ptr() if norms else None,
-            *(tensor.data_ptr() for tensor in (rope, slots, q, k_cache, v_cache)),
+            *(tensor.data_ptr() for tensor in (rope, cells, q, k_cache, v_cache)),
             *(rows, heads, kv_heads, head_dim, 2 * rope.shape[-1]),
             norms.eps if norms else 0.0,
         )

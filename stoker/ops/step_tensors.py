@@ -1,6 +1,17 @@
-"""What the tokens of a step need, made where the model runs: ids, positions, slots.
+"""The tokens of a step, made where the model runs: ids, positions, and cells of the cache.
 
-Reference; on a GPU one kernel does it (triton/inputs.py). Called by the batch builder.
+A cell is the place of one token's keys and values: block * page + offset. Two sequences, pages of
+4 tokens, the second sequence's only token being the one that its slot drew last (70):
+
+    tokens     11 12 13 | -1        sequence 0: slot 2, positions 3, 4, 5, blocks 8 3
+    owners      0  0  0 |  1        sequence 1: slot 0, position 9, blocks 6 1 5
+    shifts      3       |  6        the position less the place in `tokens`: 3 - 0, 9 - 3
+
+    ids        11 12 13 | 70        last_tokens[slots[1]] == last_tokens[0] == 70
+    positions   3  4  5 |  9        place + shift
+    cells      35 12 13 | 21        8*4+3, 3*4+0, 3*4+1, 5*4+1
+
+Reference; on a GPU one kernel does it (triton/step_tensors.py).
 """
 
 from __future__ import annotations
@@ -11,66 +22,71 @@ import torch
 from torch import Tensor
 
 
-class Inputs(NamedTuple):
-    """T tokens, each (T,) int64."""
+class FlatStep(NamedTuple):
+    """T tokens of S sequences laid end to end, as the host sends them; all int64."""
+
+    tokens: Tensor  # (T,) ids; below 0: the last token of the sequence's slot
+    owners: Tensor  # (T,) each token's sequence; below 0 for padding
+    shifts: Tensor  # (S,) the position of a token less its place in `tokens`
+    slots: Tensor  # (S,) each sequence's place in `last_tokens`
+
+
+class PageTables(NamedTuple):
+    """Where the sequences of a step have their keys and values, in one cache group."""
+
+    blocks: Tensor  # (S, width) int64
+    page: int  # tokens of a block
+    idle_block: int | None = None  # where padding has its cells; None if there is no padding
+
+
+class TokenInputs(NamedTuple):
+    """T tokens as the model takes them, each (T,) int64."""
 
     tokens: Tensor  # ids
-    positions: Tensor  # absolute
-    slots: Tensor  # where keys and values go
+    positions: Tensor  # absolute; 0 for padding
+    cells: Tensor  # where keys and values go
 
 
 class MakeInputs(Protocol):
-    """Makes `Inputs`."""
+    """Makes `TokenInputs`."""
 
     def __call__(
         self,
-        tokens: Tensor,
-        owners: Tensor,
-        shifts: Tensor,
-        tables: Tensor,
-        page: int,
-        idle_block: int | None,
-        drawn: Tensor | None,
-        out: Inputs | None = None,
-    ) -> Inputs:
-        """The inputs of a step of T tokens and S sequences.
+        step: FlatStep,
+        tables: PageTables,
+        last_tokens: Tensor | None = None,
+        out: TokenInputs | None = None,
+    ) -> TokenInputs:
+        """The inputs of a step.
 
         Args:
-            tokens: (T,) int64 ids, or ~row for draw `row` of the step before.
-            owners: (T,) int64, each token's sequence; below 0 for padding.
-            shifts: (S,) int64, the position of a token less its place in `tokens`.
-            tables: (S, width) int64 block tables.
-            page: tokens of a block.
-            idle_block: where padding has its slots, at position 0; None: there is none.
-            drawn: the draws of the step before, int64, if any token asks for one.
+            last_tokens: by slot, int64; may be None if no token is below 0.
             out: where to write them; None: new tensors.
         """
 
 
 def make_inputs(
-    tokens: Tensor,
-    owners: Tensor,
-    shifts: Tensor,
-    tables: Tensor,
-    page: int,
-    idle_block: int | None,
-    drawn: Tensor | None,
-    out: Inputs | None = None,
-) -> Inputs:
+    step: FlatStep,
+    tables: PageTables,
+    last_tokens: Tensor | None = None,
+    out: TokenInputs | None = None,
+) -> TokenInputs:
     """As `MakeInputs` says."""
+    tokens, owners, shifts, slots = step
+    blocks, page, idle_block = tables
     positions = torch.arange(len(tokens), device=tokens.device)
     if idle_block is None:
         positions = positions + shifts[owners]
-        slots = tables[owners, positions // page] * page + positions % page
+        cells = blocks[owners, positions // page] * page + positions % page
     else:
-        padding, own = owners < 0, owners.clamp(min=0)
+        padding, owners = owners < 0, owners.clamp(min=0)
         idle = idle_block * page + positions % page
-        positions = (positions + shifts[own]).masked_fill_(padding, 0)
-        slots = tables[own, positions // page] * page + positions % page
-        slots = torch.where(padding, idle, slots)
-    if drawn is not None:
-        tokens = torch.where(tokens < 0, drawn[(~tokens).clamp(min=0)], tokens)
-    made = Inputs(tokens, positions, slots)
+        positions = (positions + shifts[owners]).masked_fill_(padding, 0)
+        cells = blocks[owners, positions // page] * page + positions % page
+        cells = torch.where(padding, idle, cells)
+    if last_tokens is not None:
+        tokens = torch.where(tokens < 0, last_tokens[slots[owners]], tokens)
+    made = TokenInputs(tokens, positions, cells)
     if out is None:
         return made
     for there, here in zip(out, made, strict=True):

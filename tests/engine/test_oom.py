@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stoker import LLM, SamplingParams
 from stoker.engine.engine import Engine
-from stoker.engine.execution.launch import CompletedStep
+from stoker.engine.execution.pending_step import CompletedStep
 from stoker.engine.request.params import SamplingParams as Params
 from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import Request

@@ -9,7 +9,7 @@ from stoker.ops.fp8 import Fp8Linear, Fp8Reference, prepare_fp8, quantize_rows
 from stoker.ops.kv_pages import FP8, Fp8Pages
 from stoker.ops.linear import prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
-from stoker.ops.step_tensors import make_inputs
+from stoker.ops.step_tensors import FlatStep, PageTables, make_inputs
 from stoker.ops.triton.select import fused_operations
 
 pytestmark = [
@@ -51,17 +51,18 @@ def test_norms(fused, size):
     assert_steps(fused["layer_norm"](x, weight, bias, 1e-5), exact, 2)
 
 
-@pytest.mark.parametrize("late", [True, False])
-def test_inputs(fused, late):
+@pytest.mark.parametrize("last", [True, False])
+def test_inputs(fused, last):
     counts = torch.tensor([1] * 1000 + [700, 1, 300])
     owners = torch.arange(len(counts)).repeat_interleave(counts)
     owners = torch.cat((owners, torch.full((24,), -1)))
     shifts = torch.randint(500, (len(counts),)) - (counts.cumsum(0) - counts)
     tables = torch.randint(10**6, (len(counts), 128))[:, :100]
-    tokens, drawn = torch.randint(10**5, owners.shape), torch.randint(10**5, (1000,))
-    if late:
-        tokens[:1000] = ~torch.randperm(1000)
-    given = (tokens, owners, shifts, tables, 16, 10**6, drawn if late else None)
+    tokens, slots = torch.randint(10**5, owners.shape), torch.randperm(2000)[: len(counts)]
+    last_tokens = torch.randint(10**5, (2000,)) if last else None
+    if last:
+        tokens[:1000] = -1
+    given = FlatStep(tokens, owners, shifts, slots), PageTables(tables, 16, 10**6), last_tokens
     for found, exact in zip(fused["make_inputs"](*given), make_inputs(*given), strict=True):
         assert torch.equal(found, exact)
 
@@ -83,15 +84,15 @@ def test_rotate_and_store(fused, dim, rotary, cache):
     norms = HeadNorms(spread(dim), spread(dim), 1e-6)
     with torch.device("cpu"):
         table = rope_table(torch.rand(rotary // 2), 2000)
-    rope, slots = table.cuda()[torch.arange(tokens)], torch.randperm(40 * 16)[:tokens]
-    slots[::7] = -1
+    rope, cells = table.cuda()[torch.arange(tokens)], torch.randperm(40 * 16)[:tokens]
+    cells[::7] = -1
     scales, found = torch.rand(2, kv_heads) + 0.05, []
     for function in (rotate_and_store, fused["rotate_and_store"]):
         data = torch.zeros(2, 40, 16, kv_heads, dim).to(cache)
         pages = list(data)
         if cache == FP8:
             pages = [Fp8Pages(one, scale) for one, scale in zip(data, scales, strict=True)]
-        found.append((function(qkv, norms, rope, slots, *pages), data.float()))
+        found.append((function(qkv, norms, rope, cells, *pages), data.float()))
     assert_steps(found[1][0], found[0][0], 2, 2**-5)
     if cache == FP8:  # up to a step where the rounding before differs
         torch.testing.assert_close(found[1][1], found[0][1], rtol=1 / 7, atol=2**-8)

@@ -8,7 +8,7 @@ import pytest
 
 from stoker import LLM
 from stoker.engine.engine import Engine
-from stoker.engine.execution.launch import CompletedStep
+from stoker.engine.execution.pending_step import CompletedStep
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.scheduling.replay import FakeCache, hash_context
 from stoker.engine.scheduling.scheduler import Scheduler

@@ -9,8 +9,8 @@ from test_planning_ahead import random_params
 
 from stoker import LLM, SamplingParams
 from stoker.engine.execution.buckets import Buckets
+from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import Graphs, graph_buckets
-from stoker.engine.execution.mirror import Mirror
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.ops.attention import ReferenceAttention
@@ -86,12 +86,12 @@ def with_graphs(llm, **options):
                 pages[blocks] = torch.nan
         return hidden(batch, runner.cache)
 
-    width = -(-scheduler.max_context // size)
-    runner.mirror = Mirror(runner.device, blocks, shared=False)
-    make, device = runner.model.ops.make_inputs, runner.device
-    runner.graphs = Graphs(
-        forward, attend, buckets, size, width, runner.mirror, make, device, capture
+    longest = max(scheduler.max_context, buckets.largest.tokens)
+    runner.slots = DeviceSlots(
+        scheduler.slots.num_slots, longest, size, runner.device, (blocks,), shared=False
     )
+    make = runner.model.ops.make_inputs
+    runner.graphs = Graphs(forward, attend, buckets, runner.slots, make, capture)
     return capture
 
 

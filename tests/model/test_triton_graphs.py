@@ -6,8 +6,8 @@ from test_graphs import Recorded
 
 from stoker import LLM, SamplingParams
 from stoker.engine.execution.buckets import Buckets
+from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import Graphs
-from stoker.engine.execution.mirror import Mirror
 from stoker.model.cache import PagedCache
 
 pytest.importorskip("triton")
@@ -28,17 +28,14 @@ def test_tokens_equal_transformers(checkpoint, prompts):
         runner.draws_there = True
         blocks, size = scheduler.pool.num_blocks, scheduler.block_size
         runner.cache = PagedCache(llm.spec, blocks + 1, size, torch.float32, runner.device)
-        runner.mirror = Mirror(runner.device, blocks, shared=False)
+        runner.slots = DeviceSlots(4, 128, size, runner.device, (blocks,), shared=False)
         capture = Recorded()
         runner.graphs = Graphs(
             lambda batch: runner.model.hidden(batch, runner.cache),
             runner.model.ops.attention,
             Buckets(4, 40),
-            size,
-            128 // size,
-            runner.mirror,
+            runner.slots,
             runner.model.ops.make_inputs,
-            runner.device,
             capture,
         )
         outputs = llm.generate(chosen, SamplingParams(temperature=0, max_tokens=6, ignore_eos=True))

@@ -63,10 +63,10 @@ def rows():
             activation._activate, BF16, BF16, SIZE=99, KIND=kind, GATED=gated, BLOCK=1024
         )
     compile_kernel(activation._soft_cap, BF16, BF16, 30.0, 100000, BLOCK=1024)
-    for late, page in ((True, 16), (False, 1)):
+    for last, page in ((True, 16), (False, 1)):
         compile_kernel(
-            *(step_tensors._kernel, I64, I64, I64, I64, I64, I64, I64, I64, 1000, 64, 7),
-            PAGE=page, LATE=late, BLOCK=256,
+            *(step_tensors._kernel, *[I64] * 9, 1000, 64, 7),
+            PAGE=page, LAST=last, BLOCK=256,
         )  # fmt: skip
     compile_kernel(quantize._kernel, BF16, FP8, F32, 5120, SIZE=5120, TOP=448.0, BLOCK=8192)
 

@@ -28,8 +28,8 @@ def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0, poison=1e4):
     ]
     held = torch.zeros(sum(widths) + 3, block_size, dtype=torch.bool)
     for row, length in enumerate(lens):
-        slots = torch.arange(length)
-        held[tables[row, slots // block_size], slots % block_size] = True
+        cells = torch.arange(length)
+        held[tables[row, cells // block_size], cells % block_size] = True
     for one in cache:
         one[~held] = poison
     q = torch.randn(starts[-1], heads, dim, generator=generator)

@@ -19,13 +19,13 @@ def test_what_is_stored_comes_back_within_a_sixteenth():
     scale = torch.tensor([1.0, 0.25, 4.0])
     cache = pages(4, 8, 3, 16, scale)
     x = torch.randn(20, 3, 16) * torch.logspace(-4, 1, 20)[:, None, None]
-    slots = torch.randperm(32)[:20]
-    store(cache, slots, x)
+    cells = torch.randperm(32)[:20]
+    store(cache, cells, x)
     back = load_blocks(cache, torch.arange(4))
     bound = torch.maximum(x.abs() / 16, scale[:, None] * 2.0**-10)
-    assert ((back[slots] - x).abs() <= bound).all()
+    assert ((back[cells] - x).abs() <= bound).all()
     rest = torch.ones(32, dtype=torch.bool)
-    rest[slots] = False
+    rest[cells] = False
     assert (back[rest] == 0).all()
 
 
@@ -37,13 +37,13 @@ def test_values_beyond_the_range_are_clamped():
 
 def test_the_write_after_the_rotation_is_quantised():
     tokens, heads, kv_heads, dim = 5, 4, 2, 16
-    qkv, slots = torch.randn(tokens, (heads + 2 * kv_heads) * dim), torch.tensor([3, 0, 9, 4, 15])
+    qkv, cells = torch.randn(tokens, (heads + 2 * kv_heads) * dim), torch.tensor([3, 0, 9, 4, 15])
     rope = rope_table(torch.rand(dim // 2), 20)[[0, 4, 2, 9, 11]]
     plain = [torch.zeros(2, 8, kv_heads, dim) for _ in range(2)]
     scale = torch.tensor([0.5, 1.0])
     packed = [pages(2, 8, kv_heads, dim, scale) for _ in range(2)]
-    q = rotate_and_store(qkv, None, rope, slots, *plain)
-    assert torch.equal(rotate_and_store(qkv, None, rope, slots, *packed), q)
+    q = rotate_and_store(qkv, None, rope, cells, *plain)
+    assert torch.equal(rotate_and_store(qkv, None, rope, cells, *packed), q)
     for exact, cache in zip(plain, packed, strict=True):
         assert torch.equal(storage(cache), quantise(exact, scale).view(torch.uint8))
 

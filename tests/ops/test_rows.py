@@ -125,16 +125,16 @@ def test_rotate_and_store(norms, share, heads, kv_heads, dim):
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim)
     weights = HeadNorms(torch.randn(dim), torch.randn(dim), 1e-5) if norms else None
     rope = rope_table(torch.rand(int(share * dim / 2)), 40, 1.2)[torch.randperm(40)[:tokens]]
-    slots = torch.randperm(32)[:tokens]
-    slots[4] = -1
+    cells = torch.randperm(32)[:tokens]
+    cells[4] = -1
     results = []
     for function in (rotate_and_store, NativeRotateAndStore(LIBRARY)):
         caches = torch.zeros(2, 8, 4, kv_heads, dim)
-        q = function(qkv, weights, rope, slots, caches[0], caches[1])
+        q = function(qkv, weights, rope, cells, caches[0], caches[1])
         results.append((q, caches))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-5)
-    untouched = [slot for slot in range(32) if slot not in slots.tolist()]
+    untouched = [cell for cell in range(32) if cell not in cells.tolist()]
     assert not results[1][1].flatten(1, 2)[:, untouched].any()
 
 

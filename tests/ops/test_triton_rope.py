@@ -30,13 +30,13 @@ def both(heads, kv_heads, dim, rotary, norms, dtype):
         q_norm, k_norm = (torch.randn(dim, device=DEVICE).to(dtype) for _ in range(2))
         weights = HeadNorms(q_norm, k_norm, 1e-5)
     rope = rope_table(torch.rand(rotary // 2), 40, 1.2)[torch.randperm(40)[:tokens]].to(DEVICE)
-    slots = torch.tensor([3, -1, 0, 23, -7, 11, 12], device=DEVICE)
+    cells = torch.tensor([3, -1, 0, 23, -7, 11, 12], device=DEVICE)
     found = []
     for function in (rotate_and_store, fused):
         caches = torch.full((2, 6, 4, kv_heads, dim), NAN, device=DEVICE, dtype=dtype)
-        found.append((function(qkv, weights, rope, slots, *caches), *caches.flatten(1, 2)))
-    written = slots[slots >= 0]
-    untouched = [slot for slot in range(24) if slot not in written.tolist()]
+        found.append((function(qkv, weights, rope, cells, *caches), *caches.flatten(1, 2)))
+    written = cells[cells >= 0]
+    untouched = [cell for cell in range(24) if cell not in written.tolist()]
     assert not found[1][0].isnan().any()
     assert not found[1][1][written].isnan().any()
     assert not found[1][2][written].isnan().any()
@@ -73,31 +73,31 @@ def test_an_8_bit_cache_is_scaled_and_stops_at_its_largest_number():
     qkv = numbers.clone()
     qkv[:, heads:] *= scales.flatten()[:, None]
     qkv[0, heads:, :2] = torch.tensor([1e4, -1e4])
-    slots = torch.tensor([4, -1, 0, 7, 2], device=DEVICE)
-    rope, rows = torch.empty(tokens, 2, 0, device=DEVICE), slots[slots >= 0]
+    cells = torch.tensor([4, -1, 0, 7, 2], device=DEVICE)
+    rope, rows = torch.empty(tokens, 2, 0, device=DEVICE), cells[cells >= 0]
     for function in (rotate_and_store, fused):
         caches = torch.full((2, 2, 4, kv_heads, dim), NAN, device=DEVICE).to(torch.float8_e4m3fn)
         pages = [Fp8Pages(cache, scale) for cache, scale in zip(caches, scales, strict=True)]
-        q = function(qkv.flatten(1), None, rope, slots, *pages)
+        q = function(qkv.flatten(1), None, rope, cells, *pages)
         assert torch.equal(q, numbers[:, :heads])
         stored = caches.flatten(1, 2).float()
-        expected = numbers[slots >= 0][:, heads:].view(-1, 2, kv_heads, dim).transpose(0, 1).float()
+        expected = numbers[cells >= 0][:, heads:].view(-1, 2, kv_heads, dim).transpose(0, 1).float()
         expected[:, 0, :, :2] = torch.tensor([448.0, -448.0])
         assert torch.equal(stored[:, rows], expected)
         assert stored[:, [1, 3, 5, 6]].isnan().all()
 
 
 def test_no_tokens():
-    qkv, slots = torch.empty(0, 4 * 64, device=DEVICE), torch.empty(0, device=DEVICE).long()
+    qkv, cells = torch.empty(0, 4 * 64, device=DEVICE), torch.empty(0, device=DEVICE).long()
     cache = torch.zeros(2, 4, 1, 64, device=DEVICE)
-    q = fused(qkv, None, torch.empty(0, 2, 32, device=DEVICE), slots, cache, cache.clone())
+    q = fused(qkv, None, torch.empty(0, 2, 32, device=DEVICE), cells, cache, cache.clone())
     assert q.shape == (0, 2, 64)
 
 
 def test_rows_may_lie_apart():
     wide = torch.randn(5, 400, device=DEVICE)
-    rope, slots = torch.empty(5, 2, 0, device=DEVICE), torch.arange(5, device=DEVICE)
+    rope, cells = torch.empty(5, 2, 0, device=DEVICE), torch.arange(5, device=DEVICE)
     caches = torch.full((2, 2, 4, 1, 64), NAN, device=DEVICE)
-    q = fused(wide[:, 16 : 16 + 256], None, rope, slots, caches[0], caches[1])
+    q = fused(wide[:, 16 : 16 + 256], None, rope, cells, caches[0], caches[1])
     assert torch.equal(q.flatten(1), wide[:, 16:144])
     assert torch.equal(caches[1].flatten(0, 1)[:5, 0], wide[:, 208:272])

@@ -1,8 +1,13 @@
 """The sizes of steps that CUDA graphs are captured for, and how a step is padded to one.
 
 A graph has fixed shapes, so a step takes the next larger ones. What is added is a dummy that lies
-in a block of its own: it reads and writes nothing else, and nobody reads it. Knows numbers only,
-no torch. Called by graphs.py.
+in a block and a slot of its own: it reads and writes nothing else, and nobody reads it. 3 decodes
+in the bucket of 4, and items of 3 + 1 tokens in that of 8 tokens and 5 sequences:
+
+    counts    1 1 1 | 1            3 1 | 4 0 0
+    owners    0 1 2 | -1           0 0 0 1 | -1 -1 -1 -1
+    rows      0 1 2 | 3            2 3 | 7 7 7
+    slots     6 0 2 | dummy        6 0 | dummy dummy dummy
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stoker.engine.execution.step_arrays import StepArrays
-from stoker.engine.execution.table_rows import IDLE, Ints
+from stoker.engine.execution.device_slots import DeviceSlots, Ints
+from stoker.engine.execution.step_tensors import StepArrays
+from stoker.ops.rounding import ceil_div
 
 # Tokens of the largest mixed graph: beyond, a step computes for longer than it takes to launch.
 LARGEST = 1024
@@ -72,7 +78,9 @@ class Buckets:
             activations: of a step of `max_batch_tokens`.
             block: bytes of a block of the cache.
         """
-        common = -(-activations * min(self.largest.tokens, max_batch_tokens) // max_batch_tokens)
+        common = ceil_div(
+            activations * min(self.largest.tokens, max_batch_tokens), max_batch_tokens
+        )
         return common + block + PER_GRAPH * len(self)
 
 
@@ -85,34 +93,41 @@ def sizes(most: int) -> list[int]:
     return [*found, most]
 
 
-def pad(numbers: StepArrays, bucket: Bucket, block_size: int, dummy_block: int) -> StepArrays:
-    """`numbers` with the shapes of `bucket`; what is real keeps its place.
+def pad(arrays: StepArrays, bucket: Bucket, slots: DeviceSlots) -> StepArrays:
+    """`arrays` with the shapes of `bucket`; what is real keeps its place.
 
     Among decodes the dummies are sequences of one token. Elsewhere one dummy sequence has all
     tokens that are missing, and the others that are missing have none. Rows that are missing are
     those of the last token. The dummies' tokens have id 0 and no owner.
     """
-    tokens, sequences = len(numbers.tokens), len(numbers.counts)
+    tokens, sequences = len(arrays.tokens), len(arrays.counts)
     extra, missing = bucket.tokens - tokens, bucket.sequences - sequences
     counts = np.zeros(missing, np.int64)
     if bucket.tokens == bucket.sequences:
         counts[:] = 1
     elif extra:
         counts[0] = extra
-    last = np.full(bucket.sequences - len(numbers.rows), bucket.tokens - 1)
-    blocks = -(-int(counts.max(initial=0)) // block_size)
-    width = max(numbers.tables.shape[1], blocks)
-    tables = np.full((bucket.sequences, width), dummy_block)
-    tables[:sequences, : numbers.tables.shape[1]] = numbers.tables
+    last = np.full(bucket.sequences - len(arrays.rows), bucket.tokens - 1)
+    blocks = ceil_div(int(counts.max(initial=0)), slots.block_size)
+    tables = tuple(
+        _pad_tables(table, bucket.sequences, blocks, group.idle_block)
+        for table, group in zip(arrays.tables, slots.groups, strict=True)
+    )
     nothing = np.zeros(missing, np.int64)
     return replace(
-        numbers,
-        tokens=np.concatenate((numbers.tokens, np.zeros(extra, np.int64))),
-        owners=np.concatenate((numbers.owners, np.full(extra, -1))),
-        shifts=np.concatenate((numbers.shifts, nothing)),
-        rows=np.concatenate((numbers.rows, last)),
-        counts=np.concatenate((numbers.counts, counts)),
-        contexts=np.concatenate((numbers.contexts, counts)),
-        table_rows=np.concatenate((numbers.table_rows, nothing + IDLE)),
+        arrays,
+        tokens=np.concatenate((arrays.tokens, np.zeros(extra, np.int64))),
+        owners=np.concatenate((arrays.owners, np.full(extra, -1))),
+        shifts=np.concatenate((arrays.shifts, nothing)),
+        rows=np.concatenate((arrays.rows, last)),
+        counts=np.concatenate((arrays.counts, counts)),
+        contexts=np.concatenate((arrays.contexts, counts)),
+        slots=np.concatenate((arrays.slots, nothing + slots.dummy)),
         tables=tables,
     )
+
+
+def _pad_tables(tables: Ints, sequences: int, width: int, idle_block: int) -> Ints:
+    """`tables` (S, W) with idle blocks around them, (sequences, at least `width`)."""
+    added = sequences - len(tables), max(0, width - tables.shape[1])
+    return np.pad(tables, ((0, added[0]), (0, added[1])), constant_values=idle_block)

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from stoker.engine.execution.batch import as_draws, layout_of, news
 from stoker.engine.execution.buckets import Bucket, Buckets, pad
-from stoker.engine.execution.mirror import Mirror
-from stoker.engine.execution.step_arrays import StepArrays
+from stoker.engine.execution.device_slots import DeviceSlots
+from stoker.engine.execution.step_tensors import StepArrays, layout_of
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.transformer import ForwardInput, Transformer
 from stoker.ops.attention import RaggedLayout
-from stoker.ops.step_tensors import Inputs, MakeInputs
-from stoker.ops.upload import upload
+from stoker.ops.step_tensors import MakeInputs, PageTables, TokenInputs
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +68,9 @@ class Graphs:
         forward: states (R, D) of a forward input.
         attend: the attention that `forward` uses.
         buckets: the shapes there are.
-        block_size: of the cache.
-        width: blocks of the longest sequence.
-        mirror: the block tables on the device; its idle block is one that no sequence has.
-        make_inputs: makes token ids, positions and slots.
+        slots: what the device keeps, wide enough for the dummy of the largest bucket; its idle
+            block is one that no sequence has.
+        make_inputs: makes token ids, positions and cells.
         capture: makes graphs; a stand-in in tests.
 
     Attributes:
@@ -86,36 +82,27 @@ class Graphs:
         forward: Callable[[ForwardInput], Tensor],
         attend: Reserving,
         buckets: Buckets,
-        block_size: int,
-        width: int,
-        mirror: Mirror,
+        slots: DeviceSlots,
         make_inputs: MakeInputs,
-        device: torch.device,
         capture: CudaCapture,
     ) -> None:
         self._forward, self._attend, self._capture = forward, attend, capture
-        self._buckets, self._block_size = buckets, block_size
-        self._mirror, self._make_inputs, self._device = mirror, make_inputs, device
+        self._buckets, self._slots, self._make_inputs = buckets, slots, make_inputs
         most = buckets.largest
-        width = max(width, -(-most.tokens // block_size))
-        empty = partial(torch.zeros, dtype=torch.int64, device=device)
-        self._inputs = Inputs(*(empty(most.tokens) for _ in range(3)))
+        empty = partial(torch.zeros, dtype=torch.int64, device=slots.device)
+        self._inputs = TokenInputs(*(empty(most.tokens) for _ in range(3)))
         self._rows = empty(most.sequences)
-        self._tables = empty(most.sequences, width)
+        self._tables = empty(most.sequences, slots.width)
         self._states: Tensor | None = None
         self._graphs: dict[Bucket, tuple[ForwardInput, Callable[[], None]] | None] = {}
         self.memory: dict[Bucket, int] = {}
 
-    def run(self, numbers: StepArrays, drawn: Tensor | Seq[int]) -> Tensor | None:
-        """States (R, D) of the rows of a step, valid until the next; None if no graph serves.
-
-        `drawn` are the draws of the last step.
-        """
-        bucket = self._buckets.find(numbers.counts)
+    def run(self, arrays: StepArrays) -> Tensor | None:
+        """States (R, D) of the rows of a step, valid until the next; None if no graph serves."""
+        bucket = self._buckets.find(arrays.counts)
         if bucket is None or self._graphs.get(bucket, ()) is None:
             return None
-        padded = pad(numbers, bucket, self._block_size, self._mirror.rows.idle_block)
-        layout, inputs, rows = self._fill(padded, drawn)
+        layout, inputs, rows = self._fill(pad(arrays, bucket, self._slots))
         graph = self._graphs.get(bucket)
         if graph is None:
             self._make(bucket, layout, inputs, rows)
@@ -124,29 +111,34 @@ class Graphs:
             batch.attention.refill(layout)
             replay()
         assert self._states is not None
-        return self._states[: len(numbers.rows)]
+        return self._states[: len(arrays.rows)]
 
-    def _fill(
-        self, padded: StepArrays, drawn: Tensor | Seq[int]
-    ) -> tuple[RaggedLayout, Inputs, Tensor]:
+    def _fill(self, padded: StepArrays) -> tuple[RaggedLayout, TokenInputs, Tensor]:
         """Bring a step into the static buffers.
 
         Returns its layout, its inputs and its rows, at addresses that depend on their shapes
         alone.
         """
-        count, (sequences, width) = len(padded.tokens), padded.tables.shape
-        self._mirror.rows.widen(width)
-        tokens, owners, shifts, rows, table_rows, changes = upload(news(padded), self._device)
+        slots, sent = self._slots, padded.to(self._slots.device)
+        slots.receive(sent.changes, sent.drawing)
+        (group,), (host,) = slots.groups, padded.tables
+        sequences, width = host.shape
         tables = self._tables[:sequences]
-        tables[:, :width].copy_(self._mirror.tables(changes, table_rows, width))
-        late = as_draws(drawn, self._device) if padded.late else None
-        idle, inputs = self._mirror.rows.idle_block, Inputs(*(x[:count] for x in self._inputs))
-        self._make_inputs(tokens, owners, shifts, tables, self._block_size, idle, late, out=inputs)
-        static = self._rows[: len(rows)]
-        static.copy_(rows)
-        return layout_of(padded, tables, self._block_size), inputs, static
+        tables[:, :width].copy_(group.gather(sent.flat.slots, host))
+        inputs = TokenInputs(*(buffer[: len(padded.tokens)] for buffer in self._inputs))
+        self._make_inputs(
+            sent.flat,
+            PageTables(tables, slots.block_size, group.idle_block),
+            slots.last_tokens if padded.has_last else None,
+            out=inputs,
+        )
+        rows = self._rows[: len(sent.rows)]
+        rows.copy_(sent.rows)
+        return layout_of(padded, host, tables, slots.block_size), inputs, rows
 
-    def _make(self, bucket: Bucket, layout: RaggedLayout, inputs: Inputs, rows: Tensor) -> None:
+    def _make(
+        self, bucket: Bucket, layout: RaggedLayout, inputs: TokenInputs, rows: Tensor
+    ) -> None:
         """Run a step of a bucket's first, and capture it for the next."""
         plan = self._attend.reserve(layout, bucket.sequences, bucket.tokens)
         batch = ForwardInput(*inputs, rows, plan)
@@ -193,24 +185,20 @@ def graph_buckets(
 
 
 def make_graphs(
-    buckets: Buckets | None, model: Transformer, cache: PagedCache, mirror: Mirror, context: int
+    buckets: Buckets | None, model: Transformer, cache: PagedCache, slots: DeviceSlots
 ) -> Graphs | None:
-    """The graphs of a prepared model, whose sequences have up to `context` tokens.
+    """The graphs of a prepared model. The idle block of `slots` is one of `cache`.
 
-    The idle block of `mirror` is one of `cache`. None without buckets.
+    None without buckets.
     """
     if buckets is None:
         return None
     assert model.ops is not None
-    size = cache.block_size
     return Graphs(
         partial(model.hidden, cache=cache),
         cast(Reserving, model.ops.attention),
         buckets,
-        size,
-        -(-context // size),
-        mirror,
+        slots,
         model.ops.make_inputs,
-        model.embedding.device,
         CudaCapture(),
     )

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stoker.engine.execution.batch import build_batch
+from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import Graphs
-from stoker.engine.execution.launch import CompletedStep, PendingStep
-from stoker.engine.execution.mirror import Mirror
 from stoker.engine.execution.pending import DeviceDraws
+from stoker.engine.execution.pending_step import CompletedStep, PendingStep
 from stoker.engine.execution.pooler import PoolState, gather
-from stoker.engine.execution.step_arrays import StepArrays, to_arrays
+from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.sampling.controls import ScoreRange
 from stoker.engine.sampling.logprobs import score_prompts
 from stoker.engine.sampling.sampler import SamplingBatch, sample
@@ -38,27 +38,25 @@ class ModelRunner:
 
     Tokens are drawn on the device, without waiting for them, if `draws_there`, which is None for
     wherever the device is not the host. `graphs` run the steps that they serve, with the same
-    `mirror`.
+    `slots`.
     """
 
     def __init__(
         self,
         model: Transformer,
         cache: PagedCache,
-        device: torch.device,
+        slots: DeviceSlots,
         draws_there: bool | None = None,
         graphs: Graphs | None = None,
-        mirror: Mirror | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
-        self.device = device
+        self.slots = slots
+        self.device = slots.device
         self.graphs = graphs
-        self.mirror = mirror or Mirror(device)
         # draw on the device and let the host go on, or else here
-        self.draws_there = device.type != "cpu" if draws_there is None else draws_there
-        self._drawn: Tensor | list[int] = []  # in the last step
-        self._known: list[int] = []  # the draws of the last step that was waited for
+        self.draws_there = self.device.type != "cpu" if draws_there is None else draws_there
+        self._known: tuple[Step, list[int]] | None = None  # the last step waited for, its draws
 
     @torch.inference_mode()
     def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> PendingStep:
@@ -75,16 +73,18 @@ class ModelRunner:
         rest = pools or draws.scores or later
         logits = self.forward(step, pools, draws.scores, not later) if rest else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
-        if any(count > 1 for count in counts):
+        several = max(counts, default=0) > 1
+        if several:
             logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
         assert self.model.ops is not None
         draw = self.model.ops.draw
         if later:
             made = DeviceDraws(logits, draws, draw, partial(self._arrived, step))
-            self._drawn = made.tokens
+            self.slots.keep(made.tokens[_firsts(counts)] if several else made.tokens)
             return made
-        self._drawn = sample(logits, draws, draw) if counts else []
-        return CompletedStep(self._drawn)
+        drawn = sample(logits, draws, draw) if counts else []
+        self.slots.keep([drawn[first] for first in _firsts(counts)] if several else drawn)
+        return CompletedStep(drawn)
 
     @torch.inference_mode()
     def forward(
@@ -102,13 +102,14 @@ class ModelRunner:
         if step.copies:
             pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)]
             self.cache.copy_blocks(*upload(pair, self.device))
-        numbers = to_arrays(step, self.cache.block_size, self.mirror.rows)
+        arrays = to_arrays(step, self.slots)
         states = None
         if self.graphs is not None and not pools and not scores:
-            states = self.graphs.run(numbers, self._drawn)
+            states = self.graphs.run(arrays)
+        assert self.model.ops is not None, "the model must be prepared"
+        batch = partial(to_tensors, arrays, self.slots, self.model.ops)
         if states is None:
-            states = self.model.hidden(self._build(numbers, self._drawn), self.cache)
-        batch = partial(self._build, numbers, self._drawn)
+            states = self.model.hidden(batch(), self.cache)
         drawn = sum(1 for item in step.items if item.draws)
         pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
         # the states are those that are drawn from, then the pooled ones, then the scored ones
@@ -124,12 +125,6 @@ class ModelRunner:
             score_prompts(states[pooled:], head, scores, self.model.spec.vocab)
         return logits
 
-    def _build(self, numbers: StepArrays, drawn: Tensor | list[int]) -> ForwardInput:
-        """The forward input of a step, with the draws of the one before it."""
-        assert self.model.ops is not None, "the model must be prepared"
-        size = self.cache.block_size
-        return build_batch(numbers, size, self.model.ops, self.mirror, self.device, drawn)
-
     @torch.inference_mode()
     def _arrived(self, step: Step, tokens: list[int]) -> None:
         """Take note of the draws of `step`, in which ~token tells of a row that is not finite.
@@ -139,14 +134,17 @@ class ModelRunner:
                 may fail if the step after it has written over what it read.
         """
         if min(tokens) < 0:
-            numbers = to_arrays(step, self.cache.block_size, self.mirror.rows)
-            batch = self._build(numbers, self._known)
+            if self._known is not None:  # the slots may hold what a later step has drawn
+                before, drawn = self._known
+                step = step.resolved(before.last_tokens(drawn))
+            assert self.model.ops is not None
+            batch = to_tensors(to_arrays(step, self.slots), self.slots, self.model.ops)
             states = self.model.hidden(batch, self.cache)
             logits = self.model.logits(states[: sum(1 for item in step.items if item.draws)])
             self._check(lambda: batch, logits)
             self.cache.clear()
             raise ModelError("logits were not finite; try dtype float32")
-        self._known = tokens
+        self._known = step, tokens
 
     def _checked_logits(self, batch: MakeBatch, states: Tensor) -> Tensor:
         """Logits (rows, V) of some of the step's states."""
@@ -199,3 +197,11 @@ class ModelRunner:
                 f"the weights {weight} hold NaN or infinity; the checkpoint is damaged, or was "
                 "saved by a training run that diverged"
             )
+
+
+def _firsts(counts: list[int]) -> list[int]:
+    """Which draws are those of the sequences in the slots, not of their further samples.
+
+    [0, 3, 4] for items with 3, 1 and 1 draws.
+    """
+    return [0, *accumulate(counts[:-1])]

@@ -33,7 +33,7 @@ class FakeCache:
         self._size = block_size
         self._cells: list[list[int | None]] = [[None] * block_size for _ in range(num_blocks)]
         self._next_token = next_token
-        self._drawn: list[int] = []  # in the last step, for one that was planned before it ended
+        self._last_tokens: dict[int, int] = {}  # by slot
 
     def run(self, step: Step) -> list[int]:
         """The drawn tokens, in the order of the items and of their draws.
@@ -41,18 +41,19 @@ class FakeCache:
         Raises:
             ValueError: an item's block table misses a position or reads one never written.
         """
-        step = step.resolved(self._drawn)
+        step = step.resolved(self._last_tokens)
         contents = [list(self._cells[src]) for src, _ in step.copies]  # all read before any write
         for (_, dst), content in zip(step.copies, contents, strict=True):
             self._cells[dst] = content
         for item in step.items:
             self._write(item)
-        self._drawn = [
+        drawn = [
             self._next_token(self.context(item), index)
             for item in step.items
             for index in item.draws
         ]
-        return self._drawn
+        self._last_tokens.update(step.last_tokens(drawn))
+        return drawn
 
     def context(self, item: StepItem) -> tuple[int, ...]:
         """The token ids that the item's last position sees."""

@@ -1,8 +1,9 @@
 """Decides what every step computes: plan() makes a `Step`, commit() takes its tokens in.
 
-Between the two, presume() lets the next step be planned on tokens that are not known yet.
-There are no phases: decodes and prefill chunks share a step under one token budget. Knows
-requests, blocks and counts, never tensors; driven by the engine, and by tests on a fake model.
+Between the two, add_placeholders() lets the next step be planned on tokens that are still being
+drawn. Each running sequence has a slot, its place on the device. There are no phases: decodes and
+prefill chunks share a step under one token budget. Knows requests, blocks and counts, never
+tensors; driven by the engine, and by tests on a fake model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from stoker.engine.scheduling.ending import finish_reason
 from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
 from stoker.engine.scheduling.policy import POLICIES
 from stoker.engine.scheduling.sequence import Sequence, Status
-from stoker.engine.scheduling.step import NOT_SCORED, Step, StepItem
+from stoker.engine.scheduling.slot_pool import NO_SLOT, SlotPool
+from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, Step, StepItem
 from stoker.errors import InvalidRequestError
 
 
@@ -74,6 +76,7 @@ class Scheduler:
         self.preempted: deque[Sequence] = deque()  # go before all that wait
         self.running: list[Sequence] = []  # in order of admission
         self.num_preemptions = 0
+        self.slots = SlotPool(self.max_running)  # as many, even if `max_running` is lowered
         self._by_serial: dict[int, Sequence] = {}
         self._serial = 0
         self._step = 0
@@ -217,7 +220,9 @@ class Scheduler:
         seq.computed, seq.planned = end, plan.number
         if not seq.may_reuse:
             scored = seq.score(start, end)
-        plan.items.append(StepItem(seq.serial, start, tokens, seq.blocks, draws, states, scored))
+        plan.items.append(
+            StepItem(seq.serial, seq.slot, start, tokens, seq.blocks, draws, states, scored)
+        )
         plan.budget -= count
         self.tables.register(seq)
 
@@ -248,8 +253,9 @@ class Scheduler:
     def put_back(self, seq: Sequence) -> None:
         """Let `seq`, which is no longer in `running`, wait before all others without its blocks."""
         self.pool.release(seq.blocks)
+        self.slots.release(seq.slot)
         seq.drop_cache()
-        seq.status = Status.WAITING
+        seq.status, seq.slot = Status.WAITING, NO_SLOT
         self.preempted.appendleft(seq)
 
     def _admit(self, plan: _Plan) -> None:
@@ -270,31 +276,31 @@ class Scheduler:
                 self.preempted.popleft()
             else:
                 self.waiting.pop()
-            seq.status = Status.RUNNING
+            # by the time it waits for a slot, the token that it had under way is known
+            assert seq.tokens[-1] != LAST_TOKEN
+            seq.status, seq.slot = Status.RUNNING, self.slots.take()
             self.running.append(seq)
             plan.admitted.append(seq.serial)
             self._plan_sequence(plan, seq)
 
     # -- commit ----------------------------------------------------------------------------
 
-    def presume(self, step: Step) -> None:
+    def add_placeholders(self, step: Step) -> None:
         """Let `plan` go on while `step`, the last one, is still being computed.
 
-        Each sequence gets a placeholder for the token that it draws there, unless this one is its
-        last by length. `step` must have no item with several draws.
+        Each sequence that draws there gets `LAST_TOKEN` in place of its token, unless that token
+        is its last by length. `step` must have no item with several draws.
         """
-        row = 0
         for item in step.items:
             if item.draws:
                 seq = self._by_serial.get(item.sequence)
                 if seq is not None and len(seq.tokens) + 1 < seq.length_limit:
-                    seq.tokens.append(~row)
-                row += 1
+                    seq.tokens.append(LAST_TOKEN)
 
-    def retract(self) -> None:
-        """Take the placeholders back, since the step that draws their tokens has failed."""
+    def drop_placeholders(self) -> None:
+        """Take the placeholders back, because the step that draws their tokens has failed."""
         for seq in (*self.running, *self.preempted):
-            if seq.tokens[-1] < 0:
+            if seq.tokens[-1] == LAST_TOKEN:
                 seq.tokens.pop()
 
     def commit(self, step: Step, tokens: Seq[int]) -> list[Sequence]:
@@ -302,9 +308,11 @@ class Scheduler:
 
         Returns the sequences that got a token, and pooled ones whose prompt is done; finished
         ones are among them. A finished one may be part of a step under way: what that computes
-        for it is dropped, and its blocks are written to no later than by their next owner.
+        for it is dropped, and its slot and blocks are written to no later than by whoever gets
+        them next (slot_pool.py).
         """
         advanced: list[Sequence] = []
+        twins: list[Sequence] = []
         taken = 0
         for item in step.items:
             first, taken = taken, taken + len(item.draws)
@@ -320,6 +328,7 @@ class Scheduler:
                 twin = self._fork(seq, item.draws[at - first])
                 twin.draw(tokens[at])
                 advanced.append(twin)
+                twins.append(twin)
         assert taken == len(tokens)
         for seq in advanced:
             reason = finish_reason(seq, self.eos_ids)
@@ -335,6 +344,9 @@ class Scheduler:
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
             self.put_back(self.running.pop())
+        for twin in twins:  # now that there are no more than slots
+            if twin.status is Status.RUNNING:
+                twin.slot = self.slots.take()
         return advanced
 
     def _fork(self, seq: Sequence, index: int) -> Sequence:
@@ -347,7 +359,8 @@ class Scheduler:
 
     def _finish(self, seq: Sequence, reason: str) -> None:
         self.pool.release(seq.blocks)
-        seq.blocks = ()
+        self.slots.release(seq.slot)
+        seq.blocks, seq.slot = (), NO_SLOT
         seq.status, seq.finish_reason = Status.FINISHED, reason
         del self._by_serial[seq.serial]
 
@@ -360,8 +373,11 @@ class Scheduler:
         self.pool.check([seq.blocks for seq in self._by_serial.values()])
         assert all(seq.status is Status.RUNNING for seq in self.running)
         assert len({seq.serial for seq in self.running}) == len(self.running)
+        self.slots.check(seq.slot for seq in self.running)
         waiting = len(self._by_serial) - len(self.running)
         assert waiting == self.num_waiting, f"{waiting} wait, {self.num_waiting} are queued"
+        for seq in self._by_serial.values():
+            assert (seq.slot == NO_SLOT) == (seq.status is not Status.RUNNING)
         for seq in self.running:
             assert 0 <= seq.computed <= len(seq.tokens) <= seq.length_limit
             assert len(seq.blocks) == self.pool.blocks_for(seq.computed), "more than a block wasted"

@@ -8,7 +8,7 @@ Owned by the scheduler. Everything else follows from its counters:
              [ registered ]              blocks known to the prefix index
 
 A decode has one token remaining, a prefill (or a recomputation) more. The newest token may be
-a placeholder below 0 for one that is still being drawn: ~row, for draw `row` of the last step.
+the placeholder `LAST_TOKEN`: it is still being drawn, and only the device has it, by slot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from enum import Enum
 from stoker.engine.blocks.prefix_index import ROOT
 from stoker.engine.request.pooling import NO_STATES
 from stoker.engine.request.request import Request
-from stoker.engine.scheduling.step import NOT_SCORED
+from stoker.engine.scheduling.slot_pool import NO_SLOT
+from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED
 
 
 class Status(Enum):
@@ -46,6 +47,7 @@ class Sequence:
         "scored",
         "serial",
         "shared_blocks",
+        "slot",
         "status",
         "tokens",
     )
@@ -65,6 +67,7 @@ class Sequence:
         # tokens whose logits have scored the prompt; all but its last, if it wants no scores
         self.scored = self.prompt_len - 1 if request.params.prompt_logprobs is None else 0
         self.planned = 0  # number of the last step it was part of
+        self.slot = NO_SLOT  # its place on the device while it runs
         self.drop_cache()
 
     def drop_cache(self) -> None:
@@ -77,7 +80,7 @@ class Sequence:
 
     def draw(self, token: int) -> None:
         """Take in the next token, in place of its placeholder if there is one."""
-        if self.tokens[-1] < 0:
+        if self.tokens[-1] == LAST_TOKEN:
             self.tokens[-1] = token
         else:
             self.tokens.append(token)

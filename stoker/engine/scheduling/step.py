@@ -7,11 +7,13 @@ Made by the scheduler, read by the batch builder.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 NOT_SCORED = (0, 0)
+LAST_TOKEN = -1  # in `StepItem.tokens` and `Sequence.tokens`: the last token drawn in this slot
 
 
 class StepItem(NamedTuple):
@@ -19,9 +21,10 @@ class StepItem(NamedTuple):
 
     Attributes:
         sequence: the sequence's serial number.
+        slot: the sequence's place on the device, its own while it runs.
         start: absolute position of the first of `tokens`.
-        tokens: the token ids whose keys and values this step computes. The last may be below 0:
-            ~row stands for what draw `row` of the step before gives.
+        tokens: the token ids whose keys and values this step computes. The last may be
+            `LAST_TOKEN`: the step before is still drawing it, and the device has it by slot.
         blocks: the block table, covering positions 0 to start + len(tokens) - 1.
         draws: sample indices to draw from the last position's logits; empty when more of the
             prompt is still to come.
@@ -30,6 +33,7 @@ class StepItem(NamedTuple):
     """
 
     sequence: int
+    slot: int
     start: int
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -61,11 +65,27 @@ class Step:
         """The tokens of sequences that have no other token to compute."""
         return sum(1 for item in self.items if len(item.tokens) == 1)
 
-    def resolved(self, drawn: Seq[int]) -> Step:
-        """This step with real tokens in place of placeholders, given the step before's draws."""
+    def last_tokens(self, drawn: Seq[int]) -> dict[int, int]:
+        """The last token of each slot that draws in this step, given its draws in order.
+
+        Of several samples of one prompt, the first belongs to the sequence in the slot:
+
+            items   slot 4, draws (0, 1, 2)    slot 0, no draws    slot 1, draws (0,)
+            drawn   [70, 71, 72,                                   55]
+            last    {4: 70, 1: 55}
+        """
+        last, taken = {}, 0
+        for item in self.items:
+            if item.draws:
+                last[item.slot] = drawn[taken]
+                taken += len(item.draws)
+        return last
+
+    def resolved(self, last_tokens: Mapping[int, int]) -> Step:
+        """Replace each `LAST_TOKEN` by the token that `last_tokens` has for its slot."""
         items = tuple(
-            item._replace(tokens=(*item.tokens[:-1], drawn[~item.tokens[-1]]))
-            if item.tokens[-1] < 0
+            item._replace(tokens=(*item.tokens[:-1], last_tokens[item.slot]))
+            if item.tokens[-1] == LAST_TOKEN
             else item
             for item in self.items
         )
@@ -83,6 +103,7 @@ class Step:
         items = tuple(
             StepItem(
                 item["sequence"],
+                item["slot"],
                 item["start"],
                 tuple(item["tokens"]),
                 tuple(item["blocks"]),

@@ -13,8 +13,8 @@ import torch
 
 from stoker.config import EngineConfig
 from stoker.engine.engine import Engine
+from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import graph_buckets, make_graphs
-from stoker.engine.execution.mirror import Mirror
 from stoker.engine.execution.runner import ModelRunner
 from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.engine.setup.budget import Budget
@@ -165,9 +165,12 @@ def _with_runner(
     blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
     scales = kv_scales(model, config.max_context) if dtype == FP8 else None
     cache = PagedCache(model.spec, blocks, config.block_size, dtype, device, scales)
-    mirror = Mirror(device, idle_block=blocks - 1)
-    graphs = make_graphs(buckets, model, cache, mirror, config.max_context)
-    return config, ModelRunner(model, cache, device, graphs=graphs, mirror=mirror), budget
+    longest = max(config.max_context, buckets.largest.tokens if buckets else 0)
+    slots = DeviceSlots(
+        config.max_running, longest, config.block_size, device, (blocks - 1 if buckets else 0,)
+    )
+    graphs = make_graphs(buckets, model, cache, slots)
+    return config, ModelRunner(model, cache, slots, graphs=graphs), budget
 
 
 def _resolve(

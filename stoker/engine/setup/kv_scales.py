@@ -13,12 +13,13 @@ import random
 import torch
 from torch import Tensor
 
-from stoker.engine.execution.batch import build_batch
-from stoker.engine.execution.mirror import Mirror
+from stoker.engine.execution.device_slots import DeviceSlots
+from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.scheduling.step import Step, StepItem
 from stoker.model.cache import PagedCache, Scales
 from stoker.model.transformer import Transformer
 from stoker.ops.kv_pages import FP8_MOST
+from stoker.ops.rounding import ceil_div
 
 SAMPLE = 512  # tokens
 HEADROOM = 4.0  # what is stored may be so many times the largest of the sample
@@ -35,10 +36,11 @@ def kv_scales(model: Transformer, context: int) -> list[Scales]:
     assert model.ops is not None, "the model must be prepared"
     device, count = model.embedding.device, min(SAMPLE, context)
     tokens = random.Random(0).choices(range(model.spec.vocab), k=count)
-    blocks = -(-count // PAGE)
+    blocks = ceil_div(count, PAGE)
     cache = PagedCache(model.spec, blocks, PAGE, model.embedding.dtype, device)
-    step = Step(0, (StepItem(0, 0, tuple(tokens), tuple(range(blocks)), (0,)),))
-    model.hidden(build_batch(step, PAGE, model.ops, Mirror(device), device), cache)
+    step = Step(0, (StepItem(0, 0, 0, tuple(tokens), tuple(range(blocks)), (0,)),))
+    slots = DeviceSlots(1, count, PAGE, device)
+    model.hidden(to_tensors(to_arrays(step, slots), slots, model.ops), cache)
     found = []
     for keys, values in cache.layers:
         assert isinstance(keys, Tensor)

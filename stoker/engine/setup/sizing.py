@@ -13,8 +13,8 @@ import torch
 
 from stoker.config import EngineConfig
 from stoker.engine.execution.buckets import Buckets
+from stoker.engine.execution.device_slots import DeviceSlots, slot_bytes
 from stoker.engine.execution.runner import ModelRunner
-from stoker.engine.execution.table_rows import most_bytes
 from stoker.engine.setup.budget import Budget, MemoryNeeds, blocks_that_fit, does_not_fit, gib
 from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.errors import ConfigError
@@ -71,7 +71,8 @@ def gpu_budget(
     size, context = config.block_size, config.max_context
     shortest = min(config.max_batch_tokens, context)
     trial = PagedCache(model.spec, -(-shortest // size), size, dtype, memory.device)
-    runner = ModelRunner(model, trial, memory.device)
+    slots = DeviceSlots(config.max_running, context, size, memory.device)
+    runner = ModelRunner(model, trial, slots)
     weights = memory.held()
     for layer in trial.layers:
         weights -= sum(storage(pages).nbytes for pages in layer)
@@ -85,7 +86,7 @@ def gpu_budget(
             f"GPU beside weights of {gib(weights)} and {gib(memory.others())} of others; lower "
             "max_batch_tokens, or take a smaller model"
         ) from None
-    del runner, trial
+    del runner, trial, slots
     most = config.max_batch_tokens
     graphs = buckets.reserve(activations, most, block_bytes) if buckets else 0
     needs = MemoryNeeds(
@@ -93,7 +94,7 @@ def gpu_budget(
         share=config.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
-        activations=activations + most_bytes(config.max_running, -(-context // size)),
+        activations=activations + slot_bytes(config.max_running, context, size),
         graphs=graphs,
         block=block_bytes,
         block_size=size,

@@ -173,18 +173,18 @@ static inline INLINE void turn(const float *restrict x, const float *restrict we
 
 /* Splits qkv (rows, (heads + 2 * kv_heads) * dim); norms q and k if the weights are there;
  * rotates the first `rotary` of each head by the rows' tables (rows, 2, rotary / 2); writes q
- * (rows, heads, dim), and k and v to their slots in the caches (slots, kv_heads, dim), unless the
- * slot is negative. dim is at most 512. */
+ * (rows, heads, dim), and k and v to their cells in the caches (cells, kv_heads, dim), unless the
+ * cell is negative. dim is at most 512. */
 void rotate_and_store(const float *qkv, const float *q_weight, const float *k_weight,
-                      const float *tables, const int64_t *slots, float *q, float *k_cache,
+                      const float *tables, const int64_t *cells, float *q, float *k_cache,
                       float *v_cache, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
                       int64_t rotary, float eps) {
     const int64_t width = (heads + 2 * kv_heads) * dim;
 #pragma omp parallel for schedule(static) if (rows * width > 16384)
     for (int64_t r = 0; r < rows; r++) {
         const float *x = qkv + r * width, *table = tables + r * rotary;
-        float *keys = k_cache + slots[r] * kv_heads * dim;
-        const int64_t last = slots[r] < 0 ? heads : heads + kv_heads;
+        float *keys = k_cache + cells[r] * kv_heads * dim;
+        const int64_t last = cells[r] < 0 ? heads : heads + kv_heads;
         for (int64_t h = 0; h < last; h++, x += dim) {
             const float *weight = h < heads ? q_weight : k_weight;
             float *y = h < heads ? q + (r * heads + h) * dim : keys + (h - heads) * dim;
@@ -195,7 +195,7 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
             else
                 turn(x, weight, table, y, dim, rotary, eps);
         }
-        if (slots[r] >= 0)
-            memcpy(v_cache + slots[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
+        if (cells[r] >= 0)
+            memcpy(v_cache + cells[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
     }
 }

@@ -27,14 +27,14 @@ def _kernel(
     k_cache,
     v_cache,
     rope,
-    slots,
+    cells,
     q_weight,
     k_weight,
     eps,
     k_scale,
     v_scale,
     stride_qkv,
-    stride_slot,
+    stride_cell,
     stride_head,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -78,8 +78,8 @@ def _kernel(
 
     x = x.to(raw.dtype)
     tl.store(q_out + (token * HEADS + head) * HEAD_DIM + d, x, mask=inside & is_q)
-    slot = tl.load(slots + token)
-    kept = inside & ~is_q & (slot >= 0)
+    cell = tl.load(cells + token)
+    kept = inside & ~is_q & (cell >= 0)
     group = tl.where(is_v, head - HEADS - KV_HEADS, head - HEADS)
     if SCALED:
         scale = tl.load(k_scale + group, mask=~is_q & ~is_v, other=1.0)
@@ -88,7 +88,7 @@ def _kernel(
         x = tl.div_rn(x.to(tl.float32), scale)
         x = tl.where(x > TOP, TOP, tl.where(x < -TOP, -TOP, x))  # NaN stays NaN
     x = x.to(k_cache.dtype.element_ty)
-    at = slot * stride_slot + group * stride_head + d
+    at = cell * stride_cell + group * stride_head + d
     tl.store(k_cache + at, x, mask=kept & ~is_v)
     tl.store(v_cache + at, x, mask=kept & is_v)
 
@@ -97,7 +97,7 @@ def rotate_and_store(
     qkv: Tensor,
     norms: HeadNorms | None,
     rope: Tensor,
-    slots: Tensor,
+    cells: Tensor,
     k_cache: Pages,
     v_cache: Pages,
 ) -> Tensor:
@@ -111,7 +111,7 @@ def rotate_and_store(
     assert isinstance(values, Tensor)
     assert keys.stride() == values.stride()
     assert keys.stride(3) == 1
-    assert keys.stride(0) == block_size * keys.stride(1), "slots must lie evenly apart"
+    assert keys.stride(0) == block_size * keys.stride(1), "cells must lie evenly apart"
     assert qkv.stride(1) == 1
     tokens, heads = len(qkv), qkv.shape[1] // head_dim - 2 * kv_heads
     q = torch.empty(tokens, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
@@ -122,7 +122,7 @@ def rotate_and_store(
     tile = triton.next_power_of_2(heads + 2 * kv_heads)
     tile = max(1, min(tile, _TILE // width))
     _kernel[(tokens, triton.cdiv(heads + 2 * kv_heads, tile))](
-        *(qkv, q, keys, values, rope.contiguous(), slots),
+        *(qkv, q, keys, values, rope.contiguous(), cells),
         *((norms.q, norms.k, norms.eps) if norms else (qkv, qkv, 0.0)),
         *(scales or (qkv, qkv)),
         *(qkv.stride(0), keys.stride(1), keys.stride(2)),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.engine.engine import Engine
-from stoker.engine.execution.launch import CompletedStep
+from stoker.engine.execution.pending_step import CompletedStep
 from stoker.engine.execution.pooler import PoolState, gather
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams, require
@@ -152,7 +152,7 @@ def test_no_length_is_learnt_from_pooled_requests():
 
 
 def item(start, count, states):
-    return StepItem(0, start, (0,) * count, (0,), (), states)
+    return StepItem(0, 0, start, (0,) * count, (0,), (), states)
 
 
 def test_a_mean_has_the_same_bits_for_every_cut():

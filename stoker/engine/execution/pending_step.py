@@ -32,10 +32,10 @@ class Runner(Protocol):
     def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> PendingStep:
         """Begin to compute `step`, and return as soon as it needs the host no more.
 
-        Tokens below 0 in `step` are draws of the step launched before it. `draws` has an entry
-        per draw, and takes in what its controls and scores ask for; `pools` has an entry per item
-        whose states are wanted, and takes them in. Where any of these ask for something, the
-        result has been taken in when `wait` returns.
+        A token that is `LAST_TOKEN` is the one that a step launched before has drawn, or is
+        drawing, for the same slot. `draws` has an entry per draw, and takes in what its controls
+        and scores ask for; `pools` has an entry per item whose states are wanted, and takes them
+        in. Where any of these ask for something, the result has been taken in when `wait` returns.
         """
 
 

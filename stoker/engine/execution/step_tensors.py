@@ -1,0 +1,148 @@
+"""A step on its way to the model: flattened on the host, sent in one copy, made into tensors.
+
+    Step --to_arrays--> StepArrays --StepArrays.to--> DeviceArrays --to_tensors--> ForwardInput
+    items               numpy, on the host            one copy                     on the device
+
+What is sent is what the device does not have: token ids, where sequences stand, new entries of
+block tables. It makes the rest from what it keeps by slot (device_slots.py) and from what is sent
+(ops/step_tensors.py). Three items, blocks of 4 tokens, the slots' tables being new:
+
+    items       slot 4: 11 12 13 at 5, draws   slot 1: LAST_TOKEN at 2, draws   slot 0: 14 15 at 0
+    tokens      11 12 13                       -1                               14 15
+    owners       0  0  0                        1                                2  2
+    counts       3                              1                                2
+    contexts     8                              3                                2
+    shifts       5 (5 - 0)                     -1 (2 - 3)                       -4 (0 - 4)
+    rows         2                              3                                none
+    drawing      4                              1                                none
+    tables       8 3                            6 idle                           5 idle
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stoker.engine.execution.device_slots import DeviceSlots, Ints
+from stoker.engine.scheduling.step import Step
+from stoker.model.transformer import ForwardInput
+from stoker.ops.attention import RaggedLayout
+from stoker.ops.rounding import ceil_div
+from stoker.ops.select import Operations
+from stoker.ops.step_tensors import FlatStep, PageTables
+from stoker.ops.upload import upload
+
+
+class DeviceArrays(NamedTuple):
+    """What is sent of a step, on the device; see `StepArrays`."""
+
+    flat: FlatStep
+    rows: Tensor
+    drawing: Tensor
+    changes: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class StepArrays:
+    """T tokens of S sequences, of which R rows go on; all int64, on the host.
+
+    Attributes:
+        tokens: (T,) ids; `LAST_TOKEN` for the last one of the sequence's slot.
+        owners: (T,) the sequence of each token; below 0 for padding.
+        shifts: (S,) the position of a sequence's tokens less their places in `tokens`.
+        slots: (S,) where the device keeps what it knows of the sequences.
+        rows: (R,) places of tokens: one per item that draws, however many samples it draws; after
+            these the rows whose states are pooled, or whose logits score prompts.
+        drawing: (D,) slots of the items that draw.
+        counts, contexts: (S,) tokens of each sequence in the step, and with those before it.
+        changes: for each cache group, what its tables on the device lack (`SlotTables.update`).
+        tables: for each cache group, the block tables (S, width), unused entries its idle block.
+        has_last: whether any token is `LAST_TOKEN`.
+    """
+
+    tokens: Ints
+    owners: Ints
+    shifts: Ints
+    slots: Ints
+    rows: Ints
+    drawing: Ints
+    counts: Ints
+    contexts: Ints
+    changes: tuple[Ints, ...]
+    tables: tuple[Ints, ...]
+    has_last: bool
+
+    def to(self, device: torch.device) -> DeviceArrays:
+        """Send what the device needs, in one copy that nobody waits for."""
+        arrays = [self.tokens, self.owners, self.shifts, self.slots, self.rows, self.drawing]
+        tokens, owners, shifts, slots, rows, drawing, *changes = upload(
+            [*arrays, *self.changes], device
+        )
+        return DeviceArrays(FlatStep(tokens, owners, shifts, slots), rows, drawing, tuple(changes))
+
+
+def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
+    """Flatten `step`, and note its block tables in `slots`."""
+    # by column, because going through the items in Python is what takes the time
+    _, slot, first, ids, blocks, draws, states, scored = zip(*step.items, strict=True)
+    counts = np.array([*map(len, ids)], np.int64)
+    starts = np.array(first, np.int64)
+    ends, contexts = np.cumsum(counts), starts + counts
+    tokens = np.fromiter(chain.from_iterable(ids), np.int64, int(ends[-1]))
+    draw = np.array([*map(bool, draws)])
+    rows = ends[draw] - 1
+    parts = [part for part in (states, scored) if part.count((0, 0)) < len(part)]
+    wanted = [
+        np.arange(*some) + begin
+        for part in parts
+        for some, begin in zip(part, (ends - counts).tolist(), strict=True)
+    ]
+    changes = slots.update(slot, (blocks,))
+    slot_of = np.array(slot, np.int64)
+    width = ceil_div(int(contexts.max()), slots.block_size)
+    return StepArrays(
+        tokens=tokens,
+        owners=np.repeat(np.arange(len(counts)), counts),
+        shifts=starts - (ends - counts),
+        slots=slot_of,
+        rows=np.concatenate([rows, *wanted]) if wanted else rows,
+        drawing=slot_of[draw],
+        counts=counts,
+        contexts=contexts,
+        changes=changes,
+        tables=tuple(group.entries[slot_of, :width] for group in slots.groups),
+        has_last=bool(tokens.min() < 0),
+    )
+
+
+def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> ForwardInput:
+    """The forward input of a step, its attention planned by that of `ops`."""
+    sent = arrays.to(slots.device)
+    slots.receive(sent.changes, sent.drawing)
+    (host,) = arrays.tables
+    tables = slots.groups[0].gather(sent.flat.slots, host)
+    last_tokens = slots.last_tokens if arrays.has_last else None
+    made = ops.make_inputs(sent.flat, PageTables(tables, slots.block_size), last_tokens)
+    return ForwardInput(
+        token_ids=made.tokens,
+        positions=made.positions,
+        cells=made.cells,
+        sample_rows=sent.rows,
+        attention=ops.attention.plan(layout_of(arrays, host, tables, slots.block_size)),
+    )
+
+
+def layout_of(arrays: StepArrays, host: Ints, tables: Tensor, block_size: int) -> RaggedLayout:
+    """The layout of a step in one cache group, of these tables on the host and on the device."""
+    return RaggedLayout(
+        query_starts=[0, *accumulate(arrays.counts.tolist())],
+        context_lens=arrays.contexts.tolist(),
+        block_tables=tables,
+        block_size=block_size,
+        host_tables=host,
+    )
