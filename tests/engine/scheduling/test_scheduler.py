@@ -260,11 +260,11 @@ def test_forecast_runs_more_at_once_than_reserving_the_longest():
         return driver.done, sum(running) / len(running), scheduler.num_preemptions
 
     class Longest(LengthEstimator):
-        def expected(self, generated, limit):
+        def ranked(self, generated, limit, ranks):
             return limit
 
     class Hopeful(LengthEstimator):
-        def expected(self, generated, limit):
+        def ranked(self, generated, limit, ranks):
             return np.minimum(generated + 10, limit)
 
     done, mean, _ = run(None)
