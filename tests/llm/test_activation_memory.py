@@ -31,9 +31,7 @@ def activation_memory(folder, length, **options):
 @native
 def test_the_peak_of_a_prompt_is_that_of_one_eight_times_as_long(checkpoint):
     folder = checkpoint("qwen3").folder
-    chunked = [
-        activation_memory(folder, n, max_batch_tokens=BUDGET) for n in (LENGTH, 8 * LENGTH)
-    ]
+    chunked = [activation_memory(folder, n, max_batch_tokens=BUDGET) for n in (LENGTH, 8 * LENGTH)]
     one_shot = activation_memory(folder, 8 * LENGTH, max_batch_tokens=8 * LENGTH)
     assert chunked[0] == chunked[1]
     assert one_shot > 8 * chunked[1]

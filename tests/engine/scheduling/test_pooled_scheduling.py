@@ -195,7 +195,7 @@ def test_wanted_states(pooling):
 def test_names_are_checked():
     with pytest.raises(InvalidRequestError, match="task 'clasify' is not known; did you mean 'cl"):
         PoolingParams("clasify")
-    with pytest.raises(InvalidRequestError, match="can't embed; call generate, chat and stream"):
+    with pytest.raises(InvalidRequestError, match="cannot embed; call generate, chat and stream"):
         require("embed", ["generate"])
 
 
