@@ -18,7 +18,9 @@ Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
 
 
 class PagedCache:
-    """Per layer keys and values in pages (num_blocks, block_size, kv_heads, head_dim).
+    """Per layer keys and values in pages (num_blocks, block_size, kv_heads, head_dim), or None.
+
+    A layer has the sizes of its own `CacheSpec`, and None if it keeps nothing.
 
     Zeroed, not just allocated: masked positions of a page are multiplied by zero weight, and
     must not hold NaN. With the dtype float8_e4m3fn they are quantised, with the `scales` of each
@@ -32,29 +34,41 @@ class PagedCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
-        scales: Seq[Scales] | None = None,
+        scales: Seq[Scales | None] | None = None,
     ) -> None:
         self.block_size = block_size
-        self.layers: list[tuple[Pages, Pages]] = []
+        self.layers: list[tuple[Pages, Pages] | None] = []
         for index, layer in enumerate(spec.layers):
-            shape = (num_blocks, block_size, layer.mixer.kv_heads, layer.mixer.head_dim)
-            keys, values = scales[index] if scales else (None, None)
+            kept = layer.cache_spec()
+            if kept is None:
+                self.layers.append(None)
+                continue
+            shape = (num_blocks, block_size, kept.kv_heads, kept.head_dim)
+            found = scales[index] if scales else None
+            keys, values = found or (None, None)
             self.layers.append(
                 (_pages(shape, dtype, device, keys), _pages(shape, dtype, device, values))
             )
 
+    @property
+    def pages(self) -> list[Pages]:
+        """The keys and the values of every layer that has a cache, in order."""
+        return [pages for pair in self.layers if pair is not None for pages in pair]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(storage(pages).nbytes for pages in self.pages)
+
     def clear(self) -> None:
         """Zero every page."""
-        for pair in self.layers:
-            for pages in pair:
-                storage(pages).zero_()
+        for pages in self.pages:
+            storage(pages).zero_()
 
     def copy_blocks(self, src: Tensor, dst: Tensor) -> None:
         """Copy the blocks src (C,) to dst (C,), int64, in every layer; all are read first."""
-        for pair in self.layers:
-            for pages in pair:
-                cache = storage(pages)
-                cache[dst] = cache[src]
+        for pages in self.pages:
+            cache = storage(pages)
+            cache[dst] = cache[src]
 
 
 def _pages(

@@ -18,9 +18,10 @@ from stoker.errors import ConfigError, ModelError
 from stoker.model.checkpoint import CheckpointSource
 from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
+from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
 from stoker.model.spec import ModelSpec
-from stoker.model.transformer import Block, Transformer
+from stoker.model.transformer import Transformer
 from stoker.model.weights import places
 from stoker.ops.huge_pages import zeros
 from stoker.quant.choose import Formats
@@ -181,7 +182,7 @@ def _fill(
         if formats and layer is not None and not lacking[layer]:
             block = model.layers[layer]
             assert isinstance(block, Block)
-            block.pack(formats)
+            block.prepare(formats)
     if wanted:
         raise ModelError(f"the checkpoint lacks {_some(sorted(wanted))}")
     if left_over:

@@ -1,14 +1,18 @@
 """A model as data: layers with their own sizes, and nothing of any family's name.
 
 A family turns its Hugging Face config into a `ModelSpec` (families/); one transformer
-executes any of them (transformer.py). The work of a step is counted from it (work.py).
+executes any of them (transformer.py). The spec of a part says what the part keeps of a token and
+what it costs, so nothing else asks which kind it is (work.py sums up, cache.py makes room).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+from stoker.errors import ModelError
+from stoker.model.cache_spec import CacheGroup, CacheSpec, cache_groups
 from stoker.model.rope import Growth, Rope
 
 
@@ -20,9 +24,48 @@ class NormSpec:
     eps: float
     bias: bool = False
 
+    def parameters(self, size: int) -> int:
+        """Parameters of a norm over `size` numbers."""
+        return size * (2 if self.kind == "layer" and self.bias else 1)
+
+
+class PartSpec:
+    """A part of a layer, a mixer or a network, and what it answers for itself.
+
+    This much holds for a part that looks at no token but its own and keeps nothing; others
+    override it. `hidden` is the width of the residual stream.
+    """
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """The rotary embeddings it wants tables of."""
+        return ()
+
+    @property
+    def soft_capped(self) -> bool:
+        """Whether it soft-caps scores of attention."""
+        return False
+
+    def cache_spec(self) -> CacheSpec | None:
+        """What it keeps of each token; None for nothing."""
+        return None
+
+    def product_weights(self, hidden: int) -> int:
+        """Weights that each token is multiplied by: 2 FLOPs each."""
+        raise NotImplementedError
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        """Parameters beside those: biases, and norms inside the part."""
+        return 0
+
+    @property
+    def flops_per_pair(self) -> int:
+        """FLOPs for a query and a key that it sees, over all heads."""
+        return 0
+
 
 @dataclass(frozen=True)
-class AttentionSpec:
+class AttentionSpec(PartSpec):
     """A mixer: softmax attention with grouped key-value heads.
 
     Attributes:
@@ -34,6 +77,9 @@ class AttentionSpec:
         window: keys seen, counted back from the query's own; all if none.
         softcap: scores become softcap * tanh(score / softcap).
         growth: of the queries with their position.
+
+    Raises:
+        ModelError: the heads have no size, or can't share the key-value heads evenly.
     """
 
     heads: int
@@ -48,9 +94,41 @@ class AttentionSpec:
     softcap: float | None = None
     growth: Growth | None = None
 
+    def __post_init__(self) -> None:
+        if self.head_dim < 1:
+            raise ModelError(f"{self.heads} attention heads in config.json leave no size for each")
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ModelError(
+                f"{self.heads} attention heads in config.json can't share {self.kv_heads} "
+                "key-value heads evenly"
+            )
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        return (self.rope,)
+
+    @property
+    def soft_capped(self) -> bool:
+        return self.softcap is not None
+
+    def cache_spec(self) -> CacheSpec:
+        return CacheSpec(self.kv_heads, self.head_dim, self.window)
+
+    def product_weights(self, hidden: int) -> int:
+        return hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        biases = self.qkv_bias * (self.heads + 2 * self.kv_heads) * self.head_dim
+        heads = {None: 0, "head": 2}.get(self.qk_norm, self.heads + self.kv_heads)
+        return biases + self.out_bias * hidden + norm.parameters(heads * self.head_dim)
+
+    @property
+    def flops_per_pair(self) -> int:
+        return 4 * self.heads * self.head_dim
+
 
 @dataclass(frozen=True)
-class DenseSpec:
+class DenseSpec(PartSpec):
     """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated."""
 
     size: int
@@ -58,25 +136,78 @@ class DenseSpec:
     gated: bool = True
     bias: bool = False
 
+    def product_weights(self, hidden: int) -> int:
+        return (3 if self.gated else 2) * hidden * self.size
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        return self.bias * ((2 if self.gated else 1) * self.size + hidden)
+
+
+@dataclass(frozen=True)
+class LinearMapSpec(PartSpec):
+    """One linear map in the place of a mixer or of a network (Bercovich et al., Puzzle, 2024)."""
+
+    bias: bool = False
+
+    def product_weights(self, hidden: int) -> int:
+        return hidden * hidden
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        return self.bias * hidden
+
 
 @dataclass(frozen=True)
 class LayerSpec:
     """x += post(mixer(pre(x))); x += post(ffn(pre(x))), with norms pre and post or without.
 
+    A part that is None is left out, with its norms.
+
     Attributes:
+        mixer: lets tokens look at others; a class of `layers.block.MIXERS`.
+        ffn: looks at each token alone; a class of `layers.block.NETWORKS`.
         sum_norms: x itself goes through a norm after each sum.
         parallel: mixer and feed-forward network both read the layer's input: each through a
             norm of its own ("two norms") or both through one ("one norm").
         residual_scale: multiplies what is added to x.
     """
 
-    mixer: AttentionSpec
-    ffn: DenseSpec
+    mixer: PartSpec | None
+    ffn: PartSpec | None
     pre_norms: bool = True
     post_norms: bool = False
     sum_norms: bool = False
     parallel: Literal["one norm", "two norms"] | None = None
     residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.parallel:  # both would otherwise read what the first overwrites
+            assert self.mixer is not None, "parallel layers have a mixer"
+            assert self.pre_norms, "parallel layers have norms before their parts"
+
+    @property
+    def parts(self) -> tuple[PartSpec, ...]:
+        """The mixer and the network, those that there are."""
+        return tuple(part for part in (self.mixer, self.ffn) if part is not None)
+
+    def cache_spec(self) -> CacheSpec | None:
+        """What the layer keeps of each token; None for nothing."""
+        return None if self.mixer is None else self.mixer.cache_spec()
+
+    def product_weights(self, hidden: int) -> int:
+        """Weights that each token is multiplied by."""
+        return sum(part.product_weights(hidden) for part in self.parts)
+
+    def parameters(self, hidden: int, norm: NormSpec) -> int:
+        """All parameters of the layer, its norms included."""
+        inside = sum(part.other_parameters(hidden, norm) for part in self.parts)
+        norms = (self.pre_norms + self.post_norms + self.sum_norms) * len(self.parts)
+        norms -= self.parallel == "one norm" and self.ffn is not None
+        return self.product_weights(hidden) + inside + norms * norm.parameters(hidden)
+
+    @property
+    def flops_per_pair(self) -> int:
+        """FLOPs for a query and a key that it sees."""
+        return sum(part.flops_per_pair for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -118,3 +249,38 @@ class ModelSpec:
     positions: LearnedPositions | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+
+    @cached_property
+    def cache_groups(self) -> tuple[CacheGroup, ...]:
+        """The layers that cache alike, group by group."""
+        return cache_groups(layer.cache_spec() for layer in self.layers)
+
+    @cached_property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """The rotary embeddings of all layers, each once, in the order of first use."""
+        found = (rope for layer in self.layers for part in layer.parts for rope in part.ropes)
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def last_mixing_layer(self) -> int:
+        """The last layer in which a token sees others; -1 if there is none.
+
+        Behind it only the rows that are drawn from are computed.
+        """
+        return max((group.layers[-1] for group in self.cache_groups), default=-1)
+
+    @property
+    def soft_capped(self) -> bool:
+        """Whether a layer soft-caps scores of attention."""
+        return any(part.soft_capped for layer in self.layers for part in layer.parts)
+
+    def parameters(self) -> int:
+        """The number of parameters, of all layers and around them."""
+        width = self.embedding_width or self.hidden
+        around = 2 * self.hidden * width if self.embedding_width else 0
+        rows = self.vocab if self.labels is None else self.labels
+        head = 0 if self.tied_head else rows * width
+        positions = self.positions.rows * self.hidden if self.positions else 0
+        norm = self.final_norm * self.norm.parameters(self.hidden)
+        layers = sum(layer.parameters(self.hidden, self.norm) for layer in self.layers)
+        return self.vocab * width + around + positions + layers + norm + head

@@ -1,23 +1,17 @@
-"""Counts the arithmetic of a model from its spec; measures nothing.
+"""Counts the arithmetic and the bytes of a step from a model's spec; measures nothing.
 
-The meter and the benchmarks divide these counts by measured rates.
+Each part of a layer says what it costs (spec.py); here that is summed up. The meter and the
+benchmarks divide these counts by measured rates.
 """
 
 from __future__ import annotations
 
-from stoker.model.spec import LayerSpec, ModelSpec
-
-
-def layer_matmul_params(hidden: int, layer: LayerSpec) -> int:
-    """Weights of a layer that take part in matrix products."""
-    mixer = layer.mixer
-    projections = hidden * mixer.head_dim * (2 * mixer.heads + 2 * mixer.kv_heads)
-    return projections + (3 if layer.ffn.gated else 2) * hidden * layer.ffn.size
+from stoker.model.spec import ModelSpec
 
 
 def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:
     """FLOPs of the weight products for `tokens` tokens, `sampled` of which get logits."""
-    body = sum(layer_matmul_params(spec.hidden, layer) for layer in spec.layers)
+    body = sum(layer.product_weights(spec.hidden) for layer in spec.layers)
     width = spec.embedding_width or spec.hidden
     around = spec.hidden * width if spec.embedding_width else 0
     return 2 * (tokens * (body + around) + sampled * (around + width * spec.vocab))
@@ -25,13 +19,29 @@ def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:
 
 def attention_flops(spec: ModelSpec, query_key_pairs: int) -> int:
     """FLOPs of scores and mixing, for the number of (query, visible key) pairs per layer."""
-    return sum(
-        4 * query_key_pairs * layer.mixer.heads * layer.mixer.head_dim for layer in spec.layers
-    )
+    return query_key_pairs * sum(layer.flops_per_pair for layer in spec.layers)
 
 
 def kv_bytes_per_token(spec: ModelSpec, element_size: int) -> int:
     """Bytes that one token takes in the cache over all layers."""
-    return sum(
-        2 * layer.mixer.kv_heads * layer.mixer.head_dim * element_size for layer in spec.layers
-    )
+    return element_size * sum(group.elements_per_token for group in spec.cache_groups)
+
+
+def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_size: int) -> int:
+    """Bytes that a decode step reads: weights once, the keys and values that each sequence sees.
+
+    Two sequences of 30 and 100 tokens, in a layer with a window of 64 and one without, see 30 + 64
+    and 30 + 100 tokens.
+
+    Args:
+        contexts: tokens of each sequence, the new one included.
+        weight_size, element_size: bytes of a weight and of a number in the cache.
+    """
+    rows = 0 if spec.tied_head else spec.vocab  # an embedding that is no head is looked up in
+    weights = spec.parameters() - rows * (spec.embedding_width or spec.hidden)
+    seen = 0
+    for group in spec.cache_groups:
+        window = group.spec.window
+        tokens = sum(contexts if window is None else (min(one, window) for one in contexts))
+        seen += tokens * group.elements_per_token
+    return weights * weight_size + seen * element_size

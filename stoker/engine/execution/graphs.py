@@ -20,7 +20,8 @@ from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.step_tensors import StepArrays, layout_of
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.transformer import ForwardInput, Transformer
+from stoker.model.step import StepTensors
+from stoker.model.transformer import Transformer
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.step_tensors import MakeInputs, PageTables, TokenInputs
 
@@ -79,7 +80,7 @@ class Graphs:
 
     def __init__(
         self,
-        forward: Callable[[ForwardInput], Tensor],
+        forward: Callable[[StepTensors], Tensor],
         attend: Reserving,
         buckets: Buckets,
         slots: DeviceSlots,
@@ -94,7 +95,7 @@ class Graphs:
         self._rows = empty(most.sequences)
         self._tables = empty(most.sequences, slots.width)
         self._states: Tensor | None = None
-        self._graphs: dict[Bucket, tuple[ForwardInput, Callable[[], None]] | None] = {}
+        self._graphs: dict[Bucket, tuple[StepTensors, Callable[[], None]] | None] = {}
         self.memory: dict[Bucket, int] = {}
 
     def run(self, arrays: StepArrays) -> Tensor | None:
@@ -108,7 +109,7 @@ class Graphs:
             self._make(bucket, layout, inputs, rows)
         else:
             batch, replay = graph
-            batch.attention.refill(layout)
+            batch.attention[0].refill(layout)
             replay()
         assert self._states is not None
         return self._states[: len(arrays.rows)]
@@ -141,7 +142,13 @@ class Graphs:
     ) -> None:
         """Run a step of a bucket's first, and capture it for the next."""
         plan = self._attend.reserve(layout, bucket.sequences, bucket.tokens)
-        batch = ForwardInput(*inputs, rows, plan)
+        batch = StepTensors(
+            token_ids=inputs.tokens,
+            positions=inputs.positions,
+            cells=(inputs.cells,),
+            sample_rows=rows,
+            attention=(plan,),
+        )
 
         def work() -> None:
             states = self._forward(batch)

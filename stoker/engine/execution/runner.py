@@ -27,10 +27,11 @@ from stoker.engine.scheduling.step import Step
 from stoker.errors import ModelError
 from stoker.model.cache import PagedCache
 from stoker.model.loader import first_bad_weight
-from stoker.model.transformer import ForwardInput, Transformer
+from stoker.model.step import StepTensors
+from stoker.model.transformer import Transformer
 from stoker.ops.upload import upload
 
-MakeBatch = Callable[[], ForwardInput]
+MakeBatch = Callable[[], StepTensors]
 
 
 class ModelRunner:
@@ -172,7 +173,7 @@ class ModelRunner:
             )
         return values
 
-    def _explain(self, batch: ForwardInput, logits: Tensor) -> None:
+    def _explain(self, batch: StepTensors, logits: Tensor) -> None:
         """Raise if the logits (or states) hold NaN or infinity, naming the weight or the layer."""
         if torch.isfinite(logits).all():
             return  # only their sum left the range

@@ -1,6 +1,6 @@
 """A step on its way to the model: flattened on the host, sent in one copy, made into tensors.
 
-    Step --to_arrays--> StepArrays --StepArrays.to--> DeviceArrays --to_tensors--> ForwardInput
+    Step --to_arrays--> StepArrays --StepArrays.to--> DeviceArrays --to_tensors--> StepTensors
     items               numpy, on the host            one copy                     on the device
 
 What is sent is what the device does not have: token ids, where sequences stand, new entries of
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from stoker.engine.execution.device_slots import DeviceSlots, Ints
 from stoker.engine.scheduling.step import Step
-from stoker.model.transformer import ForwardInput
+from stoker.model.step import StepTensors
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.rounding import ceil_div
 from stoker.ops.select import Operations
@@ -120,7 +120,7 @@ def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
     )
 
 
-def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> ForwardInput:
+def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepTensors:
     """The forward input of a step, its attention planned by that of `ops`."""
     sent = arrays.to(slots.device)
     slots.receive(sent.changes, sent.drawing)
@@ -128,12 +128,12 @@ def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> Forwa
     tables = slots.groups[0].gather(sent.flat.slots, host)
     last_tokens = slots.last_tokens if arrays.has_last else None
     made = ops.make_inputs(sent.flat, PageTables(tables, slots.block_size), last_tokens)
-    return ForwardInput(
+    return StepTensors(
         token_ids=made.tokens,
         positions=made.positions,
-        cells=made.cells,
+        cells=(made.cells,),
         sample_rows=sent.rows,
-        attention=ops.attention.plan(layout_of(arrays, host, tables, slots.block_size)),
+        attention=(ops.attention.plan(layout_of(arrays, host, tables, slots.block_size)),),
     )
 
 

@@ -99,7 +99,7 @@ def build_engine(
         DTYPES[loaded.dtype],
         backend=config.attention_backend,
         cache_dtype=cache_dtype,
-        soft_capped=any(layer.mixer.softcap for layer in spec.layers),
+        soft_capped=spec.soft_capped,
     )
     loaded.model.prepare(config.max_context, formats, ops)
     config, runner, budget = _with_runner(config, loaded.model, cache_dtype, memory)

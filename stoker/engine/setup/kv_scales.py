@@ -27,8 +27,10 @@ PAGE = 16
 
 
 @torch.inference_mode()
-def kv_scales(model: Transformer, context: int) -> list[Scales]:
+def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
     """Scales (G,) float32, powers of two, for the keys and the values of each layer.
+
+    None for a layer without.
 
     The prepared `model` is run once over random tokens, `context` at most, with a cache in its
     own dtype.
@@ -41,8 +43,12 @@ def kv_scales(model: Transformer, context: int) -> list[Scales]:
     step = Step(0, (StepItem(0, 0, 0, tuple(tokens), tuple(range(blocks)), (0,)),))
     slots = DeviceSlots(1, count, PAGE, device)
     model.hidden(to_tensors(to_arrays(step, slots), slots, model.ops), cache)
-    found = []
-    for keys, values in cache.layers:
+    found: list[Scales | None] = []
+    for pages in cache.layers:
+        if pages is None:
+            found.append(None)
+            continue
+        keys, values = pages
         assert isinstance(keys, Tensor)
         assert isinstance(values, Tensor)
         found.append((_scales(keys), _scales(values)))

@@ -20,7 +20,6 @@ from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.transformer import Transformer
-from stoker.ops.kv_pages import storage
 
 GPU_MEMORY = 0.9  # the share of a GPU's memory that may be in use, where nothing else is asked for
 
@@ -73,9 +72,7 @@ def gpu_budget(
     trial = PagedCache(model.spec, -(-shortest // size), size, dtype, memory.device)
     slots = DeviceSlots(config.max_running, context, size, memory.device)
     runner = ModelRunner(model, trial, slots)
-    weights = memory.held()
-    for layer in trial.layers:
-        weights -= sum(storage(pages).nbytes for pages in layer)
+    weights = memory.held() - trial.nbytes
     try:
         activations = memory.activations(
             runner, config.max_batch_tokens, config.max_running, context

@@ -46,17 +46,7 @@ def spec_from_config(config: Mapping[str, Any]) -> tuple[ModelSpec, Family]:
     if name not in FAMILIES:
         raise ModelError(f"architecture {name!r} is not supported; {suggest(name, [*FAMILIES])}")
     _refuse_quantised(config)
-    spec = FAMILIES[name].spec(Fields(config, name))
-    for layer in spec.layers[:1]:
-        mixer = layer.mixer
-        if mixer.head_dim < 1:
-            raise ModelError(f"{mixer.heads} attention heads in config.json leave no size for each")
-        if mixer.heads % mixer.kv_heads:
-            raise ModelError(
-                f"{mixer.heads} attention heads in config.json can't share {mixer.kv_heads} "
-                "key-value heads evenly"
-            )
-    return spec, FAMILIES[name]
+    return FAMILIES[name].spec(Fields(config, name)), FAMILIES[name]
 
 
 def _refuse_quantised(config: Mapping[str, Any]) -> None:

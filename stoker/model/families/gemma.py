@@ -89,9 +89,9 @@ GEMMA2 = {
         names(
             LAYER,
             {
-                "layers.{i}.mixer_post_norm.weight": "post_attention_layernorm.weight",
+                "layers.{i}.mixer.post_norm.weight": "post_attention_layernorm.weight",
                 "layers.{i}.ffn_norm.weight": "pre_feedforward_layernorm.weight",
-                "layers.{i}.ffn_post_norm.weight": "post_feedforward_layernorm.weight",
+                "layers.{i}.ffn.post_norm.weight": "post_feedforward_layernorm.weight",
             },
         ),
         "norm",

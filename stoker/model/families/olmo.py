@@ -32,8 +32,8 @@ OLMO = {
     **names(
         LAYER,
         {
-            "layers.{i}.mixer_post_norm.weight": "post_attention_layernorm.weight",
-            "layers.{i}.ffn_post_norm.weight": "post_feedforward_layernorm.weight",
+            "layers.{i}.mixer.post_norm.weight": "post_attention_layernorm.weight",
+            "layers.{i}.ffn.post_norm.weight": "post_feedforward_layernorm.weight",
         },
     ),
 }

@@ -54,8 +54,8 @@ GLM4 = {
     **names(
         LAYER,
         {
-            "layers.{i}.mixer_post_norm.weight": "post_self_attn_layernorm.weight",
-            "layers.{i}.ffn_post_norm.weight": "post_mlp_layernorm.weight",
+            "layers.{i}.mixer.post_norm.weight": "post_self_attn_layernorm.weight",
+            "layers.{i}.ffn.post_norm.weight": "post_mlp_layernorm.weight",
         },
     ),
 }

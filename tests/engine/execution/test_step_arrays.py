@@ -51,4 +51,4 @@ def test_a_token_under_way_is_the_last_of_its_slot():
         batch = to_tensors(to_arrays(Step(2, ITEMS), slots), slots, ops)
         assert batch.token_ids.tolist() == [11, 12, 13, 55, 14, 15]
         assert batch.positions.tolist() == [5, 6, 7, 2, 0, 1]
-        assert batch.cells.tolist() == [3 * 4 + 1, 3 * 4 + 2, 3 * 4 + 3, 6 * 4 + 2, 20, 21]
+        assert batch.cells[0].tolist() == [3 * 4 + 1, 3 * 4 + 2, 3 * 4 + 3, 6 * 4 + 2, 20, 21]

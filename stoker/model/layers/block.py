@@ -1,0 +1,72 @@
+"""A layer: norms around a mixer and a network, either of which may be absent.
+
+`MIXERS` and `NETWORKS` say which module executes which spec. A new kind is a spec, a module and an
+entry there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from stoker.model.layers.attention import Attention
+from stoker.model.layers.dense import Dense
+from stoker.model.layers.linear_map import LinearMap
+from stoker.model.layers.part import LayerPart
+from stoker.model.module import Module
+from stoker.model.norms import make_norm
+from stoker.model.spec import AttentionSpec, DenseSpec, LinearMapSpec, ModelSpec, PartSpec
+from stoker.model.step import StepContext
+from stoker.quant.choose import Formats
+
+# from a part's spec, the model and the layer's index
+Kinds = dict[type[PartSpec], Callable[[Any, ModelSpec, int], LayerPart]]
+
+MIXERS: Kinds = {AttentionSpec: Attention, LinearMapSpec: LinearMap}
+NETWORKS: Kinds = {DenseSpec: Dense, LinearMapSpec: LinearMap}
+
+
+class Block(Module):
+    """A layer; see `LayerSpec` for what it computes."""
+
+    def __init__(self, model: ModelSpec, index: int) -> None:
+        super().__init__()
+        layer = model.layers[index]
+        self.parallel, self.sum_norms = layer.parallel, layer.sum_norms
+        self.drops_rows = index == model.last_mixing_layer
+        shape, norm, pre = (model.hidden,), model.norm, layer.pre_norms
+        self.mixer = self.ffn = None
+        if layer.mixer is not None:
+            self.mixer_norm = make_norm(shape, norm, pre)
+            self.mixer = MIXERS[type(layer.mixer)](layer.mixer, model, index)
+            self.mixer_sum_norm = make_norm(shape, norm, layer.sum_norms)
+        if layer.ffn is not None:
+            self.ffn_norm = make_norm(shape, norm, pre and layer.parallel != "one norm")
+            self.ffn = NETWORKS[type(layer.ffn)](layer.ffn, model, index)
+            self.ffn_sum_norm = make_norm(shape, norm, layer.sum_norms)
+
+    def prepare(self, formats: Formats) -> None:
+        """Convert the weights, which are then dropped; twice is fine."""
+        for part in (self.mixer, self.ffn):
+            if part is not None:
+                part.prepare(formats)
+
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        """The layer's output (T, D), or (R, D) if only the rows that go on are wanted."""
+        ops, beside = step.ops, None
+        if self.mixer is not None:
+            normed = self.mixer_norm(x, ops)
+            if self.parallel and self.ffn is not None:  # before the sum, which may overwrite x
+                beside = x if self.parallel == "two norms" else normed
+                beside = beside[step.rows] if self.drops_rows else beside
+                beside = self.ffn_norm(beside, ops)
+            x = self.mixer(normed, step, x)
+            if self.sum_norms:
+                x = self.mixer_sum_norm(x, ops)
+        if self.ffn is not None:
+            x = self.ffn(self.ffn_norm(x, ops) if beside is None else beside, step, x)
+            if self.sum_norms:
+                x = self.ffn_sum_norm(x, ops)
+        return x

@@ -1,0 +1,36 @@
+"""The network of a `DenseSpec`: up, activation, down."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stoker.model import roles
+from stoker.model.layers.linear import Linear
+from stoker.model.layers.part import LayerPart
+from stoker.model.spec import DenseSpec, ModelSpec
+from stoker.model.step import StepContext
+from stoker.quant.choose import Formats
+
+
+class Dense(LayerPart):
+    """down(act(gate(x)) * up(x)) with gate and up in one projection, or down(act(up(x)))."""
+
+    def __init__(self, spec: DenseSpec, model: ModelSpec, index: int) -> None:
+        super().__init__(model.layers[index], model)
+        self.spec = spec
+        role = roles.gate_up(spec.size) if spec.gated else roles.PLAIN
+        self.up = Linear(model.hidden, (2 if spec.gated else 1) * spec.size, spec.bias, role)
+        self.down = Linear(spec.size, model.hidden, spec.bias)
+        self.fused = False
+
+    def prepare(self, formats: Formats) -> None:
+        """As of any part; the up projection applies the activation itself if its format can."""
+        gate = self.spec.activation if self.spec.gated else None
+        self.fused = self.up.prepare(formats.projections, gate)
+        super().prepare(formats)
+
+    def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
+        inner = self.up(x)
+        if not self.fused:
+            inner = step.ops.activate(inner, self.spec.activation, self.spec.gated)
+        return self.joined(self.down, inner, residual, step.ops)
