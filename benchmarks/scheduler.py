@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.pending_step import CompletedStep
@@ -55,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     count = args.sequences
     scheduler = Scheduler(
-        num_blocks=count * (-(-(args.prompt + 600) // 16) + 1),
+        groups=[GroupSize(count * (-(-(args.prompt + 600) // 16) + 1))],
         block_size=16,
         max_batch_tokens=8192,
         max_running=count,

@@ -27,7 +27,8 @@ class Gauges:
         saved_tokens: tokens found in the prefix cache and not computed, in all.
         preemptions: sequences that had to give their blocks back, in all.
         running, waiting: sequences that hold blocks, and those that wait for them.
-        held_blocks, num_blocks: cache blocks with an owner, and all there are.
+        held_blocks, num_blocks: cache blocks with an owner, and all there are, of the cache group
+            that has the fewest left.
         expected_left: output tokens that the running sequences are expected to add.
         longest_left: the most that one of them is expected to add.
     """
@@ -71,6 +72,7 @@ def ended(gauges: Gauges) -> Gauges:
 def read_gauges(engine: Engine) -> Gauges:
     """The gauges of `engine`, to be read between steps."""
     scheduler, stats = engine.scheduler, engine.stats
+    fullest = scheduler.pool.fullest
     generating = [seq for seq in scheduler.running if seq.request.pooling is None]
     left = np.zeros(1, np.int64)
     if generating:
@@ -87,8 +89,8 @@ def read_gauges(engine: Engine) -> Gauges:
         preemptions=scheduler.num_preemptions,
         running=len(scheduler.running),
         waiting=scheduler.num_waiting,
-        held_blocks=scheduler.pool.held,
-        num_blocks=scheduler.pool.num_blocks,
+        held_blocks=fullest.held,
+        num_blocks=fullest.num_blocks,
         expected_left=int(left.sum()),
         longest_left=int(left.max()),
     )

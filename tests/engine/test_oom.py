@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker import LLM, SamplingParams
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.execution.pending_step import CompletedStep
 from stoker.engine.request.params import SamplingParams as Params
@@ -27,7 +28,7 @@ class Runner:
 
     def __init__(self, scheduler, fails):
         self.scheduler, self.fails = scheduler, fails
-        self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, hash_context(VOCAB))
+        self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, hash_context(VOCAB))
         self.runs = 0
 
     def launch(self, step, draws, pools):
@@ -47,7 +48,9 @@ def run_all(requests, fails, **changes):
         "max_running": 8,
         "max_context": 64,
     }
-    scheduler = Scheduler(**{**sizes, **changes}, eos_ids=frozenset({7}))
+    sizes |= changes
+    groups = [GroupSize(sizes.pop("num_blocks"))]
+    scheduler = Scheduler(**sizes, groups=groups, eos_ids=frozenset({7}))
     engine = Engine(scheduler, Runner(scheduler, fails), None, VOCAB, record=True)
     for request in requests:
         engine.add(request)
@@ -121,7 +124,7 @@ def test_other_failures_are_passed_on():
 def test_a_trace_holds_the_steps_that_ran(tmp_path):
     _, engine = run_all(some_requests(random.Random(1)), lambda run, step: run in (3, 9))
     path = tmp_path / "trace"
-    save_trace(path, 24, 4, engine.loop.trace)
+    save_trace(path, [GroupSize(24)], 4, engine.loop.trace)
     assert replay(path) == engine.stats.steps
 
 

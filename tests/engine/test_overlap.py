@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
 from stoker.engine.request.pooling import PoolingParams
@@ -46,7 +47,7 @@ class Runner:
     """
 
     def __init__(self, scheduler, rng, fails):
-        self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, hash_context(VOCAB))
+        self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, hash_context(VOCAB))
         self.thread = ThreadPoolExecutor(1)
         self.rng, self.fails, self.launched, self.ahead, self.open = rng, fails, 0, 0, 0
 
@@ -80,7 +81,9 @@ def make(rng, overlap, fails=lambda launched, step: None, **changes):
         "max_running": 8,
         "max_context": 64,
     }
-    scheduler = Scheduler(**{**sizes, **changes}, eos_ids=EOS)
+    sizes |= changes
+    groups = [GroupSize(sizes.pop("num_blocks"))]
+    scheduler = Scheduler(**sizes, groups=groups, eos_ids=EOS)
     runner = Runner(scheduler, rng, fails)
     return Engine(scheduler, runner, Words(), VOCAB, record=True, overlap=overlap)
 
@@ -229,7 +232,7 @@ def test_cancelled_at_any_time(seed, special, **changes):
         if rng.random() < 0.02:
             run.engine.abort_all()
             assert not run.engine.loop._flights
-            assert run.engine.scheduler.pool.available == run.engine.scheduler.pool.num_blocks
+            assert run.engine.scheduler.pool.available == 24
             for one in requests:
                 if one.id not in run.done and one.id not in cut:
                     run.engine.add(one)
@@ -303,7 +306,7 @@ def test_a_block_is_entered_when_its_last_token_is_known():
     while engine.has_work:
         run.step()
         entered.append(len(index))
-        for _, tokens in index._blocks:
+        for _, tokens in index._nodes:
             assert min(tokens) >= 0
     assert max(entered) >= 5
     again = Request("again", (0, 1, 2, *run.done["r0"][0][0][0]), SamplingParams(max_tokens=1))
@@ -337,5 +340,5 @@ def test_a_trace_of_the_overlap_loop_replays(tmp_path):
     run = Run(make(random.Random(0), True), random_requests(random.Random(5), 12, 0.2))
     run.finish()
     path = tmp_path / "trace"
-    save_trace(path, 24, 4, run.engine.loop.trace)
+    save_trace(path, [GroupSize(24)], 4, run.engine.loop.trace)
     assert replay(path) == run.engine.runner.launched

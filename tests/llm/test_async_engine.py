@@ -7,6 +7,7 @@ import time
 import pytest
 
 from stoker import LLM
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.execution.pending_step import CompletedStep
 from stoker.engine.request.params import SamplingParams
@@ -22,7 +23,7 @@ class FakeRunner:
     """Runs steps on a cache of token ids; fails when told to."""
 
     def __init__(self):
-        self.cache = FakeCache(64, 4, NEXT)
+        self.cache = FakeCache([GroupSize(64)], 4, NEXT)
         self.fail = False
 
     def launch(self, step, draws, pools):
@@ -35,7 +36,7 @@ class FakeRunner:
 
 def make():
     scheduler = Scheduler(
-        num_blocks=64, block_size=4, max_batch_tokens=32, max_running=16, max_context=200
+        groups=[GroupSize(64)], block_size=4, max_batch_tokens=32, max_running=16, max_context=200
     )
     engine = Engine(scheduler, FakeRunner(), None, vocab=50)
     return engine, AsyncEngine(engine)

@@ -1,10 +1,11 @@
-"""Hands out cache blocks, counts their owners, and keeps freed content while there is room.
+"""Hands out the blocks of one cache group, counts owners, keeps freed content while there is room.
 
     free      never used, or evicted: no content worth keeping
     held      at least one sequence refers to it
-    cached    no owner, but known to the prefix index: reusable, evicted when blocks run out
+    cached    no owner, but it holds the content of a node of the index: reusable, evicted when
+              blocks run out
 
-Knows nothing of tensors or of requests. Called by the scheduler alone.
+Knows nothing of tensors or of requests.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from collections.abc import Sequence as Seq
 
 from stoker.engine.blocks.prefix_index import PrefixIndex
 
+UNUSED = -1  # an entry of a block table whose block has been freed
+
 
 class BlockPool:
-    """`num_blocks` blocks of `block_size` tokens, with reference counts and a prefix index.
+    """`num_blocks` blocks with reference counts, some of which hold nodes of `index`.
 
     The least valuable cached block goes first: those never reused before those reused, the
-    longest unowned before the others. A chain's later blocks are released before its earlier
-    ones and are never reused without them, so a block goes before its parent.
+    longest unowned before the others. A sequence gives back its later blocks before its earlier
+    ones, so the end of a chain goes before what leads to it.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, index: PrefixIndex) -> None:
         self.num_blocks = num_blocks
-        self.block_size = block_size
-        self.index = PrefixIndex(block_size)
+        self.index = index
+        self.blocks: dict[int, int] = {}  # by the node whose content they hold
+        self._nodes: list[int | None] = [None] * num_blocks  # the inverse
         self._refs = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._reused = [False] * num_blocks
@@ -44,10 +48,6 @@ class BlockPool:
 
     def refs(self, block: int) -> int:
         return self._refs[block]
-
-    def blocks_for(self, tokens: int) -> int:
-        """Blocks that `tokens` tokens take."""
-        return -(-tokens // self.block_size)
 
     def allocate(self) -> int:
         """Take a block, evicting a cached one if need be. The caller has seen `available`."""
@@ -70,17 +70,26 @@ class BlockPool:
             self._refs[block] -= 1
             if self._refs[block]:
                 continue
-            if block in self.index:
-                self._cached(block)[block] = None
-            else:
+            if self._nodes[block] is None:
                 self._free.append(block)
+            else:
+                self._cached(block)[block] = None
 
-    def clear_cache(self) -> None:
-        """Forget all reusable content; owned blocks stay with their owners."""
+    def register(self, node: int, block: int) -> None:
+        """Note that `block` holds the content of `node`, unless another one does already."""
+        assert block != UNUSED
+        if node not in self.blocks:
+            self.blocks[node] = block
+            self._nodes[block] = node
+            self.index.hold(node)
+
+    def forget(self) -> None:
+        """Free all cached blocks; owned ones stay with their owners. Ends with the index's own."""
         for cached in (self._cached_once, self._cached_reused):
             self._free.extend(cached)
             cached.clear()
-        self.index.clear()
+        self.blocks.clear()
+        self._nodes = [None] * self.num_blocks
         self._reused = [False] * self.num_blocks
 
     def _cached(self, block: int) -> dict[int, None]:
@@ -90,8 +99,12 @@ class BlockPool:
         cached = self._cached_once or self._cached_reused
         block = next(iter(cached))
         del cached[block]
-        self.index.remove(block)
+        node = self._nodes[block]
+        assert node is not None
+        del self.blocks[node]
+        self._nodes[block] = None
         self._reused[block] = False
+        self.index.drop(node)
         return block
 
     def check(self, owners: Iterable[Seq[int]] = ()) -> None:
@@ -99,8 +112,9 @@ class BlockPool:
         cached = {*self._cached_once, *self._cached_reused}
         free, counts = set(self._free), [0] * self.num_blocks
         for table in owners:
-            assert len(set(table)) == len(table), "a block stands twice in one table"
-            for block in table:
+            live = [block for block in table if block != UNUSED]
+            assert len(set(live)) == len(live), "a block stands twice in one table"
+            for block in live:
                 counts[block] += 1
         held = {block for block, refs in enumerate(self._refs) if refs}
         assert counts == self._refs, "reference counts differ from the owners"
@@ -108,6 +122,7 @@ class BlockPool:
         assert len(free) + len(cached) + len(held) == self.num_blocks
         assert free.isdisjoint(cached)
         assert held.isdisjoint(free | cached)
-        assert not any(block in self.index for block in free)
-        assert all(block in self.index for block in cached)
-        self.index.check()
+        assert all(self._nodes[block] is None for block in free)
+        assert all(self._nodes[block] is not None for block in cached)
+        known = {block: node for block, node in enumerate(self._nodes) if node is not None}
+        assert known == {block: node for node, block in self.blocks.items()}

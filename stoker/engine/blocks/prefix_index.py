@@ -1,75 +1,113 @@
-"""Finds cached blocks by their content and everything before it.
+"""Finds cached content: a tree of full blocks, each known by its tokens and all before them.
 
-A full block is known by (the block before it, its own tokens), so two prompts meet in one
-entry exactly when they agree from the first token on; no hash can collide. Knows neither
-reference counts nor eviction, which belong to the block pool, its only caller.
+A node stands for the content of one block, wherever its keys and values lie; nodes have ids of
+their own. Two prompts meet in one node exactly when they agree from the first token on and start
+from the same root; no hash can collide. Which block of which group holds a node's content is for
+the pools to know (block_pool.py); the index only counts them:
+
+    block size 2, prompts 1 2 3 4 ... and 1 2 5 6 ..., a third one under another root
+
+    Root(None) --(1, 2)--> node 0 --(3, 4)--> node 1      Root("fr") --(1, 2)--> node 3
+                                  --(5, 6)--> node 2
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from collections.abc import Sequence as Seq
+from typing import NamedTuple
 
-ROOT = -1
 
-Key = tuple[int, tuple[int, ...]]
+class Root(NamedTuple):
+    """Where the chains of one kind of content begin.
+
+    Keys and values follow from the tokens and from what else is applied to them (an adapter, say);
+    `key` names that, and content is shared only under equal keys. A root needs no entry.
+    """
+
+    key: Hashable = None
+
+
+Parent = int | Root
+Key = tuple[Parent, tuple[int, ...]]
 
 
 class PrefixIndex:
-    """A tree of full blocks: each entry is a block id, its parent the block before it."""
+    """A tree of full blocks' content. A node goes when no block holds it and no child is left."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self._blocks: dict[Key, int] = {}
+        self._nodes: dict[Key, int] = {}
         self._keys: dict[int, Key] = {}
+        self._users: dict[int, int] = {}  # blocks and children of each node
+        self._next = 0  # ids are never used again, so an old one can't be mistaken
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __contains__(self, block: int) -> bool:
-        return block in self._keys
-
-    def parent(self, block: int) -> int:
-        return self._keys[block][0]
-
-    def find(self, parent: int, tokens: Seq[int]) -> int | None:
-        """The block that follows `parent` with exactly `tokens`, or None."""
-        return self._blocks.get((parent, tuple(tokens)))
-
-    def match(self, tokens: Seq[int], parent: int = ROOT, start: int = 0) -> list[int]:
-        """The longest chain of cached blocks for `tokens[start:-1]`, following `parent`.
+    def match(self, tokens: Seq[int], parent: Parent, start: int = 0) -> list[int]:
+        """The nodes of the longest known chain for `tokens[start:-1]`, following `parent`.
 
         The last token is left out, since its logits must be computed.
         """
         size, found = self.block_size, []
         for at in range(start, len(tokens) - size, size):
-            block = self.find(parent, tokens[at : at + size])
-            if block is None:
+            node = self._nodes.get((parent, tuple(tokens[at : at + size])))
+            if node is None:
                 break
-            found.append(block)
-            parent = block
+            found.append(node)
+            parent = node
         return found
 
-    def insert(self, parent: int, tokens: Seq[int], block: int) -> bool:
-        """Enter `block` after `parent`; False if an equal one is known already."""
-        key = (parent, tuple(tokens))
-        if key in self._blocks:
-            return False
-        self._blocks[key] = block
-        self._keys[block] = key
-        return True
+    def enter(self, parent: Parent, tokens: Seq[int]) -> int | None:
+        """The node of `tokens` after `parent`, which is new if need be; None if `parent` is gone.
 
-    def remove(self, block: int) -> None:
-        """Forget `block`, which must have no children left."""
-        del self._blocks[self._keys.pop(block)]
+        A new node must be held before anything else is done.
+        """
+        key = (parent, tuple(tokens))
+        node = self._nodes.get(key)
+        if node is not None:
+            return node
+        if not isinstance(parent, Root):
+            if parent not in self._keys:
+                return None
+            self._users[parent] += 1
+        node, self._next = self._next, self._next + 1
+        self._nodes[key], self._keys[node], self._users[node] = node, key, 0
+        return node
+
+    def hold(self, node: int) -> None:
+        """Count one more block that holds the content of `node`."""
+        self._users[node] += 1
+
+    def drop(self, node: int) -> None:
+        """Count one block less. Forget `node`, and parents of it, if nothing needs them now."""
+        self._users[node] -= 1
+        parent: Parent = node
+        while not isinstance(parent, Root) and not self._users[parent]:
+            key = self._keys.pop(parent)
+            del self._nodes[key], self._users[parent]
+            parent = key[0]
+            if not isinstance(parent, Root):
+                self._users[parent] -= 1
 
     def clear(self) -> None:
-        self._blocks.clear()
+        """Forget every node."""
+        self._nodes.clear()
         self._keys.clear()
+        self._users.clear()
 
-    def check(self) -> None:
-        """Assert that both directions agree and every parent is known."""
-        assert len(self._blocks) == len(self._keys)
-        for block, key in self._keys.items():
-            assert self._blocks[key] == block
-            assert key[0] == ROOT or key[0] in self._keys, f"block {block} lost its parent"
+    def check(self, held: Seq[int]) -> None:
+        """Assert the invariants, given the node of each block that holds one."""
+        users = dict.fromkeys(self._keys, 0)
+        for node in held:
+            users[node] += 1
+        assert len(self._nodes) == len(self._keys)
+        for node, key in self._keys.items():
+            assert self._nodes[key] == node
             assert len(key[1]) == self.block_size
+            if not isinstance(key[0], Root):
+                assert key[0] in self._keys, f"node {node} lost its parent"
+                users[key[0]] += 1
+        assert users == self._users, "the users of a node are miscounted"
+        assert all(users.values()), "a node that nothing needs is still known"

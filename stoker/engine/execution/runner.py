@@ -101,7 +101,7 @@ class ModelRunner:
         logits are finite, which waits for the device.
         """
         if step.copies:
-            pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)]
+            pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)][1:]
             self.cache.copy_blocks(*upload(pair, self.device))
         arrays = to_arrays(step, self.slots)
         states = None

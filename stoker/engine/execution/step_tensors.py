@@ -89,7 +89,7 @@ class StepArrays:
 def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
     """Flatten `step`, and note its block tables in `slots`."""
     # by column, because going through the items in Python is what takes the time
-    _, slot, first, ids, blocks, draws, states, scored = zip(*step.items, strict=True)
+    _, slot, first, ids, tables, draws, states, scored = zip(*step.items, strict=True)
     counts = np.array([*map(len, ids)], np.int64)
     starts = np.array(first, np.int64)
     ends, contexts = np.cumsum(counts), starts + counts
@@ -102,7 +102,7 @@ def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
         for part in parts
         for some, begin in zip(part, (ends - counts).tolist(), strict=True)
     ]
-    changes = slots.update(slot, (blocks,))
+    changes = slots.update(slot, tuple(zip(*tables, strict=True)))
     slot_of = np.array(slot, np.int64)
     width = ceil_div(int(contexts.max()), slots.block_size)
     return StepArrays(

@@ -5,6 +5,7 @@ Both are plain data without tensors. Users see the outputs; the faces make the r
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from stoker.engine.request.params import SamplingParams
@@ -25,6 +26,8 @@ class Request:
         prompt: the text the ids came from, where there was one.
         stream: emit a partial `RequestOutput` after every token.
         pooling: pool the prompt's hidden states and generate nothing.
+        prefix_root: what its keys and values follow from beside its tokens. Cached prefixes are
+            shared only among requests where this is equal.
     """
 
     id: str
@@ -34,6 +37,7 @@ class Request:
     prompt: str | None = None
     stream: bool = False
     pooling: PoolingParams | None = None
+    prefix_root: Hashable = None
 
     def sample_seed(self, index: int) -> int:
         """The 64-bit seed of sample `index`'s stream."""

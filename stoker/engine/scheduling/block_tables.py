@@ -1,105 +1,197 @@
 """The block tables of sequences: what they share through the prefix index, and how they grow.
 
-Knows sequences and the block pool, neither steps nor queues. Called by the scheduler alone.
+A sequence has a table for each cache group, all with the same number of entries. They are taken,
+grown and copied together; only a window group's first entries are given back before the rest.
+Knows sequences and pools, neither steps nor queues. Called by the scheduler alone.
 """
 
 from __future__ import annotations
 
-from stoker.engine.blocks.block_pool import BlockPool
+from collections.abc import Sequence as Seq
+
+from stoker.engine.blocks.block_pool import UNUSED
+from stoker.engine.blocks.cache_pool import CachePool
 from stoker.engine.scheduling.sequence import Sequence
 
 
 class BlockTables:
     """Gives sequences blocks of `pool`; with `prefix_cache`, also those with equal content."""
 
-    def __init__(self, pool: BlockPool, prefix_cache: bool) -> None:
+    def __init__(self, pool: CachePool, prefix_cache: bool) -> None:
         self.pool = pool
         self.prefix_cache = prefix_cache
         self.num_hit_tokens = 0  # tokens that were found in the index, in all
+        self._first = pool.pools[0]
+        self._empty = ((),) * len(pool.pools)
+        self._none_freed = (0,) * len(pool.pools)
 
-    def found(self, seq: Sequence) -> list[int]:
-        """The blocks that `match` would take over for `seq`, which has none yet."""
-        usable = self.prefix_cache and seq.may_reuse
-        return self.pool.index.match(seq.tokens) if usable else []
+    # -- prefixes ------------------------------------------------------------------------------
 
-    def match(self, seq: Sequence) -> None:
+    def peek_prefix(self, seq: Sequence) -> Seq[int]:
+        """For each group, how many blocks of the prefix of `seq`, which has none yet, cost nothing.
+
+        Those are the ones that `take_prefix` would take over and others hold, or that are behind
+        the window. A block without owner is taken up.
+        """
+        nodes = self._reusable(seq)
+        if not nodes:
+            return self._none_freed
+        costs = []
+        for pool, first in zip(self.pool.pools, self._needed_from(len(nodes)), strict=True):
+            blocks = [pool.blocks[node] for node in nodes[first:]]
+            costs.append(len(nodes) - sum(1 for block in blocks if not pool.refs(block)))
+        return costs
+
+    def take_prefix(self, seq: Sequence) -> None:
         """Take over blocks that others have computed, or compute earlier in this same step.
 
         Within a layer all keys and values are written before any are read, so a block that is
         filled in this step may already be shared in it.
         """
-        size = self.pool.block_size
-        if not (self.prefix_cache and seq.may_reuse) or seq.cursor is None or seq.computed % size:
+        nodes = self._reusable(seq)
+        if not nodes:
             return
-        found = self.pool.index.match(seq.tokens, seq.cursor, seq.computed)
-        if not found:
-            return
-        self.pool.share(found, reuse=True)
-        if seq.shared_blocks == len(seq.blocks):
-            seq.shared_blocks += len(found)
-        seq.blocks += tuple(found)
-        seq.registered = len(seq.blocks)
-        seq.cursor = found[-1]
-        seq.computed += len(found) * size
-        hits = min(seq.computed, seq.prompt_len) - min(
-            seq.computed - len(found) * size, seq.prompt_len
-        )
-        seq.num_cached_tokens += hits
-        self.num_hit_tokens += len(found) * size
+        size, start = self.pool.block_size, seq.num_blocks
+        tables, end = [], start + len(nodes)
+        firsts = self._needed_from(end)
+        for pool, first, table in zip(
+            self.pool.pools, firsts, seq.tables or self._empty, strict=True
+        ):
+            unused = max(0, first - start)
+            found = [pool.blocks[node] for node in nodes[unused:]]
+            pool.share(found, reuse=True)
+            tables.append((*table, *(UNUSED,) * min(unused, len(nodes)), *found))
+        seq.tables = tuple(tables)
+        seq.num_freed = seq.num_freed or self._none_freed
+        if seq.shared_blocks == start:
+            seq.shared_blocks = end
+        seq.num_indexed, seq.index_parent = end, nodes[-1]
+        before, seq.computed = seq.computed, end * size
+        seq.num_cached_tokens += min(seq.computed, seq.prompt_len) - min(before, seq.prompt_len)
+        self.num_hit_tokens += seq.computed - before
+        self.free_behind(seq)
 
-    def register(self, seq: Sequence) -> None:
+    def _reusable(self, seq: Sequence) -> list[int]:
+        """The nodes of the index whose content can follow what `seq` has computed."""
+        parent, size = seq.index_parent, self.pool.block_size
+        if not (self.prefix_cache and seq.may_reuse) or parent is None or seq.computed % size:
+            return []
+        nodes = self.pool.index.match(seq.tokens, parent, seq.computed)
+        return nodes[: self.pool.reusable(nodes, seq.num_blocks)] if nodes else nodes
+
+    def _needed_from(self, blocks: int) -> list[int]:
+        """Each group's first entry that is needed after so many full blocks."""
+        size = self.pool.block_size
+        return [policy.first_needed(blocks * size) // size for policy in self.pool.policies]
+
+    def index_filled(self, seq: Sequence) -> None:
         """Enter the blocks that `seq` has filled, as far as planned, into the prefix index.
 
         A block whose last token is still being drawn has no content to be found by; it is entered
-        once the token is known.
+        once the token is known. Content that is known already has its block; another is kept for
+        `seq` only, but for groups that have freed theirs.
         """
         size = self.pool.block_size
-        if not self.prefix_cache or (seq.registered + 1) * size > seq.computed:
+        if not self.prefix_cache or (seq.num_indexed + 1) * size > seq.computed:
             return
         known = seq.computed - (seq.tokens[seq.computed - 1] < 0)
-        while seq.cursor is not None and (seq.registered + 1) * size <= known:
-            at = seq.registered
-            block = seq.blocks[at]
-            if self.pool.index.insert(seq.cursor, seq.tokens[at * size : (at + 1) * size], block):
-                seq.registered, seq.cursor = at + 1, block
-            else:
-                seq.cursor = None  # another sequence has the same content: one copy is enough
+        while seq.index_parent is not None and (seq.num_indexed + 1) * size <= known:
+            at = seq.num_indexed
+            node = self.pool.index.enter(seq.index_parent, seq.tokens[at * size : (at + 1) * size])
+            seq.num_indexed, seq.index_parent = at + 1, node
+            if node is not None:
+                for pool, table in zip(self.pool.pools, seq.tables, strict=True):
+                    pool.register(node, table[at])
+
+    # -- growth --------------------------------------------------------------------------------
 
     def copies_needed(self, seq: Sequence) -> int:
-        """1 if the block that is written next has other owners and must be copied first."""
+        """1 if the block that is written next has other owners and must be copied first.
+
+        So it is in all groups or in none: owners share the blocks of a fork in every group, and
+        the block that is written next is behind no window.
+        """
         at = seq.computed // self.pool.block_size
-        return int(at < len(seq.blocks) and self.pool.refs(seq.blocks[at]) > 1)
+        return int(at < seq.num_blocks and self._first.refs(seq.tables[0][at]) > 1)
 
     def has_place(self, seq: Sequence) -> bool:
         """Whether the next token goes to a block that is there, and is nobody else's."""
         at = seq.computed // self.pool.block_size
-        return at < len(seq.blocks) and self.pool.refs(seq.blocks[at]) == 1
+        return at < seq.num_blocks and self._first.refs(seq.tables[0][at]) == 1
 
     def needed(self, seq: Sequence, count: int) -> int:
-        """Blocks that must be available for `count` more tokens of `seq`."""
-        grown = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
+        """Blocks that every group must have available for `count` more tokens of `seq`."""
+        grown = self.pool.blocks_for(seq.computed + count) - seq.num_blocks
         return max(0, grown) + self.copies_needed(seq)
 
-    def room(self, seq: Sequence) -> int:
+    def free_tokens(self, seq: Sequence) -> int:
         """Tokens that fit `seq` with the blocks that are available now."""
         spare = self.pool.available - self.copies_needed(seq)
         if spare < 0:
             return 0
-        return (len(seq.blocks) + spare) * self.pool.block_size - seq.computed
+        return (seq.num_blocks + spare) * self.pool.block_size - seq.computed
 
-    def grow(self, seq: Sequence, count: int) -> tuple[int, int] | None:
+    def allocate(self, seq: Sequence, count: int) -> list[tuple[int, int, int]]:
         """Give `seq` blocks of its own for its next `count` tokens.
 
-        Returns (source, destination) of a block that must be copied before anything is written.
+        Returns (group, source, destination) of blocks to copy before anything is written.
         """
-        copied = None
+        copies = []
+        tables = seq.tables or self._empty
+        lacking = range(self.pool.blocks_for(seq.computed + count) - len(tables[0]))
         if self.copies_needed(seq):
             at = seq.computed // self.pool.block_size
-            copied = seq.blocks[at], self.pool.allocate()
-            self.pool.release(seq.blocks[at : at + 1])
-            seq.blocks = (*seq.blocks[:at], copied[1], *seq.blocks[at + 1 :])
+            own = [pool.allocate() for pool in self.pool.pools]
+            for group, pool in enumerate(self.pool.pools):
+                pool.release(tables[group][at : at + 1])
+                copies.append((group, tables[group][at], own[group]))
+            tables = tuple(
+                (*table[:at], block, *table[at + 1 :])
+                for table, block in zip(tables, own, strict=True)
+            )
             seq.shared_blocks = min(seq.shared_blocks, at)
-        lacking = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
-        if lacking > 0:
-            seq.blocks += tuple(self.pool.allocate() for _ in range(lacking))
-        return copied
+        seq.tables = tuple(
+            (*table, *[pool.allocate() for _ in lacking])
+            for table, pool in zip(tables, self.pool.pools, strict=True)
+        )
+        seq.num_freed = seq.num_freed or self._none_freed
+        return copies
+
+    # -- giving back ---------------------------------------------------------------------------
+
+    def free_behind(self, seq: Sequence) -> None:
+        """Give back the blocks that no query of `seq` from now on sees, of groups with windows.
+
+        A step under way may still read them. Whoever gets them next writes them in a later step,
+        which the device runs after it.
+        """
+        for group in self.pool.windows:
+            first = self.pool.policies[group].first_needed(seq.computed) // self.pool.block_size
+            freed = seq.num_freed[group] if seq.num_freed else first
+            if first <= freed:
+                continue
+            table = seq.tables[group]
+            self.pool.pools[group].release([at for at in table[freed:first] if at != UNUSED])
+            table = (*(UNUSED,) * first, *table[first:])
+            seq.tables = (*seq.tables[:group], table, *seq.tables[group + 1 :])
+            seq.num_freed = (*seq.num_freed[:group], first, *seq.num_freed[group + 1 :])
+
+    def release(self, seq: Sequence) -> None:
+        """Give all blocks of `seq` back; its tables stay as they are."""
+        for pool, table, freed in zip(self.pool.pools, seq.tables, seq.num_freed, strict=False):
+            pool.release(table[freed:])
+
+    def share(self, seq: Sequence) -> None:
+        """Make `seq`, a fork, another owner of its blocks."""
+        for pool, table, freed in zip(self.pool.pools, seq.tables, seq.num_freed, strict=True):
+            pool.share(table[freed:])
+
+    def check(self, seq: Sequence) -> None:
+        """Assert what holds of the tables of `seq`, which runs, between any two steps."""
+        size, count = self.pool.block_size, self.pool.blocks_for(seq.computed)
+        assert seq.num_blocks == count, "more than a block wasted"
+        for group, table in enumerate(seq.tables):
+            freed, policy = seq.num_freed[group], self.pool.policies[group]
+            assert len(table) == count
+            assert table.count(UNUSED) == table[:freed].count(UNUSED) == freed
+            assert freed <= policy.first_needed(seq.computed) // size, "a block is still needed"

@@ -17,11 +17,13 @@ Knows numbers only; called by the scheduler.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from collections.abc import Sequence as Seq
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stoker.engine.blocks.cache_pool import CachePool
 from stoker.engine.scheduling.sequence import Sequence
 
 Ints = NDArray[np.int64]
@@ -82,7 +84,8 @@ class Forecast:
 
     Every sequence advances one token a step until its expected end and then gives its own
     blocks back. Blocks shared with others are counted once and never given back, which errs
-    on the safe side. Rounding up to whole blocks counts as one block for each.
+    on the safe side. Rounding up to whole blocks counts as one block for each. In a group with
+    a window, a sequence holds no more than its window and the chunk that it computes at a time.
 
     For lengths that turn out longer, `RESERVE` standard deviations are kept free. That of a
     sequence is taken to be what it still has to generate, as for exponential lengths; it is 0 for
@@ -90,66 +93,128 @@ class Forecast:
 
     Args:
         running: the sequences holding blocks now.
-        held: distinct blocks they hold together.
-        block_size: tokens per block.
+        pool: what they hold, and how much there is.
         lengths: the estimator of output lengths.
+        max_chunk: most tokens that a sequence computes in a step.
     """
 
     def __init__(
-        self, running: list[Sequence], held: int, block_size: int, lengths: LengthEstimator
+        self, running: list[Sequence], pool: CachePool, lengths: LengthEstimator, max_chunk: int
     ) -> None:
-        self._block_size = block_size
+        self._pool = pool
         self._lengths = lengths
-        private = sum(len(seq.blocks) - seq.shared_blocks for seq in running)
-        self._base = max(0, held - private)
-        self._tokens, self._left, self._variance = self._measure(running)
-        self._tried = self._tokens, self._left, self._variance
+        self._max_chunk = max_chunk
+        self._base = [
+            max(0, own.held - sum(_private_blocks(seq, group) for seq in running))
+            for group, own in enumerate(pool.pools)
+        ]
+        self._rows = self._tried = self._measure(running)
 
-    def _measure(self, sequences: list[Sequence]) -> tuple[Ints, Ints, float]:
-        """Tokens in blocks of their own (M,), tokens still to generate (M,), and their variance.
-
-        M counts completions: a prompt whose samples are still to be drawn has n of them.
-        """
-        size = self._block_size
+    def _measure(self, sequences: list[Sequence]) -> _Rows:
+        """A row for each completion: a prompt whose samples are still to be drawn has n of them."""
+        size = self._pool.block_size
         rows = []
         for seq in sequences:
             limit, certain = seq.length_limit - seq.prompt_len, seq.request.params.ignore_eos
             own, number = len(seq.tokens) - seq.shared_blocks * size, seq.serial
-            rows.append((own, seq.generated, limit, certain, number))
+            rows.append((own, seq.generated, limit, certain, number, seq.remaining))
             rows += [
-                (0, 0, limit, certain, number + sample) for sample in range(1, seq.pending_samples)
+                (0, 0, limit, certain, number + sample, 1)
+                for sample in range(1, seq.pending_samples)
             ]
-        tokens, generated, limits, fixed, numbers = np.array(rows, np.int64).reshape(-1, 5).T
+        own, generated, limits, fixed, numbers, chunks = np.array(rows, np.int64).reshape(-1, 6).T
         ranks = numbers * GOLDEN % 1
         expected = np.where(fixed, limits, self._lengths.ranked(generated, limits, ranks))
         left = np.maximum(expected - generated, 1)
-        return tokens, left, float(np.sum(left[expected < limits] ** 2.0))
+        uncertain = np.where(expected < limits, left, 0)
+        return _Rows(own, left, uncertain, np.minimum(chunks, self._max_chunk))
 
-    def peak_with(self, candidate: Sequence, matched_blocks: int) -> int:
-        """Most blocks in use at any future moment if `candidate` ran as well, and `reserve`.
+    def fits(self, candidate: Sequence, matched: Seq[int]) -> bool:
+        """Whether every group would have blocks at any future moment if `candidate` ran as well.
 
-        `matched_blocks` of its prompt are held by others already.
+        Of its prompt, `matched` blocks cost nothing in each group.
         """
-        tokens, left, variance = self._measure([candidate])
-        tokens[0] -= matched_blocks * self._block_size
-        tokens, left = np.append(self._tokens, tokens), np.append(self._left, left)
-        self._tried = tokens, left, self._variance + variance
-        return self._peak(tokens, left) + self.reserve
-
-    @property
-    def reserve(self) -> int:
-        """Blocks kept free for lengths longer than expected, with the candidate tried last."""
-        return int(RESERVE * self._tried[2] ** 0.5 / self._block_size)
+        new, size = self._measure([candidate]), self._pool.block_size
+        self._tried = _Rows(
+            *(np.append(rows, row) for rows, row in zip(self._rows, new, strict=True))
+        )
+        first = len(self._rows.own)
+        for group, (num_blocks, window) in enumerate(self._pool.groups):
+            own = self._tried.own
+            if matched[group]:
+                own = own.copy()
+                own[first] -= matched[group] * size
+            peak = self._base[group] + self._peak(own, window)
+            if peak + self._reserve(own, window) > num_blocks:
+                return False
+        return True
 
     def accept(self) -> None:
         """Make the candidate tried last one of the running."""
-        self._tokens, self._left, self._variance = self._tried
+        self._rows = self._tried
 
-    def _peak(self, tokens: Ints, left: Ints) -> int:
-        # Use grows until a sequence ends, so the peaks are the moments just before an end:
-        # then all with at least as much left are alive and have grown by that much.
+    def _reserve(self, own: Ints, window: int | None) -> int:
+        """Blocks kept free for lengths longer than expected, with the candidate tried last."""
+        growth = self._tried.uncertain
+        if window is not None:
+            growth = np.clip(self._bounds(window) - own, 0, growth)
+        return int(RESERVE * float(np.sum(growth**2.0)) ** 0.5 / self._pool.block_size)
+
+    def _peak(self, own: Ints, window: int | None) -> int:
+        """Most blocks in use at any future moment, of sequences with so many tokens of their own.
+
+        Use grows until a sequence ends, so the peaks are the moments just before an end: then all
+        with at least as much left are alive and have grown by that much.
+        """
+        size, left = self._pool.block_size, self._tried.left
         order = np.argsort(-left, kind="stable")
         alive = np.arange(1, len(order) + 1)
-        totals = np.cumsum(tokens[order]) + alive * left[order]
-        size = self._block_size
-        return self._base + int(np.max((totals + alive * (size - 1)) // size))
+        if window is None:
+            totals = np.cumsum(own[order]) + alive * left[order]
+        else:
+            totals = _bounded(own, left, self._bounds(window), order)
+        return int(np.max((totals + alive * (size - 1)) // size))
+
+    def _bounds(self, window: int) -> Ints:
+        """Most tokens that each sequence holds in a group with a window.
+
+        A chunk of c tokens from position p on sees and writes positions p - window + 1 to
+        p + c - 1; a decode is a chunk of one. They may begin with the last token of a block.
+        """
+        return window - 1 + self._tried.chunks + self._pool.block_size - 1
+
+
+class _Rows(NamedTuple):
+    """Completions that run, (M,) each."""
+
+    own: Ints  # tokens in blocks of their own
+    left: Ints  # tokens still to generate
+    uncertain: Ints  # as `left`; 0 if it is expected to reach its limit
+    chunks: Ints  # most tokens to compute in a step
+
+
+def _private_blocks(seq: Sequence, group: int) -> int:
+    """Blocks of `seq` that are counted by its own tokens."""
+    freed = seq.num_freed[group] if seq.num_freed else 0
+    return seq.num_blocks - max(seq.shared_blocks, freed)
+
+
+def _bounded(own: Ints, left: Ints, bounds: Ints, order: Ints) -> Ints:
+    """Tokens held just before each end, if a sequence holds at most its bound.
+
+    With `spare` = bounds - own, at time t a sequence that is alive has own + min(t, spare) tokens:
+
+        own 3 3, bounds 8 4, left 6 2       t = 2: 3 + 2 + 3 + 1 = 9       t = 6: 3 + 5 = 8
+    """
+    own = np.minimum(own, bounds)
+    spare = bounds - own
+    times = left[order]
+    growing = np.sort(np.minimum(left, spare))
+    totals = np.cumsum(own[order]) + times * (len(left) - np.searchsorted(growing, times))
+    # those that have reached their bounds, less those of them that have ended
+    full = spare < left
+    for ends, sign in ((spare[full], 1), (left[full], -1)):
+        by_end = np.argsort(ends, kind="stable")
+        sums = np.append(0, np.cumsum(spare[full][by_end]))
+        totals = totals + sign * sums[np.searchsorted(ends[by_end], times)]
+    return totals

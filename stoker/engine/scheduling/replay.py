@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
 from pathlib import Path
 
+from stoker.engine.blocks.block_pool import UNUSED
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.scheduling.step import Step, StepItem
 
 NextToken = Callable[[tuple[int, ...], int], int]
@@ -22,16 +25,21 @@ def hash_context(vocab_size: int) -> NextToken:
 
 
 class FakeCache:
-    """Executes steps on a paged cache of token ids.
+    """Executes steps on a paged cache of token ids, with a group's visible set for each group.
+
+    A block also knows its entry in the table that it was written through, so that a block of
+    another place is noticed.
 
     Args:
-        num_blocks, block_size: the pool's sizes.
+        groups: sizes and windows of the cache's groups.
+        block_size: tokens of a block.
         next_token: maps (visible context, sample index) to the token that is drawn.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, next_token: NextToken) -> None:
+    def __init__(self, groups: Seq[GroupSize], block_size: int, next_token: NextToken) -> None:
         self._size = block_size
-        self._cells: list[list[int | None]] = [[None] * block_size for _ in range(num_blocks)]
+        self._groups = tuple(groups)
+        self._blocks = [[_Block(block_size)] * group.num_blocks for group in groups]
         self._next_token = next_token
         self._last_tokens: dict[int, int] = {}  # by slot
 
@@ -39,43 +47,92 @@ class FakeCache:
         """The drawn tokens, in the order of the items and of their draws.
 
         Raises:
-            ValueError: an item's block table misses a position or reads one never written.
+            ValueError: a position that an item sees is not in its block tables, was freed or never
+                written, or differs between groups.
         """
         step = step.resolved(self._last_tokens)
-        contents = [list(self._cells[src]) for src, _ in step.copies]  # all read before any write
-        for (_, dst), content in zip(step.copies, contents, strict=True):
-            self._cells[dst] = content
+        # all read before any write
+        contents = [self._blocks[group][src].copy() for group, src, _ in step.copies]
+        for (group, _, dst), content in zip(step.copies, contents, strict=True):
+            self._blocks[group][dst] = content
         for item in step.items:
             self._write(item)
+        contexts = [self.context(item) for item in step.items]
         drawn = [
-            self._next_token(self.context(item), index)
-            for item in step.items
+            self._next_token(context, index)
+            for item, context in zip(step.items, contexts, strict=True)
             for index in item.draws
         ]
         self._last_tokens.update(step.last_tokens(drawn))
         return drawn
 
     def context(self, item: StepItem) -> tuple[int, ...]:
-        """The token ids that the item's last position sees."""
-        seen: list[int] = []
-        for block in item.blocks:
-            for token in self._cells[block][: item.end - len(seen)]:
-                if token is None:
-                    raise ValueError(f"#{item.sequence} reads position {len(seen)}: not written")
-                seen.append(token)
-        if len(seen) < item.end:
-            raise ValueError(f"#{item.sequence} has blocks for {len(seen)} of {item.end} tokens")
-        return tuple(seen)
+        """The token ids that the item's last position sees in the group that sees the most.
+
+        The other groups see the end of that. What the item's other positions see is read as well.
+        """
+        views = [self._view(item, group) for group in range(len(self._groups))]
+        longest = max(views, key=len)
+        for group, view in enumerate(views):
+            if view != longest[len(longest) - len(view) :]:
+                raise ValueError(
+                    f"#{item.sequence} sees {view} in group {group}, and {longest} in another"
+                )
+        most = max(group.window or item.end for group in self._groups)
+        return longest[-most:]
+
+    def _view(self, item: StepItem, group: int) -> tuple[int, ...]:
+        """The tokens that the positions of `item` see in a group."""
+        window, table = self._groups[group].window, item.tables[group]
+        if len(table) * self._size < item.end:
+            held = len(table) * self._size
+            raise ValueError(f"#{item.sequence} has blocks for {held} of {item.end} tokens")
+        first = 0 if window is None else max(0, item.start - window + 1)
+        seen: list[int | None] = []
+        begin = first // self._size
+        for entry, number in enumerate(table[begin : -(-item.end // self._size)], begin):
+            where = f"#{item.sequence} reads block {number} at entry {entry} of group {group}"
+            if number == UNUSED:
+                raise ValueError(f"{where}: it was freed")
+            block = self._blocks[group][number]
+            if block.entry != entry:
+                raise ValueError(f"{where}: it was written as entry {block.entry}")
+            seen += block.tokens
+        visible = seen[first - begin * self._size : item.end - begin * self._size]
+        found = tuple(token for token in visible if token is not None)
+        if len(found) < len(visible):
+            at = first + visible.index(None)
+            raise ValueError(f"#{item.sequence} reads position {at} of group {group}: not written")
+        return found
 
     def _write(self, item: StepItem) -> None:
-        for at, token in enumerate(item.tokens, item.start):
-            self._cells[item.blocks[at // self._size]][at % self._size] = token
+        size = self._size
+        for blocks, table in zip(self._blocks, item.tables, strict=True):
+            for at, token in enumerate(item.tokens, item.start):
+                entry = at // size
+                block = blocks[table[entry]]
+                if block.entry != entry:
+                    block = blocks[table[entry]] = _Block(size, entry)
+                block.tokens[at % size] = token
 
 
-def save_trace(path: Path, num_blocks: int, block_size: int, steps: Iterable[Step]) -> None:
-    """Write a trace: a line with the pool's sizes, then one line per step."""
+class _Block:
+    """The tokens of a block, and the entry of the table that it was written through."""
+
+    def __init__(self, size: int, entry: int = UNUSED) -> None:
+        self.entry = entry
+        self.tokens: list[int | None] = [None] * size
+
+    def copy(self) -> _Block:
+        other = _Block(0, self.entry)
+        other.tokens = list(self.tokens)
+        return other
+
+
+def save_trace(path: Path, groups: Seq[GroupSize], block_size: int, steps: Iterable[Step]) -> None:
+    """Write a trace: a line with the sizes of the cache, then one line per step."""
     with path.open("w") as file:
-        file.write(json.dumps({"num_blocks": num_blocks, "block_size": block_size}) + "\n")
+        file.write(json.dumps({"groups": list(groups), "block_size": block_size}) + "\n")
         file.writelines(step.to_json() + "\n" for step in steps)
 
 
@@ -89,12 +146,13 @@ def replay(path: Path, show: Callable[[str], None] = lambda line: None) -> int:
     Returns: the number of steps.
 
     Raises:
-        ValueError: the trace reads what was never written, or another sequence's tokens.
+        ValueError: the trace reads what was freed or never written, or another sequence's tokens.
     """
     with path.open() as file:
         sizes = json.loads(file.readline())
-        cache = FakeCache(sizes["num_blocks"], sizes["block_size"], lambda context, index: 0)
-        known: dict[int, tuple[int, ...]] = {}
+        groups = [GroupSize(*group) for group in sizes["groups"]]
+        cache = FakeCache(groups, sizes["block_size"], lambda context, index: 0)
+        known: dict[int, dict[int, int]] = {}  # by sequence and position
         count = 0
         for line in file:
             count += 1
@@ -102,13 +160,10 @@ def replay(path: Path, show: Callable[[str], None] = lambda line: None) -> int:
             show(str(step))
             cache.run(step)
             for item in step.items:
-                context = cache.context(item)
-                before = known.get(item.sequence, ())
-                overlap = min(len(before), len(context))
-                if context[:overlap] != before[:overlap]:
-                    raise ValueError(
-                        f"step {step.number}: #{item.sequence} sees other tokens than before"
-                    )
-                if len(context) > len(before):
-                    known[item.sequence] = context
+                context, before = cache.context(item), known.setdefault(item.sequence, {})
+                for at, token in enumerate(context, item.end - len(context)):
+                    if before.setdefault(at, token) != token:
+                        raise ValueError(
+                            f"step {step.number}: #{item.sequence} sees other tokens than before"
+                        )
         return count

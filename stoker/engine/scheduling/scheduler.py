@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from stoker.engine.blocks.block_pool import BlockPool
+from stoker.engine.blocks.cache_pool import CachePool
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.request.pooling import prompt_limit
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.block_tables import BlockTables
@@ -32,7 +33,7 @@ class _Plan:
     number: int
     budget: int
     items: list[StepItem] = field(default_factory=list)
-    copies: list[tuple[int, int]] = field(default_factory=list)
+    copies: list[tuple[int, int, int]] = field(default_factory=list)
     admitted: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
 
@@ -41,7 +42,7 @@ class Scheduler:
     """Continuous batching with chunked prefill over a block pool.
 
     Args:
-        num_blocks: blocks in the pool.
+        groups: the cache's groups of layers, each with blocks of its own.
         block_size: tokens per block.
         max_batch_tokens: most tokens per step.
         max_running: most sequences holding blocks; never more than `max_batch_tokens`, so
@@ -55,7 +56,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        num_blocks: int,
+        groups: Seq[GroupSize],
         block_size: int,
         max_batch_tokens: int,
         max_running: int,
@@ -64,7 +65,7 @@ class Scheduler:
         prefix_cache: bool = True,
         policy: str = "fcfs",
     ) -> None:
-        self.pool = BlockPool(num_blocks, block_size)
+        self.pool = CachePool(groups, block_size)
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
         self.max_running = min(max_running, max_batch_tokens)
@@ -106,19 +107,24 @@ class Scheduler:
     @property
     def max_length(self) -> int:
         """Most tokens any sequence can have, by the context and by the cache."""
-        return min(self.max_context, self.pool.num_blocks * self.block_size)
+        return int(min(self.max_context, self.pool.max_length))
 
     def _length_limit(self, request: Request, prompt: int) -> int:
-        capacity = self.pool.num_blocks * self.block_size
+        capacity = int(min(self.pool.max_length, max(self.max_context, prompt + 1)))
         if request.pooling:
             return prompt_limit(prompt, self.max_context, capacity)
         most = request.params.max_tokens
         wanted = self.max_context if most is None else min(prompt + most, self.max_context)
         if prompt + 1 > capacity or (most is not None and wanted > capacity):
+            group = self.pool.groups[self.pool.tightest]
+            whole = "the whole cache"
+            if len(self.pool.groups) > 1:
+                window = f"a window of {group.window}" if group.window else "no window"
+                whole += f" of the layers with {window}"
             raise InvalidRequestError(
                 f"the request may grow to {wanted} tokens ({prompt} of prompt), "
-                f"{self.pool.blocks_for(wanted)} cache blocks, and the whole cache has "
-                f"{self.pool.num_blocks} blocks of {self.block_size}; "
+                f"{self.pool.blocks_for(wanted)} cache blocks, and {whole} has "
+                f"{group.num_blocks} blocks of {self.block_size}; "
                 "lower max_tokens or give the cache more memory"
             )
         return min(wanted, capacity)
@@ -203,16 +209,16 @@ class Scheduler:
             return  # preempted earlier in this plan
         count = seq.remaining
         if count > 1:
-            self.tables.match(seq)
+            self.tables.take_prefix(seq)
             count = min(seq.remaining, plan.budget)
         if count > 1 or not self.tables.has_place(seq):  # most decodes have one
+            self.tables.free_behind(seq)
             if not self._make_room(plan, seq, count):
-                count = min(count, self.tables.room(seq)) if seq.status is Status.RUNNING else 0
+                room = self.tables.free_tokens(seq) if seq.status is Status.RUNNING else 0
+                count = min(count, room)
                 if count <= 0:
                     return
-            copied = self.tables.grow(seq, count)
-            if copied is not None:
-                plan.copies.append(copied)
+            plan.copies += self.tables.allocate(seq, count)
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.pending_samples)) if last else ()
@@ -221,10 +227,10 @@ class Scheduler:
         if not seq.may_reuse:
             scored = seq.score(start, end)
         plan.items.append(
-            StepItem(seq.serial, seq.slot, start, tokens, seq.blocks, draws, states, scored)
+            StepItem(seq.serial, seq.slot, start, tokens, seq.tables, draws, states, scored)
         )
         plan.budget -= count
-        self.tables.register(seq)
+        self.tables.index_filled(seq)
 
     def _make_room(self, plan: _Plan, seq: Sequence, count: int) -> bool:
         """Preempt the last admitted until `count` tokens fit; False if they can't.
@@ -252,7 +258,7 @@ class Scheduler:
 
     def put_back(self, seq: Sequence) -> None:
         """Let `seq`, which is no longer in `running`, wait before all others without its blocks."""
-        self.pool.release(seq.blocks)
+        self.tables.release(seq)
         self.slots.release(seq.slot)
         seq.drop_cache()
         seq.status, seq.slot = Status.WAITING, NO_SLOT
@@ -264,12 +270,12 @@ class Scheduler:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
             if seq is None:
                 return
-            held = [block for block in self.tables.found(seq) if self.pool.refs(block)]
             if self.running:
                 if forecast is None:
-                    forecast = Forecast(self.running, self.pool.held, self.block_size, self.lengths)
-                # a match that others hold costs nothing; one without owner is taken up
-                if forecast.peak_with(seq, len(held)) > self.pool.num_blocks:
+                    forecast = Forecast(
+                        self.running, self.pool, self.lengths, self.max_batch_tokens
+                    )
+                if not forecast.fits(seq, self.tables.peek_prefix(seq)):
                     return
                 forecast.accept()
             if self.preempted:
@@ -317,6 +323,8 @@ class Scheduler:
         for item in step.items:
             first, taken = taken, taken + len(item.draws)
             seq = self._by_serial.get(item.sequence)
+            if seq is not None and len(item.tokens) > 1:
+                self.tables.free_behind(seq)  # a decode does so when it needs another block
             if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
                 advanced.append(seq)
             if seq is None or not item.draws:
@@ -340,7 +348,7 @@ class Scheduler:
                     self._unqueue(seq)  # preempted while its last token was drawn
                 self._finish(seq, reason)
             elif not seq.remaining:
-                self.tables.register(seq)  # planned ahead, and now its content is known
+                self.tables.index_filled(seq)  # planned ahead, and now its content is known
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
             self.put_back(self.running.pop())
@@ -351,16 +359,16 @@ class Scheduler:
 
     def _fork(self, seq: Sequence, index: int) -> Sequence:
         twin = seq.fork(self._next_serial(), index)
-        self.pool.share(twin.blocks)
+        self.tables.share(twin)
         twin.status = Status.RUNNING
         self._by_serial[twin.serial] = twin
         self.running.append(twin)
         return twin
 
     def _finish(self, seq: Sequence, reason: str) -> None:
-        self.pool.release(seq.blocks)
+        self.tables.release(seq)
         self.slots.release(seq.slot)
-        seq.blocks, seq.slot = (), NO_SLOT
+        seq.tables, seq.slot = (), NO_SLOT
         seq.status, seq.finish_reason = Status.FINISHED, reason
         del self._by_serial[seq.serial]
 
@@ -370,7 +378,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants that hold between any two steps."""
-        self.pool.check([seq.blocks for seq in self._by_serial.values()])
+        self.pool.check([seq.tables for seq in self._by_serial.values()])
         assert all(seq.status is Status.RUNNING for seq in self.running)
         assert len({seq.serial for seq in self.running}) == len(self.running)
         self.slots.check(seq.slot for seq in self.running)
@@ -380,4 +388,4 @@ class Scheduler:
             assert (seq.slot == NO_SLOT) == (seq.status is not Status.RUNNING)
         for seq in self.running:
             assert 0 <= seq.computed <= len(seq.tokens) <= seq.length_limit
-            assert len(seq.blocks) == self.pool.blocks_for(seq.computed), "more than a block wasted"
+            self.tables.check(seq)

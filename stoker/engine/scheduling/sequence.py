@@ -4,8 +4,9 @@ Owned by the scheduler. Everything else follows from its counters:
 
     tokens   [ prompt ............ | generated ..... ]
              [ computed ......... ][ remaining ...... ]
-    blocks   [  0  |  1  |  2  |  3  ]   hold the keys and values of `computed`
-             [ registered ]              blocks known to the prefix index
+    tables   [  0  |  1  |  2  |  3  ]   blocks with the keys and values of `computed`, by group
+             [ num_indexed ]             blocks whose content the prefix index knows
+             [ -1  | -1  |  2  |  3  ]   a group with a window has freed `num_freed` of them
 
 A decode has one token remaining, a prefill (or a recomputation) more. The newest token may be
 the placeholder `LAST_TOKEN`: it is still being drawn, and only the device has it, by slot.
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from stoker.engine.blocks.prefix_index import ROOT
+from stoker.engine.blocks.cache_pool import Tables
+from stoker.engine.blocks.prefix_index import Parent, Root
 from stoker.engine.request.pooling import NO_STATES
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.slot_pool import NO_SLOT
@@ -32,23 +34,24 @@ class Sequence:
     """One completion of a request (`index` of `n`), with its place in the cache."""
 
     __slots__ = (
-        "blocks",
         "computed",
-        "cursor",
         "finish_reason",
         "index",
+        "index_parent",
         "length_limit",
         "num_cached_tokens",
+        "num_freed",
+        "num_indexed",
         "pending_samples",
         "planned",
         "prompt_len",
-        "registered",
         "request",
         "scored",
         "serial",
         "shared_blocks",
         "slot",
         "status",
+        "tables",
         "tokens",
     )
 
@@ -73,10 +76,12 @@ class Sequence:
     def drop_cache(self) -> None:
         """Forget the cache's part; the tokens stay, to be computed again."""
         self.computed = 0
-        self.blocks: tuple[int, ...] = ()
+        self.tables: Tables = ()  # none until it gets blocks
+        self.num_freed: tuple[int, ...] = ()  # leading entries of each table that are unused
         self.shared_blocks = 0  # leading blocks taken from the index
-        self.registered = 0
-        self.cursor: int | None = ROOT  # index entry of the last registered block; None: gave up
+        self.num_indexed = 0
+        # index node of the last indexed block; None: it is gone, so no more are indexed
+        self.index_parent: Parent | None = Root(self.request.prefix_root)
 
     def draw(self, token: int) -> None:
         """Take in the next token, in place of its placeholder if there is one."""
@@ -84,6 +89,11 @@ class Sequence:
             self.tokens[-1] = token
         else:
             self.tokens.append(token)
+
+    @property
+    def num_blocks(self) -> int:
+        """Entries of its tables, of which each group has as many."""
+        return len(self.tables[0]) if self.tables else 0
 
     @property
     def remaining(self) -> int:
@@ -120,9 +130,9 @@ class Sequence:
         twin = Sequence(self.request, serial, self.length_limit, index)
         twin.pending_samples = 1
         twin.computed = self.computed
-        twin.blocks = self.blocks
-        twin.shared_blocks = len(self.blocks)
-        twin.registered, twin.cursor = self.registered, self.cursor
+        twin.tables, twin.num_freed = self.tables, self.num_freed
+        twin.shared_blocks = self.num_blocks
+        twin.num_indexed, twin.index_parent = self.num_indexed, self.index_parent
         twin.num_cached_tokens = self.prompt_len
         twin.scored = self.scored
         return twin

@@ -12,6 +12,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from stoker.engine.blocks.cache_pool import Tables
+
 NOT_SCORED = (0, 0)
 LAST_TOKEN = -1  # in `StepItem.tokens` and `Sequence.tokens`: the last token drawn in this slot
 
@@ -25,7 +27,8 @@ class StepItem(NamedTuple):
         start: absolute position of the first of `tokens`.
         tokens: the token ids whose keys and values this step computes. The last may be
             `LAST_TOKEN`: the step before is still drawing it, and the device has it by slot.
-        blocks: the block table, covering positions 0 to start + len(tokens) - 1.
+        tables: a block table for each cache group, covering positions 0 to end - 1. Position p is
+            in entry p // block_size; entries behind a group's window are -1 (`UNUSED`).
         draws: sample indices to draw from the last position's logits; empty when more of the
             prompt is still to come.
         states: the slice of `tokens` whose final hidden states are pooled; (0, 0) for none.
@@ -36,7 +39,7 @@ class StepItem(NamedTuple):
     slot: int
     start: int
     tokens: tuple[int, ...]
-    blocks: tuple[int, ...]
+    tables: Tables
     draws: tuple[int, ...]
     states: tuple[int, int] = (0, 0)
     scored: tuple[int, int] = NOT_SCORED
@@ -48,11 +51,15 @@ class StepItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """What one forward pass computes. Block copies happen before anything is written."""
+    """What one forward pass computes.
+
+    Attributes:
+        copies: blocks to copy before anything is written: (cache group, from, to).
+    """
 
     number: int
     items: tuple[StepItem, ...] = ()
-    copies: tuple[tuple[int, int], ...] = ()
+    copies: tuple[tuple[int, int, int], ...] = ()
     admitted: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
 
@@ -106,14 +113,14 @@ class Step:
                 item["slot"],
                 item["start"],
                 tuple(item["tokens"]),
-                tuple(item["blocks"]),
+                tuple(map(tuple, item["tables"])),
                 tuple(item["draws"]),
                 (item["states"][0], item["states"][1]),
                 (item["scored"][0], item["scored"][1]),
             )
             for item in fields.pop("items")
         )
-        copies = tuple((src, dst) for src, dst in fields.pop("copies"))
+        copies = tuple((group, src, dst) for group, src, dst in fields.pop("copies"))
         plain = {name: tuple(fields[name]) for name in ("admitted", "preempted")}
         return cls(fields["number"], items, copies, **plain)
 
@@ -126,7 +133,8 @@ class Step:
         for item in self.items:
             kind = "decode" if len(item.tokens) == 1 else "prefill"
             lines.append(
-                f"  #{item.sequence} {kind} [{item.start}:{item.end}] blocks {list(item.blocks)}"
+                f"  #{item.sequence} {kind} [{item.start}:{item.end}]"
+                + "".join(f" blocks {list(table)}" for table in item.tables)
                 + (f" draws {list(item.draws)}" if item.draws else "")
                 + (f" states {list(item.states)}" if item.states[1] else "")
                 + (f" scored {list(item.scored)}" if item.scored[1] else "")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from stoker.config import EngineConfig
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import graph_buckets, make_graphs
@@ -123,7 +124,7 @@ def _scheduler(config: EngineConfig, eos_ids: frozenset[int]) -> Scheduler:
     assert config.max_batch_tokens is not None
     assert config.max_context is not None
     return Scheduler(
-        num_blocks=config.num_blocks,
+        groups=[GroupSize(config.num_blocks)],
         block_size=config.block_size,
         max_batch_tokens=config.max_batch_tokens,
         max_running=config.max_running,

@@ -62,8 +62,8 @@ def largest_step(
     for row in range(rows):
         more = min(spare, context - 1)
         spare -= more
-        blocks = tuple(range(ceil_div(1 + more, block_size)))
-        items.append(StepItem(row, row, 0, (0,) * (1 + more), blocks, (0,)))
+        table = tuple(range(ceil_div(1 + more, block_size)))
+        items.append(StepItem(row, row, 0, (0,) * (1 + more), (table,), (0,)))
     ends = [item.end for item in items]
     draws = SamplingBatch([1.0] * rows, [50] * rows, [0.9] * rows, [0] * rows, ends)
     return Step(0, tuple(items)), draws

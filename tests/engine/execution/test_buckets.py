@@ -42,7 +42,7 @@ def random_step(rng, running, block_size, decodes):
         if draws and rng.random() < 0.5:
             tokens[-1] = LAST_TOKEN
         table = tuple(blocks.pop() for _ in range(-(-(start + count) // block_size)))
-        items.append(StepItem(serial, slots[serial], start, tuple(tokens), table, draws))
+        items.append(StepItem(serial, slots[serial], start, tuple(tokens), (table,), draws))
     return Step(1, tuple(items))
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.execution.pending_step import CompletedStep
 from stoker.engine.execution.pooler import PoolState, gather
@@ -32,7 +33,7 @@ class FakeRunner:
 
     def __init__(self, scheduler):
         self.scheduler = scheduler
-        self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, NEXT)
+        self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, NEXT)
 
     def launch(self, step, draws, pools):
         assert Step.from_json(step.to_json()) == step
@@ -91,7 +92,7 @@ def random_requests(rng, count, longest):
 def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cache, policy, hopeful):
     rng = random.Random(seed)
     scheduler = Scheduler(
-        num_blocks=-(-40 // block_size) + spare,
+        groups=[GroupSize(-(-40 // block_size) + spare)],
         block_size=block_size,
         max_batch_tokens=budget,
         max_running=max_running,
@@ -141,7 +142,7 @@ def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cach
 
 def test_no_length_is_learnt_from_pooled_requests():
     scheduler = Scheduler(
-        num_blocks=8, block_size=4, max_batch_tokens=16, max_running=4, max_context=32
+        groups=[GroupSize(8)], block_size=4, max_batch_tokens=16, max_running=4, max_context=32
     )
     engine = Engine(scheduler, FakeRunner(scheduler), None, VOCAB)
     engine.add(Request("a", (1, 2, 3), SamplingParams(), pooling=PoolingParams()))
@@ -152,7 +153,7 @@ def test_no_length_is_learnt_from_pooled_requests():
 
 
 def item(start, count, states):
-    return StepItem(0, 0, start, (0,) * count, (0,), (), states)
+    return StepItem(0, 0, start, (0,) * count, ((0,),), (), states)
 
 
 def test_a_mean_has_the_same_bits_for_every_cut():

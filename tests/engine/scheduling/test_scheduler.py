@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoker.engine.blocks.groups import GroupSize, policy_of
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.forecast import LengthEstimator
@@ -22,12 +23,12 @@ NEXT = hash_context(VOCAB)
 EOS = frozenset({7})
 
 
-def expected_text(request, index, limit):
+def expected_text(request, index, limit, window=None):
     """What one sample must be, with nothing else in the world."""
     tokens, out = list(request.prompt_token_ids), []
     params = request.params
     while len(out) < params.max_tokens and len(tokens) < limit:
-        token = NEXT(tuple(tokens), index)
+        token = NEXT(tuple(tokens[-(window or limit) :]), index)
         tokens.append(token)
         out.append(token)
         if (token in EOS and not params.ignore_eos) or token in params.stop_ids:
@@ -44,7 +45,9 @@ def make_scheduler(**changes):
         "max_context": 64,
         "eos_ids": EOS,
     }
-    return Scheduler(**{**options, **changes})
+    options |= changes
+    groups = options.pop("groups", [GroupSize(options.pop("num_blocks"))])
+    return Scheduler(**options, groups=groups)
 
 
 def request(name, prompt, **params):
@@ -56,7 +59,7 @@ class Driver:
 
     def __init__(self, scheduler):
         self.scheduler = scheduler
-        self.cache = FakeCache(scheduler.pool.num_blocks, scheduler.block_size, NEXT)
+        self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, NEXT)
         self.done, self.steps = {}, []
         self.scored = collections.defaultdict(list)  # by request, positions in order
 
@@ -73,6 +76,7 @@ class Driver:
         assert decoding <= ran | set(step.preempted), "a decode was paused"
         assert Step.from_json(step.to_json()) == step
         self.steps.append(step)
+        self.check_windows(step)
         for item in step.items:
             seq = scheduler[item.sequence]
             self.scored[seq.request.id] += range(item.start, item.end)[slice(*item.scored)]
@@ -83,6 +87,15 @@ class Driver:
                     seq.finish_reason,
                 )
         scheduler.check()
+
+    def check_windows(self, step):
+        """No group holds more than what the last chunk saw, in whole blocks, or one block more."""
+        size = self.scheduler.block_size
+        for item in step.items:
+            for (_, window), table in zip(self.cache._groups, item.tables, strict=True):
+                first = max(0, item.start - item.start % size - window + 1) if window else 0
+                assert table[: first // size] == (-1,) * (first // size)
+                assert -1 not in table[first // size + 1 :]
 
     def run(self, most=5000):
         while self.scheduler.has_work:
@@ -108,9 +121,13 @@ def random_requests(rng, count, capacity):
         )
 
 
+LAYOUTS = [(None,), (None, 6), (9,), (3, 10), (None, 1), (None, 4, 20)]  # windows of groups
+
+
 @settings(max_examples=1500, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
+    layout=st.sampled_from(LAYOUTS),
     block_size=st.sampled_from([1, 2, 4, 16]),
     spare=st.integers(0, 40),
     budget=st.integers(1, 40),
@@ -119,10 +136,18 @@ def random_requests(rng, count, capacity):
     policy=st.sampled_from(["fcfs", "prefix"]),
     cancel=st.booleans(),
 )
-def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cache, policy, cancel):
+def test_random_traces(
+    seed, layout, block_size, spare, budget, max_running, prefix_cache, policy, cancel
+):
     rng = random.Random(seed)
+    groups = [GroupSize(-(-52 // block_size) + spare)]
+    if layout != (None,):
+        groups = [
+            GroupSize(policy_of(GroupSize(0, window), block_size).most_blocks(52) + spare, window)
+            for window in layout
+        ]
     scheduler = make_scheduler(
-        num_blocks=-(-52 // block_size) + spare,
+        groups=groups,
         block_size=block_size,
         max_batch_tokens=budget,
         max_running=max_running,
@@ -130,6 +155,7 @@ def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cach
         policy=policy,
     )
     driver, cancelled = Driver(scheduler), set()
+    widest = None if None in layout else max(layout)
     requests = list(random_requests(rng, rng.randint(1, 14), 52))
     for one in requests:
         scheduler.add(one)
@@ -144,7 +170,8 @@ def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cach
     for one in requests:
         for index in range(one.params.n):
             if (one.id, index) in driver.done:
-                assert driver.done[one.id, index][0] == expected_text(one, index, 64)
+                text = expected_text(one, index, 64, widest)
+                assert driver.done[one.id, index][0] == text
                 wanted = one.params.prompt_logprobs is not None
                 scored = list(range(len(one.prompt_token_ids) - 1)) if wanted else []
                 assert driver.scored[one.id] == scored, "each position once, in order"
@@ -168,12 +195,12 @@ def test_samples_share_the_prompt_and_copy_on_write():
     scheduler.add(one)
     driver = Driver(scheduler)
     driver.step()
-    tables = [seq.blocks for seq in scheduler.sequences()]
+    tables = [seq.tables for seq in scheduler.sequences()]
     assert tables[0] == tables[1] == tables[2]
     driver.step()
     assert len(driver.steps[1].copies) == 2  # the last writer keeps the original
-    assert len({seq.blocks[0] for seq in scheduler.sequences()}) == 1
-    assert len({seq.blocks[1] for seq in scheduler.sequences()}) == 3
+    assert len({seq.tables[0][0] for seq in scheduler.sequences()}) == 1
+    assert len({seq.tables[0][1] for seq in scheduler.sequences()}) == 3
     driver.run()
     for index in range(3):
         assert driver.done["r", index][0] == expected_text(one, index, 64)
@@ -323,13 +350,12 @@ def test_a_saved_trace_replays_without_a_model(tmp_path):
     driver = Driver(scheduler)
     driver.run()
     path, shown = tmp_path / "trace.jsonl", []
-    save_trace(path, 14, 4, driver.steps)
+    save_trace(path, [GroupSize(14)], 4, driver.steps)
     assert replay(path, shown.append) == len(driver.steps) == len(shown)
     lines = path.read_text().splitlines()
-    broken = (
-        driver.steps[-1].items[0]._replace(blocks=(13,) * len(driver.steps[-1].items[0].blocks))
-    )
+    (last,) = driver.steps[-1].items[0].tables
+    broken = driver.steps[-1].items[0]._replace(tables=((13,) * len(last),))
     bad = Step(999, (broken,))
     path.write_text("\n".join([*lines, bad.to_json()]) + "\n")
-    with pytest.raises(ValueError, match=r"sees other tokens|not written"):
+    with pytest.raises(ValueError, match=r"sees other tokens|not written|was written"):
         replay(path)

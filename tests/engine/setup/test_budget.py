@@ -95,8 +95,8 @@ def test_the_largest_step(budget, running, context, size):
     assert step.num_tokens == min(budget, rows * context)
     for item in step.items:
         assert item.end <= context
-        assert len(item.blocks) == -(-item.end // size)
-        assert max(item.blocks) < -(-min(budget, context) // size), "in a cache of one sequence"
+        assert len(item.tables[0]) == -(-item.end // size)
+        assert max(item.tables[0]) < -(-min(budget, context) // size), "in a cache of one sequence"
 
 
 class Counter:
