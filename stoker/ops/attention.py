@@ -29,7 +29,9 @@ class RaggedLayout:
     """Which queries belong to which sequence, and where its keys and values lie.
 
     Sequence s has queries query_starts[s] to query_starts[s + 1] - 1, which are its last
-    tokens; it has context_lens[s] tokens with them, in the blocks block_tables[s].
+    tokens; it has context_lens[s] tokens with them, in the blocks block_tables[s]. Where layers
+    have a window, the blocks behind it may be gone: entry e then names a block of no meaning if
+    it ends before position held_from[s]. Nothing reads it.
     """
 
     query_starts: Seq[int]  # S + 1
@@ -37,6 +39,7 @@ class RaggedLayout:
     block_tables: Tensor  # (S, most blocks) int64, unused entries 0
     block_size: int
     host_tables: NDArray[np.int64] | None = None  # block_tables, if those are on another device
+    held_from: NDArray[np.int64] | None = None  # (S,), whole blocks; None: all is held
 
     def queries(self, s: int) -> slice:
         return slice(self.query_starts[s], self.query_starts[s + 1])
@@ -82,6 +85,14 @@ def visible(queries: int, context: int, window: int | None, device: torch.device
     return mask if window is None else mask & (key > position - window)
 
 
+def first_block(position: int, window: int | None, block_size: int) -> int:
+    """The first block that queries from `position` on see.
+
+    With a window of 6 and blocks of 4, position 13 sees 8 to 13: block 2.
+    """
+    return max(0, position - window + 1) // block_size if window else 0
+
+
 class ReferenceAttention:
     """The definition, one sequence at a time, in float32. Any device."""
 
@@ -99,18 +110,20 @@ class ReferenceAttention:
         group = q.shape[1] // k.shape[2]
         for s, context in enumerate(plan.context_lens):
             rows = plan.queries(s)
-            keys, values = (load_blocks(cache, plan.block_tables[s])[:context] for cache in (k, v))
+            first = first_block(context - (rows.stop - rows.start), scores.window, plan.block_size)
+            table, seen = plan.block_tables[s, first:], context - first * plan.block_size
+            keys, values = (load_blocks(cache, table)[:seen] for cache in (k, v))
             queries = q[rows].float().view(-1, k.shape[2], group, q.shape[2])
             x = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scores.scale
             if scores.softcap:
                 x = scores.softcap * torch.tanh(x / scores.softcap)
-            mask = visible(len(queries), context, scores.window, q.device)
+            mask = visible(len(queries), seen, scores.window, q.device)
             x = x.masked_fill(~mask[:, None, None], -math.inf)
             if scores.sinks is not None:
                 sink = scores.sinks.float().view(1, k.shape[2], group, 1)
                 x = torch.cat((x, sink.expand(len(x), -1, -1, -1)), dim=-1)
             lse[rows] = x.logsumexp(-1).flatten(1)
-            mixed = torch.einsum("tgrs,sgd->tgrd", x.softmax(-1)[..., :context], values)
+            mixed = torch.einsum("tgrs,sgd->tgrd", x.softmax(-1)[..., :seen], values)
             out[rows] = mixed.flatten(1, 2).to(q.dtype)
         return out, lse
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, visible
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, first_block, visible
 from stoker.ops.kv_pages import Pages
 
 
@@ -22,21 +22,32 @@ class _DecodeGroup:
     """Decodes of similar context, attended to together: padded only inside the last blocks."""
 
     rows: Tensor  # (n,) rows of q
-    blocks: Tensor  # (n * width,) block ids
+    tables: Tensor  # (n, width) block ids
     lens: Tensor  # (n,)
-    width: int
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    views: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def mask(self, window: int | None, block_size: int) -> Tensor:
-        """Additive mask (n, 1, 1, width * block_size)."""
-        if window not in self.masks:
-            key = torch.arange(self.width * block_size)
+    def view(self, window: int | None, block_size: int) -> tuple[Tensor, Tensor]:
+        """The blocks to gather, (n * w,), and an additive mask (n, 1, 1, w * block_size).
+
+        With a window these are the last w blocks of each: those before it may be gone.
+        """
+        if window not in self.views:
+            width = self.tables.shape[1]
+            first = torch.zeros_like(self.lens)
+            if window is not None:
+                width = min(width, (window + block_size - 2) // block_size + 1)
+                first = (self.lens - window).clamp_(min=0) // block_size
+            entries = first[:, None] + torch.arange(width)
+            # past a sequence's end its last block stands in, which the mask hides
+            entries = entries.minimum((self.lens - 1)[:, None] // block_size)
+            key = first[:, None] * block_size + torch.arange(width * block_size)
             seen = key < self.lens[:, None]
             if window is not None:
                 seen &= key >= self.lens[:, None] - window
             bias = torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
-            self.masks[window] = bias[:, None, None]
-        return self.masks[window]
+            blocks = self.tables.gather(1, entries).flatten()
+            self.views[window] = blocks, bias[:, None, None]
+        return self.views[window]
 
 
 def _decode_group(layout: RaggedLayout, group: list[int]) -> _DecodeGroup:
@@ -44,9 +55,8 @@ def _decode_group(layout: RaggedLayout, group: list[int]) -> _DecodeGroup:
     width = -(-layout.context_lens[group[0]] // layout.block_size)
     return _DecodeGroup(
         rows=torch.tensor([layout.query_starts[s] for s in group]),
-        blocks=layout.block_tables[torch.tensor(group), :width].flatten(),
+        tables=layout.block_tables[torch.tensor(group), :width],
         lens=torch.tensor([layout.context_lens[s] for s in group]),
-        width=width,
     )
 
 
@@ -118,12 +128,13 @@ class CpuAttention:
     ) -> None:
         """Fill the group's rows of the output."""
         count, kv_heads, head_dim = len(group.rows), k.shape[2], k.shape[3]
+        blocks, bias = group.view(scores.window, k.shape[1])
         keys, values = (
-            cache.index_select(0, group.blocks).view(count, -1, kv_heads, head_dim).transpose(1, 2)
+            cache.index_select(0, blocks).view(count, -1, kv_heads, head_dim).transpose(1, 2)
             for cache in (k, v)
         )
         queries = q.index_select(0, group.rows).view(count, kv_heads, -1, head_dim)
-        mask = group.mask(scores.window, k.shape[1]).to(q.dtype)
+        mask = bias.to(q.dtype)
         if scores.softcap:
             mixed = _capped(queries, keys, values, mask, scores)
         else:
@@ -144,7 +155,9 @@ class CpuAttention:
         """Sequence s's rows of the output, (n, H, D)."""
         rows, context = layout.queries(s), layout.context_lens[s]
         count = rows.stop - rows.start
-        blocks = layout.block_tables[s, : -(-context // layout.block_size)]
+        first = first_block(context - count, scores.window, layout.block_size)
+        blocks = layout.block_tables[s, first : -(-context // layout.block_size)]
+        context -= first * layout.block_size
         keys, values = (
             cache.index_select(0, blocks).flatten(0, 1)[:context].transpose(0, 1)[None]
             for cache in (k, v)

@@ -46,7 +46,8 @@ class NativeAttention:
         if len(single):
             most = min(self.most_queries, -(-len(single) // torch.get_num_threads()))
             own = tables.numpy() if len(single) == len(counts) else tables.numpy()[single]
-            groups = prefix_groups(own, contexts[single], layout.block_size, most)
+            held = layout.held_from[single] if layout.held_from is not None else None
+            groups = prefix_groups(own, contexts[single], layout.block_size, most, held)
             ranked = single[groups.order]
             members = np.stack((starts[ranked], ranked, contexts[ranked]), axis=1)
             shared = groups.tokens // self.tile * self.tile

@@ -23,23 +23,29 @@ class PrefixGroups(NamedTuple):
 
 
 def prefix_groups(
-    tables: NDArray[np.int64], contexts: NDArray[np.int64], block_size: int, most: int
+    tables: NDArray[np.int64],
+    contexts: NDArray[np.int64],
+    block_size: int,
+    most: int,
+    held_from: NDArray[np.int64] | None = None,
 ) -> PrefixGroups:
     """Groups of at most `most` rows of `tables` (S, width) that begin alike.
 
     `contexts` (S,) are the tokens of each sequence; whole blocks are shared, and none of them
     holds a sequence's last token. Where prefixes branch, neighbours with the longest common part
-    join while that makes fewer tokens to read.
+    join while that makes fewer tokens to read. What is not held is not shared, see `RaggedLayout`.
     """
     count = len(tables)
-    if len(set(tables[:, 0].tolist())) == count:
+    if _all_differ(tables, block_size, held_from):
         return PrefixGroups(np.arange(count), np.ones(count, np.int64), np.zeros(count, np.int64))
     keys = [row.tobytes() for row in tables]
     order = np.array(sorted(range(count), key=keys.__getitem__))
     ranked, whole = tables[order], (contexts[order] - 1) // block_size
-    alike = _alike(ranked)
+    alike = np.minimum(_alike(ranked), np.minimum(whole[1:], whole[:-1]))
+    if held_from is not None:
+        alike *= alike * block_size > held_from[order][1:]
     sizes, shared = [1], [0]
-    for blocks in np.minimum(alike, np.minimum(whole[1:], whole[:-1])).tolist():
+    for blocks in alike.tolist():
         size = sizes[-1]
         joint = min(blocks, shared[-1]) if size > 1 else blocks
         if joint and size < most and size * joint >= (size - 1) * shared[-1]:
@@ -48,6 +54,16 @@ def prefix_groups(
             sizes.append(1)
             shared.append(0)
     return PrefixGroups(order, np.array(sizes), np.array(shared) * block_size)
+
+
+def _all_differ(
+    tables: NDArray[np.int64], block_size: int, held_from: NDArray[np.int64] | None
+) -> bool:
+    """Whether no two rows of `tables` (S, width) hold the same block first, so that none share."""
+    first = tables[:, 0]
+    if held_from is not None:
+        first = tables[np.arange(len(tables)), held_from // block_size]
+    return len(set(first.tolist())) == len(tables)
 
 
 def _alike(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -71,31 +87,38 @@ class PrefixTree(NamedTuple):
 
 
 def prefix_tree(
-    tables: NDArray[np.int64], contexts: NDArray[np.int64], block_size: int, least: int
+    tables: NDArray[np.int64],
+    contexts: NDArray[np.int64],
+    block_size: int,
+    least: int,
+    held_from: NDArray[np.int64] | None = None,
 ) -> PrefixTree:
     """All stretches of at least `least` tokens that rows of `tables` (S, width) share.
 
     `contexts` (S,) are the tokens of each sequence; whole blocks are shared, and none of them
     holds a sequence's last token. A shorter stretch goes to the nodes, or sequences, that branch
-    from its end.
+    from its end. What is not held is in no node and nobody's own, see `RaggedLayout`.
     """
     count, nodes = len(tables), []
-    own = np.zeros(count, np.int64)
-    if len(set(tables[:, 0].tolist())) == count:
-        return PrefixTree(np.arange(count), own, np.empty((0, 4), np.int64))
+    held = np.zeros(count, np.int64) if held_from is None else held_from
+    if _all_differ(tables, block_size, held_from):
+        return PrefixTree(np.arange(count), held, np.empty((0, 4), np.int64))
     keys = [row.tobytes() for row in tables]
     order = np.array(sorted(range(count), key=keys.__getitem__))
     ranked, whole = tables[order], (contexts[order] - 1) // block_size
     alike = np.minimum(_alike(ranked), np.minimum(whole[1:], whole[:-1])) * block_size
+    own = held[order]
+    alike *= alike > own[1:]  # if more than that is alike, as much of both is held
     branches = [(0, count, 0)]  # sequences of the order, and the tokens that are in nodes
     while branches:
         first, end, done = branches.pop()
         common = alike[first : end - 1]
         depth = int(common.min())
+        done = max(done, int(own[first])) if depth else done
         if depth - done >= least:
             nodes.append((first, end - first, done, depth))
             done = depth
         cuts = [first, *(np.flatnonzero(common == depth) + first + 1).tolist(), end]
-        own[first:end] = done
+        own[first:end] = np.maximum(own[first:end], done)
         branches += [(a, b, done) for a, b in pairwise(cuts) if b - a > 1]
     return PrefixTree(order, own, np.array(nodes, np.int64).reshape(-1, 4))

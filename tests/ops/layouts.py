@@ -1,7 +1,10 @@
 """Layouts and caches that the tests of attention share."""
 
+import dataclasses
 import random
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 from stoker.ops.attention import RaggedLayout
@@ -34,3 +37,28 @@ def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0, poison=1e4):
         one[~held] = poison
     q = torch.randn(starts[-1], heads, dim, generator=generator)
     return RaggedLayout(starts, lens, tables, block_size), q, *cache
+
+
+def freed(layout, window, *cache):
+    """As after the blocks behind the window have gone: in their place stands one full of NaN."""
+    size = layout.block_size
+    counts = [end - start for start, end in pairwise(layout.query_starts)]
+    first = [
+        max(0, length - count - window + 1) // size
+        for length, count in zip(layout.context_lens, counts, strict=True)
+    ]
+    tables = layout.block_tables.clone()
+    for row, blocks in enumerate(first):
+        tables[row, :blocks] = len(cache[0])
+    cache = [torch.cat((one, torch.full_like(one[:1], torch.nan))) for one in cache]
+    held = np.array(first) * size
+    return RaggedLayout(
+        layout.query_starts, layout.context_lens, tables, size, held_from=held
+    ), *cache
+
+
+def shared(layout, rows, blocks):
+    """`layout` with so many first blocks of `rows` being those of the first of them."""
+    tables = layout.block_tables.clone()
+    tables[rows, :blocks] = tables[rows[0], :blocks]
+    return dataclasses.replace(layout, block_tables=tables)

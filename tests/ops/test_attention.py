@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from layouts import make
+from layouts import freed, make, shared
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, merge_partials
 from stoker.ops.attention_cpu import CpuAttention
@@ -12,10 +12,14 @@ from stoker.ops.native.build import load_kernels
 LIBRARY = load_kernels("attention")
 
 
+def name(attention):
+    return type(attention).__name__
+
+
 IMPLEMENTATIONS = [CpuAttention()] + ([NativeAttention(LIBRARY)] if LIBRARY else [])
 
 
-@pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=name)
 @pytest.mark.parametrize("window", [None, 1, 7, 1000])
 @pytest.mark.parametrize("softcap", [None, 2.5])
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_a_query_does_not_depend_on_its_chunk(window, softcap, sizes):
             assert torch.equal(same, lse[start:end])
 
 
-@pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=name)
 @pytest.mark.parametrize("size", [1e-4, 0.03, 1.0, 30.0])
 def test_soft_caps_of_scores_near_and_far_from_zero(attention, size):
     """One key sees all weight but its log-sum-exp is the score itself: its digits are kept."""
@@ -93,6 +97,23 @@ def test_paged_equals_contiguous():
     ).transpose(0, 1)
     out = ReferenceAttention().run(layout, q, k, v, Scores(0.3))
     torch.testing.assert_close(out, plain)
+
+
+@pytest.mark.parametrize("attention", [ReferenceAttention(), *IMPLEMENTATIONS], ids=name)
+@pytest.mark.parametrize(("window", "block_size"), [(1, 4), (6, 4), (23, 4), (30, 16), (9, 1)])
+@pytest.mark.parametrize("softcap", [None, 2.5])
+def test_blocks_behind_the_window_are_not_read(attention, window, block_size, softcap):
+    lens = [100, 5, 90, 97, 64, 33, 91, 50]
+    counts = [1, 5, 1, 1, 30, 1, 1, 50]
+    layout, q, k, v = make(counts, lens, block_size=block_size, heads=6, kv_heads=2, dim=20)
+    layout = shared(layout, [0, 2, 3, 6], 88 // block_size)
+    scores = Scores(0.2, window, softcap)
+    expected = attention.run_with_lse(attention.plan(layout), q, k, v, scores)
+    layout, k, v = freed(layout, window, k, v)
+    found = attention.run_with_lse(attention.plan(layout), q, k, v, scores)
+    assert all(map(torch.equal, found, expected))
+    out = attention.run(attention.plan(layout), q, k, v, scores)
+    torch.testing.assert_close(out, expected[0], rtol=1e-5, atol=1e-5)
 
 
 def test_partials_over_disjoint_keys_merge_exactly():

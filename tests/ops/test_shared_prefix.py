@@ -1,5 +1,7 @@
 """Grouping of sequences by the blocks they begin with."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,41 @@ def test_a_sequence_with_little_in_common_stays_out_of_a_deep_group():
     groups = prefix_groups(np.array([*deep, [1, 30, 31, 32, 33, 34]]), np.full(4, 96), 16, 16)
     assert groups.sizes.tolist() == [3, 1]
     assert groups.tokens.tolist() == [80, 0]
+
+
+def released(tables, contexts, size, freed):
+    """Tables whose first entries have gone: they name one block, no real one."""
+    freed = np.minimum(freed, (contexts - 1) // size)
+    tables = np.where(np.arange(tables.shape[1]) < freed[:, None], 9999, tables)
+    return tables, freed * size
+
+
+@given(trees(), st.integers(1, 8), st.integers(1, 30), st.lists(st.integers(0, 4), min_size=21))
+def test_what_is_gone_is_not_shared(tree, most, least, freed):
+    tables, contexts, size = tree
+    tables, held_from = released(tables, contexts, size, np.array(freed[: len(tables)]))
+    groups = prefix_groups(tables, contexts, size, most, held_from)
+    ends = groups.sizes.cumsum()
+    for end, count, tokens in zip(ends, groups.sizes, groups.tokens, strict=True):
+        members = groups.order[end - count : end]
+        assert (tokens > 0) == (count > 1)
+        if count > 1:
+            assert all(tokens > held_from[members])
+            stretch = tables[members, : tokens // size]
+            assert (stretch == stretch[0]).all()
+    order, own, nodes = prefix_tree(tables, contexts, size, least, held_from)
+    covered = [[(0, start)] for start in held_from[order].tolist()]
+    for first, count, begin, end in nodes.tolist():
+        stretch = tables[order[first : first + count], begin // size : end // size]
+        assert (stretch == stretch[0]).all()
+        assert 9999 not in stretch
+        assert end - begin >= least
+        for member in range(first, first + count):
+            covered[member].append((begin, end))
+    for stretches, start in zip(covered, own.tolist(), strict=True):
+        in_order = sorted(stretches)
+        assert all(one[1] == two[0] for one, two in itertools.pairwise(in_order))
+        assert in_order[-1][1] == start
 
 
 def test_strangers_are_alone():

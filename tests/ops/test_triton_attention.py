@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from layouts import make
+from layouts import freed, make, shared
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.kv_pages import Fp8Pages, quantise
@@ -213,3 +213,12 @@ def test_a_reserved_plan_follows_its_steps():
         expected = ReferenceAttention().run(step, q[:count], k, v, scores)
         torch.testing.assert_close(out[:count], expected, rtol=1e-5, atol=1e-5)
     assert [x.buffer.data_ptr() for x in plan.tasks.values()] == [address]
+
+
+@pytest.mark.parametrize(("window", "block_size"), [(6, 4), (23, 16)])
+def test_blocks_behind_the_window_are_not_read(window, block_size):
+    lens = [100, 5, 90, 97, 64, 33, 91, 50]
+    counts = [1, 5, 1, 1, 30, 1, 1, 50]
+    layout, q, k, v = make(counts, lens, block_size=block_size, heads=4, kv_heads=2, dim=16)
+    layout, k, v = freed(shared(layout, [0, 2, 3, 6], 88 // block_size), window, k, v)
+    check(*on_device(layout, q, k, v), Scores(0.2, window))

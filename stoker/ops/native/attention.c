@@ -318,17 +318,19 @@ static inline INLINE void attend(const float *packed, float *mixed, State *state
     mix(mixed, keep, weights, values, rows, next, dim, count);
 }
 
-/* Offsets in a cache of the tokens at..at+TILE-1 of a sequence; past its end, of its last. */
-static inline void find_rows(int64_t *rows, const int64_t *table, int64_t at, int64_t len,
-                             int64_t block_size, int64_t token) {
-    const int64_t count = len - at < TILE ? len - at : TILE;
-    int64_t block = at / block_size, offset = at % block_size;
-    for (int64_t i = 0; i < count; block++, offset = 0) {
+/* Offsets in a cache of the tokens at..at+TILE-1 of a sequence; past its end, of its last. Before
+ * `seen`, which is in the tile or before it, of that: the blocks of what nobody sees may be gone. */
+static inline void find_rows(int64_t *rows, const int64_t *table, int64_t at, int64_t seen,
+                             int64_t len, int64_t block_size, int64_t token) {
+    const int64_t count = len - at < TILE ? len - at : TILE, skip = seen > at ? seen - at : 0;
+    int64_t block = (at + skip) / block_size, offset = (at + skip) % block_size;
+    for (int64_t i = skip; i < count; block++, offset = 0) {
         const int64_t base = (table[block] * block_size + offset) * token;
         const int64_t run = block_size - offset < count - i ? block_size - offset : count - i;
         for (int64_t j = 0; j < run; j++) rows[i + j] = base + j * token;
         i += run;
     }
+    for (int64_t i = 0; i < skip; i++) rows[i] = rows[skip];
     for (int64_t i = count; i < TILE; i++) rows[i] = rows[count - 1];
 }
 
@@ -342,15 +344,16 @@ typedef struct {
     float cap;
 } Task;
 
-/* Takes the keys begin..end-1 of a table into the queries low..high-1. */
+/* Takes the keys begin..end-1 of a table into the queries low..high-1, which see none before
+ * `seen`. */
 static void sweep(const Task *task, const int64_t *table, int64_t low, int64_t high,
-                  int64_t begin, int64_t end, int64_t dim) {
+                  int64_t begin, int64_t seen, int64_t end, int64_t dim) {
     const int64_t token = task->kv_heads * dim, group = task->group;
     int64_t rows[2][TILE];
-    if (begin < end) find_rows(rows[0], table, begin, end, task->block_size, token);
+    if (begin < end) find_rows(rows[0], table, begin, seen, end, task->block_size, token);
     for (int64_t at = begin, now = 0; at < end; at += TILE, now ^= 1) {
         const int more = at + TILE < end;
-        if (more) find_rows(rows[now ^ 1], table, at + TILE, end, task->block_size, token);
+        if (more) find_rows(rows[now ^ 1], table, at + TILE, 0, end, task->block_size, token);
         const int64_t *following = more ? rows[now ^ 1] : 0;
         while (low < high && task->queries[low].end <= at) low++; /* of a chunk: those before */
         for (int64_t g = task->from_head; g < task->to_head; g++) {
@@ -389,12 +392,11 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
     float packed[total * dim], mixed[total * dim], turned[dim * TILE];
     State states[total];
     Query queries[count];
-    int64_t begin = INT64_MAX;
+    int64_t seen = INT64_MAX;
     for (int64_t i = 0; i < count; i++) {
         const int64_t *member = members + i * 3, end = member[2];
         queries[i] = (Query){member[0], member[1], window && end > window ? end - window : 0, end};
-        const int64_t tile = queries[i].start / TILE * TILE;
-        begin = tile < begin ? tile : begin;
+        seen = queries[i].start < seen ? queries[i].start : seen;
     }
     for (int64_t at = 0, g = from_head; g < to_head; g++)
         for (int64_t i = 0; i < count; i++)
@@ -406,11 +408,11 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
     memset(mixed, 0, total * dim * sizeof(float));
     const Task task = {k,     v,     packed,   mixed,     turned,  states,     queries,
                        count, group, kv_heads, from_head, to_head, block_size, cap};
-    sweep(&task, tables + queries[0].sequence * width, 0, count, begin, shared, dim);
+    sweep(&task, tables + queries[0].sequence * width, 0, count, seen / TILE * TILE, seen, shared, dim);
     for (int64_t i = 0; i < count; i++) {
         const int64_t tile = queries[i].start / TILE * TILE;
         sweep(&task, tables + queries[i].sequence * width, i, i + 1,
-              tile > shared ? tile : shared, queries[i].end > shared ? queries[i].end : 0, dim);
+              tile > shared ? tile : shared, queries[i].start, queries[i].end > shared ? queries[i].end : 0, dim);
     }
     for (int64_t at = 0, g = from_head; g < to_head; g++)
         for (int64_t i = 0; i < count; i++)

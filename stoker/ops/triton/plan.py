@@ -96,13 +96,13 @@ class TritonPlan:
         assert size[0] <= bucket[0]
         assert size[1] <= bucket[1]
         room = capacity(cut, *bucket)
-        lists = make_tasks(starts, contexts, tables, layout.block_size, cut)
+        lists = make_tasks(starts, contexts, tables, layout.block_size, cut, layout.held_from)
         if not _fits(lists, room):  # too many branches of prefixes: do without
             cut = replace(cut, shared=None)
-            lists = make_tasks(starts, contexts, tables, layout.block_size, cut)
+            lists = make_tasks(starts, contexts, tables, layout.block_size, cut, layout.held_from)
         while not _fits(lists, room):
             cut = replace(cut, piece=2 * cut.piece)
-            lists = make_tasks(starts, contexts, tables, layout.block_size, cut)
+            lists = make_tasks(starts, contexts, tables, layout.block_size, cut, layout.held_from)
         sizes = room if self.bucket else lists.sizes()
         packed = torch.from_numpy(_pack(lists, sizes))
         return packed.pin_memory() if self.tables.device.type == "cuda" else packed, sizes

@@ -55,7 +55,12 @@ class TaskLists:
 
 
 def make_tasks(
-    starts: Ints, contexts: Ints, tables: Ints | None, page: int, cut: Cutting
+    starts: Ints,
+    contexts: Ints,
+    tables: Ints | None,
+    page: int,
+    cut: Cutting,
+    held_from: Ints | None = None,
 ) -> TaskLists:
     """The tasks of a step.
 
@@ -64,11 +69,13 @@ def make_tasks(
         contexts: (S,) tokens of each sequence with its queries.
         tables: (S, width) block tables, to find shared prefixes in; None: not looked for.
         page: tokens of a block.
+        held_from: (S,) the first position that can be seen; None: 0.
     """
+    held = np.zeros(len(contexts), np.int64) if held_from is None else held_from
     counts = starts[1:] - starts[:-1]
     single, several = np.flatnonzero(counts == 1), np.flatnonzero(counts > 1)
-    decode_members, decode_tiles = _decodes(starts, contexts, single, tables, page, cut)
-    chunk_members, chunk_tiles = _chunks(starts, contexts, several, cut.wide)
+    decode_members, decode_tiles = _decodes(starts, contexts, single, tables, page, cut, held)
+    chunk_members, chunk_tiles = _chunks(starts, contexts, several, cut.wide, held)
     chunk_tiles[:, 1] += len(decode_members)
     members = np.concatenate((decode_members, chunk_members))
     tiles = np.concatenate((decode_tiles, chunk_tiles))
@@ -82,14 +89,20 @@ def make_tasks(
 
 
 def _decodes(
-    starts: Ints, contexts: Ints, single: Ints, tables: Ints | None, page: int, cut: Cutting
+    starts: Ints,
+    contexts: Ints,
+    single: Ints,
+    tables: Ints | None,
+    page: int,
+    cut: Cutting,
+    held: Ints,
 ) -> tuple[Ints, Ints]:
     """Members and tiles (table, first member, members, first key, end) of single queries."""
-    own, nodes = np.zeros(len(single), np.int64), np.empty((0, 4), np.int64)
+    own, nodes = held[single], np.empty((0, 4), np.int64)
     if len(single) > 1 and tables is not None and cut.shared is not None:
         all_decode = len(single) == len(tables)  # then a copy would cost as much as the search
         rows = tables if all_decode else tables[single]
-        tree = prefix_tree(rows, contexts[single], page, cut.shared)
+        tree = prefix_tree(rows, contexts[single], page, cut.shared, held[single])
         single, own, nodes = single[tree.order], tree.own, tree.nodes
     members = np.stack((starts[single], contexts[single] - 1), axis=1)
     ones = np.ones(len(single), np.int64)
@@ -109,7 +122,9 @@ def _repeated(counts: Ints) -> tuple[Ints, Ints]:
     return owner, np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
 
 
-def _chunks(starts: Ints, contexts: Ints, several: Ints, most: int) -> tuple[Ints, Ints]:
+def _chunks(
+    starts: Ints, contexts: Ints, several: Ints, most: int, held: Ints
+) -> tuple[Ints, Ints]:
     """Members and tiles of sequences with several queries: neighbours, by `most`."""
     counts = (starts[1:] - starts[:-1])[several]
     sequence, offset = _repeated(counts)
@@ -119,7 +134,7 @@ def _chunks(starts: Ints, contexts: Ints, several: Ints, most: int) -> tuple[Int
     first = (counts.cumsum() - counts)[owner] + tile * most
     number = np.minimum(most, counts[owner] - tile * most)
     end = members[first + number - 1, 1] + 1
-    return members, np.stack((several[owner], first, number, np.zeros_like(first), end), axis=1)
+    return members, np.stack((several[owner], first, number, held[several][owner], end), axis=1)
 
 
 def _pieces(tiles: Ints, cut: Cutting) -> Ints:
