@@ -5,8 +5,15 @@
 
 With overlap the device has the next step before the host looks at the last one. The next is then
 planned on placeholders for the tokens under way, which the device fills in. A sequence that ends
-by its token is found out a step late, and what was computed for it is dropped. A step whose
-outcome the host must see first is waited for. Knows steps, not what is asked or answered; driven
+by its token is found out a step late, and what was computed for it is dropped.
+
+Draws that depend on the tokens before them (penalties, grammars, bad words, processors) are made
+when these have been taken in; the device computes the logits meanwhile, and nobody waits:
+
+    plan 1  launch 1  plan 2  launch 2  wait 1  commit 1  draw 2  plan 3  launch 3  wait 2 ...
+
+A step is waited for before the next is planned if it forks a sequence into several samples, or
+scores or pools a prompt. Knows steps, not what is asked or answered; driven
 by the engine.
 """
 
@@ -49,6 +56,12 @@ class InFlightStep:
     foreseeable: bool = False  # the next step may be planned before its tokens are known
     handle: PendingStep = field(default_factory=lambda: CompletedStep([]))
 
+    def fail(self, problem: Exception) -> None:
+        """Let `problem` be raised when the step is waited for."""
+        if is_out_of_memory(problem):
+            problem = problem.with_traceback(None)  # its frames hold the step's tensors
+        self.handle, self.foreseeable = FailedStep(problem), False
+
 
 class Loop:
     """Takes steps from plan to commit.
@@ -89,6 +102,7 @@ class Loop:
         if not self._flights and not self._launch(prepare):
             return []
         flight = self._flights[0]
+        self._draw(flight)
         if self.overlap and flight.foreseeable:
             self.scheduler.add_placeholders(flight.step)
             self._launch(prepare)
@@ -107,7 +121,7 @@ class Loop:
         return advanced
 
     def discard(self) -> None:
-        """Wait for what is under way, and drop it."""
+        """Wait for what is under way, and drop it. Draws that have not been made never are."""
         while self._flights:
             with contextlib.suppress(Exception):
                 self._flights[0].handle.wait()
@@ -126,13 +140,18 @@ class Loop:
             flight.draws, pools = prepare(step)
             flight.handle = self.runner.launch(step, flight.draws, pools)
         except Exception as problem:
-            if is_out_of_memory(problem):
-                problem = problem.with_traceback(None)  # its frames hold the step's tensors
-            flight.handle = FailedStep(problem)
+            flight.fail(problem)
             return True
-        asked = pools or flight.draws.controls or flight.draws.scores
+        asked = pools or flight.draws.scores
         flight.foreseeable = not asked and all(len(item.draws) < 2 for item in step.items)
         return True
+
+    def _draw(self, flight: InFlightStep) -> None:
+        """Make the draws of a step that was launched before the tokens they depend on came."""
+        try:
+            flight.handle.draw()
+        except Exception as problem:
+            flight.fail(problem)
 
     def _tokens(self, flight: InFlightStep) -> list[int] | None:
         """The tokens of the first step under way; None if memory ran out and all is undone."""

@@ -31,13 +31,19 @@ class Words:
 
 
 class Late:
-    """A step that a thread computes."""
+    """A step that a thread computes. `late` draws are made when the tokens before are known."""
 
-    def __init__(self, future):
-        self.future = future
+    def __init__(self, future, late):
+        self.future, self.late = future, late
+
+    def draw(self):
+        self.late = False
 
     def wait(self):
-        return self.future.result()
+        undrawn, self.late = self.late, False
+        result = self.future.result()
+        assert not undrawn, "draws are made before they are waited for, unless they are discarded"
+        return result
 
 
 class Runner:
@@ -49,11 +55,14 @@ class Runner:
     def __init__(self, scheduler, rng, fails):
         self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, hash_context(VOCAB))
         self.thread = ThreadPoolExecutor(1)
-        self.rng, self.fails, self.launched, self.ahead, self.open = rng, fails, 0, 0, 0
+        self.rng, self.fails, self.launched, self.ahead = rng, fails, 0, 0
+        self.pending = None
 
     def launch(self, step, draws, pools):
         self.launched += 1
-        self.ahead += any(item.tokens[-1] < 0 for item in step.items)
+        ahead = any(item.tokens[-1] < 0 for item in step.items)
+        self.ahead += ahead
+        assert self.pending is None or not self.pending.late, "no step starts before its tokens"
         problem = self.fails(self.launched, step)
         pause = self.rng.choice([0, 0, 1e-5, 3e-4])
         if problem == "at launch":
@@ -63,7 +72,9 @@ class Runner:
         pooled = [item for item in step.items if item.states[1]]
         for item, pool in zip(pooled, pools, strict=True):
             pool.vector = [float(item.end)]
-        return Late(self.thread.submit(self.compute, step, pause, problem))
+        late = ahead and draws.reads_tokens
+        self.pending = Late(self.thread.submit(self.compute, step, pause, problem), late)
+        return self.pending
 
     def compute(self, step, pause, problem):
         time.sleep(pause)
@@ -270,11 +281,18 @@ def test_an_end_found_late_costs_one_token_and_its_blocks_come_back():
     assert engine.runner.launched == len(tokens) + 1
 
 
-@pytest.mark.parametrize("rest", [{"logit_bias": {1: 1.0}}, {"frequency_penalty": 0.5}])
+@pytest.mark.parametrize("rest", [{"n": 2}, {"prompt_logprobs": 0}])
 def test_a_step_whose_outcome_the_host_must_see_is_waited_for(rest):
-    run = Run(make(random.Random(0), True), plain_requests(3, **rest))
+    run = Run(make(random.Random(0), True), plain_requests(3, max_tokens=2, **rest))
     run.finish()
     assert run.engine.runner.ahead == 0
+
+
+@pytest.mark.parametrize("rest", [{"logit_bias": {1: 1.0}}, {"frequency_penalty": 0.5}])
+def test_draws_under_controls_are_launched_ahead(rest):
+    run = Run(make(random.Random(0), True), plain_requests(3, **rest))
+    run.finish()
+    assert run.engine.runner.ahead == 9
 
 
 @pytest.mark.parametrize("when", ["at launch", "late"])

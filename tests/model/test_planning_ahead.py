@@ -1,5 +1,6 @@
 """A real model with the overlap loop: the tokens of the plain one, and of transformers."""
 
+import dataclasses
 import random
 
 import pytest
@@ -97,6 +98,77 @@ def test_draws_on_the_device(text_model):
     expected = run(False)
     for overlap in (True, False):
         assert run(True, overlap=overlap) == expected
+
+
+def square(outputs, logits):
+    """A logits processor whose result depends on the tokens so far."""
+    for row, output in enumerate(outputs):
+        logits[row, 3 * len(output) + sum(output) % 5 :: 7] *= 1.5
+    return logits
+
+
+CONTROLS = {
+    "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.4},
+    "bias": {"logit_bias": {5: 2.0, 9: 3.0}},
+    "bars": {"bad_words": [[5, 6], [7], [8, 8]], "min_tokens": 6},
+    "allowed": {"allowed_token_ids": range(50, 90)},
+    "regex": {"regex": "[a-z]{2,5}( [a-z]{2,5}){0,3}"},
+    "processor": {"logits_processors": [square]},
+    "logprobs": {"logprobs": 3},
+    "tails": {"min_p": 0.02, "typical_p": 0.9},
+}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_draws_under_controls_do_not_wait(there, text_model):
+    """Kinds whose draws come late, others, and all of them, beside plain rows."""
+    prompts = [f"hello there, world number {n}, " * (1 + n % 3) for n in range(8)]
+
+    def run(overlap, kinds):
+        params = [
+            SamplingParams(
+                temperature=0.0 if n == 3 else 0.8,
+                max_tokens=8,
+                seed=n,
+                stop_token_ids=range(20 * n, 20 * n + 20),
+                **(CONTROLS[kinds[n % len(kinds)]] if n % 4 < 3 else {}),
+            )
+            for n in range(8)
+        ]
+        with LLM(text_model, max_batch_tokens=60, max_running=6, overlap=overlap) as llm:
+            llm.engine.runner.draws_there = there
+            seen = launched_ahead(llm)
+            outputs = [one.outputs for one in llm.generate(prompts, params)]
+        return outputs, sum(seen) / len(seen)
+
+    late = ["penalties", "bars", "regex", "processor"]
+    for kinds in (late, [kind for kind in CONTROLS if kind not in late], [*CONTROLS]):
+        expected, never = run(False, kinds)
+        found, share = run(True, kinds)
+        assert found == expected
+        assert never == 0
+        assert share > 0.5
+
+
+def test_a_processor_that_fails_in_a_step_ahead_ends_its_row(text_model):
+    def fails(outputs, logits):
+        if any(len(output) == 3 for output in outputs):
+            raise ValueError("three is too many")
+        return logits
+
+    params = [SamplingParams(max_tokens=8, ignore_eos=True, seed=n) for n in range(3)]
+    params[1] = dataclasses.replace(params[1], logits_processors=[fails])
+
+    def run(overlap):
+        with LLM(text_model, overlap=overlap) as llm:
+            outputs = [one.outputs[0] for one in llm.generate(["a", "bc", "def"], params)]
+        return outputs
+
+    outputs = run(True)
+    assert outputs == run(False)
+    assert [one.finish_reason for one in outputs] == ["length", "error", "length"]
+    assert len(outputs[1].token_ids) == 3
+    assert "three is too many" in outputs[1].error
 
 
 def test_logits_that_are_not_finite_are_found_when_the_tokens_come(text_model, monkeypatch):

@@ -11,21 +11,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stoker.engine.sampling.sampler import RowDraws, SamplingBatch, draw_rows
+from stoker.engine.sampling.sampler import SamplingBatch, draw_rows
 from stoker.ops.draw import Draw
 
 
 class DeviceDraws:
-    """The draws of a step, enqueued when this is made.
+    """The draws of a step whose logits are being computed.
 
     Args:
         logits: (R, V) of any floating dtype; may be overwritten.
         batch: what the rows ask for.
         draw: the implementation for the logits' device.
+        drawn: is given the tokens (R,) int64 on the device, once their draws are enqueued.
         arrived: is given the tokens, those of rows that are not finite as ~token; may raise.
-
-    Attributes:
-        tokens: (R,) int64, on the device.
     """
 
     def __init__(
@@ -33,22 +31,33 @@ class DeviceDraws:
         logits: Tensor,
         batch: SamplingBatch,
         draw: Draw,
+        drawn: Callable[[Tensor], None],
         arrived: Callable[[list[int]], None],
     ) -> None:
-        self._arrived = arrived
+        self._logits: Tensor | None = logits
+        self._batch, self._draw, self._drawn, self._arrived = batch, draw, drawn, arrived
+        self._copied: torch.cuda.Event | None = None
+
+    @torch.inference_mode()
+    def draw(self) -> None:
+        """Enqueue the draws, and the copies of what they give to the host; once."""
+        if self._logits is None:
+            return
+        logits, self._logits = self._logits, None
         least, most = logits.aminmax(dim=-1)  # both are NaN if any is
         finite = torch.isfinite(least) & torch.isfinite(most)
-        params = batch.params(logits.shape[1], logits.device)
-        self._draws: RowDraws = draw_rows(logits, batch, params, draw)
-        self.tokens = self._draws.tokens
-        flagged = torch.where(finite, self.tokens, ~self.tokens)
+        params = self._batch.params(logits.shape[1], logits.device)
+        self._draws = draw_rows(logits, self._batch, params, self._draw)
+        tokens = self._draws.tokens
+        self._drawn(tokens)
+        flagged = torch.where(finite, tokens, ~tokens)
         self._host = [_begin_copy(one) for one in (flagged, *self._draws.results)]
-        self._copied: torch.cuda.Event | None = None
-        if logits.device.type == "cuda":
+        if tokens.device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record(torch.cuda.current_stream(logits.device))
+            self._copied.record(torch.cuda.current_stream(tokens.device))
 
     def wait(self) -> list[int]:
+        assert self._logits is None, "draws are made before they are waited for"
         if self._copied is not None:
             self._copied.synchronize()
         flagged, *results = self._host

@@ -19,6 +19,13 @@ if TYPE_CHECKING:  # they have tensors, which are not looked into here
 class PendingStep(Protocol):
     """A step that has been launched."""
 
+    def draw(self) -> None:
+        """Make the draws that depend on tokens which were under way at the launch.
+
+        Called when those have been taken in, before a further step is launched, and before `wait`.
+        Does nothing if all draws have been made.
+        """
+
     def wait(self) -> list[int]:
         """The drawn tokens, in the order of the items and of their draws.
 
@@ -35,7 +42,8 @@ class Runner(Protocol):
         A token that is `LAST_TOKEN` is the one that a step launched before has drawn, or is
         drawing, for the same slot. `draws` has an entry per draw, and takes in what its controls
         and scores ask for; `pools` has an entry per item whose states are wanted, and takes them
-        in. Where any of these ask for something, the result has been taken in when `wait` returns.
+        in. All results have been taken in when `wait` returns. Draws that depend on tokens under
+        way are left to `PendingStep.draw`.
         """
 
 
@@ -44,6 +52,8 @@ class CompletedStep:
     """A step that was computed while it was launched."""
 
     tokens: list[int]
+
+    def draw(self) -> None: ...
 
     def wait(self) -> list[int]:
         return self.tokens
@@ -54,6 +64,8 @@ class FailedStep:
     """A step that could not be launched."""
 
     problem: Exception
+
+    def draw(self) -> None: ...
 
     def wait(self) -> list[int]:
         raise self.problem

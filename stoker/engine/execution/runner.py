@@ -23,7 +23,7 @@ from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.sampling.controls import ScoreRange
 from stoker.engine.sampling.logprobs import score_prompts
 from stoker.engine.sampling.sampler import SamplingBatch, sample
-from stoker.engine.scheduling.step import Step
+from stoker.engine.scheduling.step import LAST_TOKEN, Step
 from stoker.errors import ModelError
 from stoker.model.cache import PagedCache
 from stoker.model.loader import first_bad_weight
@@ -70,7 +70,9 @@ class ModelRunner:
                 tokens are drawn on the device, it is the handle that raises.
         """
         torch.get_num_threads()  # OpenMP counts per calling thread; asking sets a new one's count
-        later = self.draws_there and len(draws) > 0
+        # what controls are told of a step is not to come before they were asked about the last one
+        ahead = bool(draws.controls) and any(item.tokens[-1] == LAST_TOKEN for item in step.items)
+        later = ahead or (self.draws_there and len(draws) > 0)
         rest = pools or draws.scores or later
         logits = self.forward(step, pools, draws.scores, not later) if rest else self.forward(step)
         counts = [len(item.draws) for item in step.items if item.draws]
@@ -80,12 +82,19 @@ class ModelRunner:
         assert self.model.ops is not None
         draw = self.model.ops.draw
         if later:
-            made = DeviceDraws(logits, draws, draw, partial(self._arrived, step))
-            self.slots.keep(made.tokens[_firsts(counts)] if several else made.tokens)
-            return made
+            keep = partial(self._keep, counts)
+            pending = DeviceDraws(logits, draws, draw, keep, partial(self._arrived, step))
+            if not (ahead and draws.reads_tokens):
+                pending.draw()
+            return pending
         drawn = sample(logits, draws, draw) if counts else []
         self.slots.keep([drawn[first] for first in _firsts(counts)] if several else drawn)
         return CompletedStep(drawn)
+
+    def _keep(self, counts: list[int], tokens: Tensor) -> None:
+        """Let the slots keep a step's tokens; `counts` says how many each item draws."""
+        several = max(counts) > 1
+        self.slots.keep(tokens[_firsts(counts)] if several else tokens)
 
     @torch.inference_mode()
     def forward(

@@ -65,9 +65,16 @@ def take_masks(states: Seq[GrammarState]) -> Bits:
 def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
     """Set to -inf in logits (R, V), in place, what the constraints of `rows` bar.
 
-    A row whose constraint can't be followed any further gets an `error`.
+    A row whose constraint can't be followed any further gets an `error`. One whose answer has
+    ended stays as it is: its step was planned before that was known, and its draw is dropped.
     """
-    states = {row: one.grammar for row, one in rows.items() if one.grammar is not None}
+    states = {
+        row: one.grammar
+        for row, one in rows.items()
+        if one.grammar is not None and not one.grammar.ended
+    }
+    if not states:
+        return
     for row, state in states.items():
         if state.followed != len(rows[row].output):  # a step that failed was drawn already
             state.restart(rows[row].output)
@@ -84,7 +91,7 @@ def follow_draws(rows: Mapping[int, RowControls], tokens: Seq[int]) -> None:
     going = []
     for row, controls in rows.items():
         state = controls.grammar
-        if state is not None and controls.error is None:
+        if state is not None and controls.error is None and not state.ended:
             state.follow(tokens[row])
             if not state.ended:
                 going.append(state)

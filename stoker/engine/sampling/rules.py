@@ -22,6 +22,7 @@ from stoker.errors import InvalidRequestError
 Ints = NDArray[np.int64]
 NONE: Ints = np.zeros(0, np.int64)
 CHANGES = frozenset(("processors", "bias", "bars", "grammar", "penalties"))
+_READ_TOKENS = frozenset(("processors", "grammar", "penalties"))  # and some of "bars"
 
 
 class PlainEncoder(Protocol):
@@ -77,6 +78,11 @@ class Rules:
     def changes_logits(self) -> bool:
         """Whether logits are touched before temperature and filters."""
         return not CHANGES.isdisjoint(self.features)
+
+    @functools.cached_property
+    def reads_tokens(self) -> bool:
+        """Whether a draw depends on the tokens before it, beyond the logits."""
+        return bool(not _READ_TOKENS.isdisjoint(self.features) or self.endings or len(self.stops))
 
     @functools.cached_property
     def bars(self) -> bool:

@@ -78,6 +78,11 @@ class SamplingBatch:
         """What any of the rows uses (`Rules.features`); the batch is complete."""
         return frozenset().union(*[row.rules.features for row in self.controls.values()])
 
+    @functools.cached_property
+    def reads_tokens(self) -> bool:
+        """Whether a row's draw depends on its tokens so far, which the host must know then."""
+        return any(row.rules.reads_tokens for row in self.controls.values())
+
     def params(self, vocab: int, device: torch.device) -> DrawParams:
         """The parameters on `device`, with the filters that some row uses."""
         top_k, top_p = np.array(self.top_k, np.int64), np.array(self.top_p, np.float64)
