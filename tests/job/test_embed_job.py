@@ -79,6 +79,6 @@ def test_from_the_command_line(text_model, source, tmp_path, capsys):
 def test_a_job_the_model_cannot_do_writes_nothing(text_model, source, tmp_path):
     target = tmp_path / "out.jsonl"
     settings = JobSettings(source, target, SamplingParams(), pooling=PoolingParams("classify"))
-    with LLM(text_model) as llm, pytest.raises(InvalidRequestError, match="can't classify"):
+    with LLM(text_model) as llm, pytest.raises(InvalidRequestError, match="cannot classify"):
         run_job(llm, settings, prepare_job(settings), lambda report: None)
     assert not target.exists()

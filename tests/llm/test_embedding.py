@@ -253,7 +253,7 @@ def test_cosine_similarity_of_pairs(text_model):
         (lambda llm: llm.embed("a", normalize=2), "normalize must be True or False, not 2"),
         (lambda llm: llm.score("a"), "compares two texts; pass texts_2 as well"),
         (lambda llm: llm.score(["a", "b"], ["c"]), "there are 2 first texts and 1 second ones"),
-        (lambda llm: llm.classify("a"), "can't classify, .*; call generate, .* or embed"),
+        (lambda llm: llm.classify("a"), "cannot classify: .*; call generate, .* or embed"),
     ],
 )
 def test_refusals_leave_nothing_behind(text_model, call, message):
