@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from workloads import about
 
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
@@ -109,7 +110,7 @@ def replay_lengths(
     Peaks are compared each `every` steps while some wait, once a tenth of all have finished.
     """
     scheduler = Scheduler(
-        num_blocks=num_blocks,
+        groups=[GroupSize(num_blocks)],
         block_size=block_size,
         max_batch_tokens=2048,
         max_running=1024,
@@ -146,10 +147,9 @@ def replay_lengths(
 
 def predicted_peak(scheduler: Scheduler) -> int:
     """Most blocks the running sequences are expected to use at any moment from now on."""
-    *others, last = scheduler.running
-    held = scheduler.pool.held - len(last.blocks)
-    forecast = Forecast(others, held, scheduler.block_size, scheduler.lengths)
-    return forecast.peak_with(last, 0) - forecast.reserve
+    sizes = scheduler.lengths, scheduler.max_batch_tokens
+    (peak,) = Forecast(scheduler.running, scheduler.pool, *sizes).peaks()
+    return peak
 
 
 def actual_peak(scheduler: Scheduler, outputs: dict[int, int]) -> int:

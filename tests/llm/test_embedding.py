@@ -116,7 +116,7 @@ def test_preempted_prompts_start_again(pooling, prefix_cache, backbone, prompts,
     with LLM(folder) as llm:
         expected = llm.embed(prompts, pooling=pooling)
         texts = [one.outputs[0].token_ids for one in llm.generate(prompts[:3], LONGER)]
-    monkeypatch.setattr(Forecast, "peak_with", lambda self, seq, matched: 0)
+    monkeypatch.setattr(Forecast, "fits", lambda self, seq, matched: True)
     monkeypatch.setattr(Forecast, "accept", lambda self: None)
     options = {"num_blocks": 12, "max_batch_tokens": 40, "prefix_cache": prefix_cache}
     with LLM(folder, **options) as llm:

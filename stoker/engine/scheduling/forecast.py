@@ -116,8 +116,8 @@ class Forecast:
         rows = []
         for seq in sequences:
             limit, certain = seq.length_limit - seq.prompt_len, seq.request.params.ignore_eos
-            own, number = len(seq.tokens) - seq.shared_blocks * size, seq.serial
-            rows.append((own, seq.generated, limit, certain, number, seq.remaining))
+            tokens, number = len(seq.tokens) - seq.shared_blocks * size, seq.serial
+            rows.append((tokens, seq.generated, limit, certain, number, seq.remaining))
             rows += [
                 (0, 0, limit, certain, number + sample, 1)
                 for sample in range(1, seq.pending_samples)
@@ -144,10 +144,14 @@ class Forecast:
             if matched[group]:
                 own = own.copy()
                 own[first] -= matched[group] * size
-            peak = self._base[group] + self._peak(own, window)
-            if peak + self._reserve(own, window) > num_blocks:
+            if self._peak(group, own) + self._reserve(own, window) > num_blocks:
                 return False
         return True
+
+    def peaks(self) -> list[int]:
+        """Most blocks of each group that the running are expected to use at any moment."""
+        self._tried = self._rows
+        return [self._peak(group, self._rows.own) for group in range(len(self._base))]
 
     def accept(self) -> None:
         """Make the candidate tried last one of the running."""
@@ -160,20 +164,24 @@ class Forecast:
             growth = np.clip(self._bounds(window) - own, 0, growth)
         return int(RESERVE * float(np.sum(growth**2.0)) ** 0.5 / self._pool.block_size)
 
-    def _peak(self, own: Ints, window: int | None) -> int:
-        """Most blocks in use at any future moment, of sequences with so many tokens of their own.
+    def _peak(self, group: int, own: Ints) -> int:
+        """Most blocks of a group in use, of those tried last with `own` tokens in own blocks.
 
         Use grows until a sequence ends, so the peaks are the moments just before an end: then all
         with at least as much left are alive and have grown by that much.
         """
-        size, left = self._pool.block_size, self._tried.left
+        size, left, window = (
+            self._pool.block_size,
+            self._tried.left,
+            self._pool.groups[group].window,
+        )
         order = np.argsort(-left, kind="stable")
         alive = np.arange(1, len(order) + 1)
         if window is None:
             totals = np.cumsum(own[order]) + alive * left[order]
         else:
             totals = _bounded(own, left, self._bounds(window), order)
-        return int(np.max((totals + alive * (size - 1)) // size))
+        return self._base[group] + int(np.max((totals + alive * (size - 1)) // size))
 
     def _bounds(self, window: int) -> Ints:
         """Most tokens that each sequence holds in a group with a window.

@@ -105,10 +105,10 @@ def test_padding(seed, running, most, block_size, decodes):
 def test_the_examples_of_padding():
     """Those at the head of buckets.py."""
     slots = DeviceSlots(8, 64, 16, torch.device("cpu"), (99,))
-    decodes = [StepItem(n, slot, 3, (1,), (n,), (0,)) for n, slot in enumerate((6, 0, 2))]
+    decodes = [StepItem(n, slot, 3, (1,), ((n,),), (0,)) for n, slot in enumerate((6, 0, 2))]
     mixed = [
-        StepItem(0, 6, 0, (1, 2, 3), (1,), (0,)),
-        StepItem(1, 0, 3, (LAST_TOKEN,), (2,), (0,)),
+        StepItem(0, 6, 0, (1, 2, 3), ((1,),), (0,)),
+        StepItem(1, 0, 3, (LAST_TOKEN,), ((2,),), (0,)),
     ]
     shown = []
     for items, bucket in ((decodes, (4, 4)), (mixed, (8, 5))):

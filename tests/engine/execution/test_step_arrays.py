@@ -10,9 +10,9 @@ from stoker.ops.select import Operations
 
 CPU = torch.device("cpu")
 ITEMS = (
-    StepItem(4, 4, 5, (11, 12, 13), (8, 3), (0,)),
-    StepItem(9, 1, 2, (LAST_TOKEN,), (6,), (0,)),
-    StepItem(2, 0, 0, (14, 15), (5,), ()),
+    StepItem(4, 4, 5, (11, 12, 13), ((8, 3),), (0,)),
+    StepItem(9, 1, 2, (LAST_TOKEN,), ((6,),), (0,)),
+    StepItem(2, 0, 0, (14, 15), ((5,),), ()),
 )
 
 
@@ -32,9 +32,9 @@ def test_the_arrays_of_a_step():
 
 def test_rows_of_states_and_scores_follow_those_of_draws():
     items = (
-        StepItem(0, 0, 0, (1, 2, 3), (1,), (), (1, 3)),
-        StepItem(1, 1, 0, (4, 5), (2,), (0, 1), (0, 0), (0, 1)),
-        StepItem(2, 2, 0, (6,), (3,), (0,)),
+        StepItem(0, 0, 0, (1, 2, 3), ((1,),), (), (1, 3)),
+        StepItem(1, 1, 0, (4, 5), ((2,),), (0, 1), (0, 0), (0, 1)),
+        StepItem(2, 2, 0, (6,), ((3,),), (0,)),
     )
     arrays = to_arrays(Step(1, items), DeviceSlots(3, 64, 4, CPU))
     assert arrays.rows.tolist() == [4, 5, 1, 2, 3]
@@ -44,7 +44,7 @@ def test_rows_of_states_and_scores_follow_those_of_draws():
 
 def test_a_token_under_way_is_the_last_of_its_slot():
     slots, ops = DeviceSlots(5, 64, 4, CPU), Operations(ReferenceAttention())
-    first = (StepItem(2, 0, 0, (7,), (5,), (0,)), StepItem(9, 1, 0, (8, 9), (6,), (0,)))
+    first = (StepItem(2, 0, 0, (7,), ((5,),), (0,)), StepItem(9, 1, 0, (8, 9), ((6,),), (0,)))
     for shared_last in ([70, 55], torch.tensor([70, 55])):
         to_tensors(to_arrays(Step(1, first), slots), slots, ops)
         slots.keep(shared_last)
