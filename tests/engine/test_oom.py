@@ -99,13 +99,14 @@ def test_results_are_the_same(seed, limit, every, prefix):
 
 
 def test_limits_are_halved_and_it_is_noted_once(caplog):
-    _, engine = run_all(some_requests(random.Random(0)), lambda run, step: step.num_tokens > 5)
+    requests = some_requests(random.Random(0))
+    _, engine = run_all(requests, lambda run, step: step.num_tokens > 5, num_blocks=48)
     assert engine.stats.out_of_memory >= 2
     assert 2 <= engine.scheduler.max_batch_tokens <= 5
     notes = [one.message for one in caplog.records if "out of memory" in one.message]
     assert len(notes) == 1
-    assert "out of memory in a step of 20 tokens of 3 sequences" in notes[0]
-    assert "at most 10 tokens and 4 sequences at a time" in notes[0]
+    assert "out of memory in a step of 32 tokens of 4 sequences" in notes[0]
+    assert "at most 16 tokens and 4 sequences at a time" in notes[0]
 
 
 def test_the_smallest_step_fails():
