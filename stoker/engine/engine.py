@@ -81,6 +81,8 @@ class Engine:
             )
         rules = self.check(params)
         seq = self.scheduler.add(request)
+        # controls may depend on tokens before the drawn one, of which drafts are not certain
+        seq.draftable &= rules is None
         live = ActiveRequest.make(request, rules, seq)
         live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
         self._live[request.id] = live
@@ -183,6 +185,10 @@ class Engine:
                 batch.top_p.append(params.top_p)
                 batch.seeds.append(live.seed(index))
                 batch.positions.append(item.end)
+            if item.verify:  # the same draw at each drafted position
+                for column in (batch.temperature, batch.top_k, batch.top_p, batch.seeds):
+                    column += column[-1:] * item.verify
+                batch.positions[-1:] = range(item.end - item.verify, item.end + 1)
         return batch
 
     def _pools(self, step: Step) -> list[PoolState]:
@@ -204,7 +210,10 @@ class Engine:
             live.sequences[seq.index] = seq
             out = live.output.outputs[seq.index]
             if live.rules is None:
-                out.token_ids.append(seq.tokens[-1])
+                if self.scheduler.accepted:
+                    out.token_ids += seq.tokens[-self._num_new(seq) :]
+                else:
+                    out.token_ids.append(seq.tokens[-1])
                 continue
             row = live.take_draw(out, seq.tokens[-1], self._token_text)
             if row.error is not None:
@@ -213,6 +222,10 @@ class Engine:
             elif row.grammar is not None and row.grammar.ended:
                 out.error = row.grammar.error
                 self.scheduler.finish(seq, "error" if out.error else "stop")
+
+    def _num_new(self, seq: Sequence) -> int:
+        """How many tokens the last step gave to `seq`."""
+        return 1 + self.scheduler.accepted.get(seq.serial, 0)
 
     def _collect(self, advanced: list[Sequence]) -> list[RequestOutput]:
         """Bring the outputs up to date with the sequences that got a token."""
@@ -258,7 +271,12 @@ class Engine:
             params = live.request.params
             detokenizer = Detokenizer(self.tokenizer, params.stop_strings, params.min_tokens)
             live.detokenizers[seq.index] = detokenizer
-        detokenizer.push(out.token_ids[-1])
+        for end in range(len(out.token_ids) - self._num_new(seq) + 1, len(out.token_ids) + 1):
+            detokenizer.push(out.token_ids[end - 1])
+            if detokenizer.stopped:  # what was accepted after it is dropped
+                self.stats.output_tokens -= len(out.token_ids) - end
+                del out.token_ids[end:]
+                break
         out.text = detokenizer.safe_text
         if detokenizer.stopped:
             self.scheduler.finish(seq, "stop")

@@ -12,8 +12,8 @@ when these have been taken in; the device computes the logits meanwhile, and nob
 
     plan 1  launch 1  plan 2  launch 2  wait 1  commit 1  draw 2  plan 3  launch 3  wait 2 ...
 
-A step is waited for before the next is planned if it forks a sequence into several samples, or
-scores or pools a prompt. Knows steps, not what is asked or answered; driven
+A step is waited for before the next is planned if it forks a sequence into several samples,
+verifies drafts, or scores or pools a prompt. Knows steps, not what is asked or answered; driven
 by the engine.
 """
 
@@ -103,7 +103,7 @@ class Loop:
             return []
         flight = self._flights[0]
         self._draw(flight)
-        if self.overlap and flight.foreseeable:
+        if self.overlap and flight.foreseeable and self.scheduler.proposer is None:
             self.scheduler.add_placeholders(flight.step)
             self._launch(prepare)
         tokens = self._tokens(flight)
@@ -118,6 +118,7 @@ class Loop:
         self.stats.computed_tokens += flight.step.num_tokens
         self.stats.decode_tokens += flight.step.num_decodes
         self.stats.output_tokens += sum(1 for seq in advanced if seq.generated)
+        self.stats.output_tokens += sum(self.scheduler.accepted.values())
         return advanced
 
     def discard(self) -> None:

@@ -225,6 +225,50 @@ def test_out_of_memory_in_a_step_under_way(seed, every, special, **changes):
     assert run.finish() == expected
 
 
+class Guesser:
+    """Drafts that are right up to a random place."""
+
+    def __init__(self, rng):
+        self.rng = rng
+
+    def propose(self, sequences, limits):
+        return [self.guess(seq) for seq in sequences]
+
+    def guess(self, seq):
+        tokens, right = list(seq.tokens), self.rng.randint(0, 5)
+        for place in range(self.rng.randint(0, 6)):
+            token = hash_context(VOCAB)(tuple(tokens), seq.index)
+            tokens.append(token if place < right else self.rng.randrange(VOCAB))
+        return tokens[len(seq.tokens) :]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    every=st.integers(2, 12),
+    special=st.sampled_from([0, 0.3]),
+    overlap=st.booleans(),
+    **CHANGES,
+)
+def test_drafts_change_no_output(seed, every, special, overlap, **changes):
+    """Stop strings and repetitions within drafts, and memory that runs out while they stand."""
+    requests = list(random_requests(random.Random(seed), 8, special))
+    expected = Run(make(random.Random(seed), False, **sizes(**changes)), requests).finish()
+    rng = random.Random(seed)
+
+    def fails(launched, step):
+        if step.num_tokens > 1 and rng.randrange(every) == 0:
+            return rng.choice(["at launch", "late"])
+
+    for problems in (lambda launched, step: None, fails):
+        engine = make(random.Random(seed), overlap, problems, **sizes(**changes))
+        engine.scheduler.proposer = Guesser(random.Random(seed))
+        run = Run(engine, requests)
+        assert run.finish() == expected
+        tokens = [len(one[0]) for outputs, _ in run.done.values() for one in outputs]
+        assert engine.stats.output_tokens == sum(tokens)
+
+
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), special=st.sampled_from([0, 0.3]), **CHANGES)
 def test_cancelled_at_any_time(seed, special, **changes):

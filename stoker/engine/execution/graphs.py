@@ -101,7 +101,10 @@ class Graphs:
     def run(self, arrays: StepArrays) -> Tensor | None:
         """States (R, D) of the rows of a step, valid until the next; None if no graph serves."""
         bucket = self._buckets.find(arrays.counts)
-        if bucket is None or self._graphs.get(bucket, ()) is None:
+        # drafts want more rows than a bucket has
+        if bucket is None or len(arrays.rows) > bucket.sequences:
+            return None
+        if self._graphs.get(bucket, ()) is None:
             return None
         layout, inputs, rows = self._fill(pad(arrays, bucket, self._slots))
         graph = self._graphs.get(bucket)

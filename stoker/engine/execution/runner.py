@@ -75,10 +75,13 @@ class ModelRunner:
         later = ahead or (self.draws_there and len(draws) > 0)
         rest = pools or draws.scores or later
         logits = self.forward(step, pools, draws.scores, not later) if rest else self.forward(step)
-        counts = [len(item.draws) for item in step.items if item.draws]
+        counts = [len(item.draws) + item.verify for item in step.items if item.draws]
         several = max(counts, default=0) > 1
         if several:
-            logits = logits.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
+            counts_by_row = [n for item in step.items if item.draws for n in item.draws_by_row]
+            logits = logits.repeat_interleave(
+                torch.tensor(counts_by_row, device=self.device), dim=0
+            )
         assert self.model.ops is not None
         draw = self.model.ops.draw
         if later:
@@ -120,7 +123,7 @@ class ModelRunner:
         batch = partial(to_tensors, arrays, self.slots, self.model.ops)
         if states is None:
             states = self.model.hidden(batch(), self.cache)
-        drawn = sum(1 for item in step.items if item.draws)
+        drawn = step.num_logits
         pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
         # the states are those that are drawn from, then the pooled ones, then the scored ones
         logits = self.model.logits(states[:drawn]) if drawn else states[:0]
@@ -150,7 +153,7 @@ class ModelRunner:
             assert self.model.ops is not None
             batch = to_tensors(to_arrays(step, self.slots), self.slots, self.model.ops)
             states = self.model.hidden(batch, self.cache)
-            logits = self.model.logits(states[: sum(1 for item in step.items if item.draws)])
+            logits = self.model.logits(states[: step.num_logits])
             self._check(lambda: batch, logits)
             self.cache.clear()
             raise ModelError("logits were not finite; try dtype float32")
@@ -210,7 +213,7 @@ class ModelRunner:
 
 
 def _firsts(counts: list[int]) -> list[int]:
-    """Which draws are those of the sequences in the slots, not of their further samples.
+    """Which draws are those of the sequences in the slots, not of further samples or drafts.
 
     [0, 3, 4] for items with 3, 1 and 1 draws.
     """

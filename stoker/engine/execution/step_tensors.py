@@ -56,8 +56,9 @@ class StepArrays:
         owners: (T,) the sequence of each token; below 0 for padding.
         shifts: (S,) the position of a sequence's tokens less their places in `tokens`.
         slots: (S,) where the device keeps what it knows of the sequences.
-        rows: (R,) places of tokens: one per item that draws, however many samples it draws; after
-            these the rows whose states are pooled, or whose logits score prompts.
+        rows: (R,) places of tokens: one per item that draws, however many samples it draws, and
+            one per draft before it; after these the rows whose states are pooled, or whose logits
+            score prompts.
         drawing: (D,) slots of the items that draw.
         counts, contexts: (S,) tokens of each sequence in the step, and with those before it.
         changes: for each cache group, what its tables on the device lack (`SlotTables.update`).
@@ -89,13 +90,18 @@ class StepArrays:
 def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
     """Flatten `step`, and note its block tables in `slots`."""
     # by column, because going through the items in Python is what takes the time
-    _, slot, first, ids, tables, draws, states, scored = zip(*step.items, strict=True)
+    _, slot, first, ids, tables, draws, states, scored, verify = zip(*step.items, strict=True)
     counts = np.array([*map(len, ids)], np.int64)
     starts = np.array(first, np.int64)
     ends, contexts = np.cumsum(counts), starts + counts
     tokens = np.fromiter(chain.from_iterable(ids), np.int64, int(ends[-1]))
     draw = np.array([*map(bool, draws)])
     rows = ends[draw] - 1
+    if any(verify):  # tokens 5 to 8 of the step, the last two drafts: rows 6 7 8
+        drafts = np.array(verify)[draw].tolist()
+        rows = np.concatenate(
+            [np.arange(row - count, row + 1) for row, count in zip(rows, drafts, strict=True)]
+        )
     parts = [part for part in (states, scored) if part.count((0, 0)) < len(part)]
     wanted = [
         np.arange(*some) + begin

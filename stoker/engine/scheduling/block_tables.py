@@ -87,14 +87,14 @@ class BlockTables:
     def index_filled(self, seq: Sequence) -> None:
         """Enter the blocks that `seq` has filled, as far as planned, into the prefix index.
 
-        A block whose last token is still being drawn has no content to be found by; it is entered
-        once the token is known. Content that is known already has its block; another is kept for
-        `seq` only, but for groups that have freed theirs.
+        A block whose last token is still being drawn, or is a draft, has no content to be found
+        by; it is entered once the token is known. Content that is known already has its block;
+        another is kept for `seq` only, but for groups that have freed theirs.
         """
         size = self.pool.block_size
         if not self.prefix_cache or (seq.num_indexed + 1) * size > seq.computed:
             return
-        known = seq.computed - (seq.tokens[seq.computed - 1] < 0)
+        known = seq.computed - (seq.tokens[seq.computed - 1] < 0) - seq.num_drafts
         while seq.index_parent is not None and (seq.num_indexed + 1) * size <= known:
             at = seq.num_indexed
             node = self.pool.index.enter(seq.index_parent, seq.tokens[at * size : (at + 1) * size])
@@ -130,6 +130,20 @@ class BlockTables:
         if spare < 0:
             return 0
         return (seq.num_blocks + spare) * self.pool.block_size - seq.computed
+
+    def add_drafts(self, seq: Sequence, drafts: Seq[int], others: int) -> int:
+        """Add `drafts` to the tokens of `seq`, whose next token has its place.
+
+        There are no more than fit if a block is left to each of `others`: no sequence is preempted
+        for drafts. Returns how many there are.
+        """
+        spare = max(0, self.pool.available - others)
+        fit = (seq.num_blocks + spare) * self.pool.block_size - seq.computed - 1
+        seq.tokens += drafts[:fit]
+        seq.num_drafts = min(fit, len(drafts))
+        copies = self.allocate(seq, 1 + seq.num_drafts)
+        assert not copies
+        return seq.num_drafts
 
     def allocate(self, seq: Sequence, count: int) -> list[tuple[int, int, int]]:
         """Give `seq` blocks of its own for its next `count` tokens.
@@ -175,6 +189,14 @@ class BlockTables:
             table = (*(UNUSED,) * first, *table[first:])
             seq.tables = (*seq.tables[:group], table, *seq.tables[group + 1 :])
             seq.num_freed = (*seq.num_freed[:group], first, *seq.num_freed[group + 1 :])
+
+    def shrink(self, seq: Sequence) -> None:
+        """Give back the blocks behind the tokens that `seq` has computed."""
+        kept = self.pool.blocks_for(seq.computed)
+        if kept < seq.num_blocks:
+            for pool, table in zip(self.pool.pools, seq.tables, strict=True):
+                pool.release(table[kept:])
+            seq.tables = tuple(table[:kept] for table in seq.tables)
 
     def release(self, seq: Sequence) -> None:
         """Give all blocks of `seq` back; its tables stay as they are."""

@@ -57,10 +57,10 @@ class FakeCache:
             self._blocks[group][dst] = content
         for item in step.items:
             self._write(item)
-        contexts = [self.context(item) for item in step.items]
         drawn = [
             self._next_token(context, index)
-            for item, context in zip(step.items, contexts, strict=True)
+            for item, contexts in zip(step.items, map(self._contexts, step.items), strict=True)
+            for context in contexts
             for index in item.draws
         ]
         self._last_tokens.update(step.last_tokens(drawn))
@@ -71,6 +71,10 @@ class FakeCache:
 
         The other groups see the end of that. What the item's other positions see is read as well.
         """
+        return self._contexts(item)[-1]
+
+    def _contexts(self, item: StepItem) -> list[tuple[int, ...]]:
+        """`context` of each position that draws, or of the last one if none does."""
         views = [self._view(item, group) for group in range(len(self._groups))]
         longest = max(views, key=len)
         for group, view in enumerate(views):
@@ -79,7 +83,8 @@ class FakeCache:
                     f"#{item.sequence} sees {view} in group {group}, and {longest} in another"
                 )
         most = max(group.window or item.end for group in self._groups)
-        return longest[-most:]
+        ends = range(len(longest) - item.verify, len(longest) + 1)
+        return [longest[max(0, end - most) : end] for end in ends]
 
     def _view(self, item: StepItem, group: int) -> tuple[int, ...]:
         """The tokens that the positions of `item` see in a group."""
@@ -161,7 +166,8 @@ def replay(path: Path, show: Callable[[str], None] = lambda line: None) -> int:
             cache.run(step)
             for item in step.items:
                 context, before = cache.context(item), known.setdefault(item.sequence, {})
-                for at, token in enumerate(context, item.end - len(context)):
+                certain = context[: len(context) - item.verify]  # drafts may come to nothing
+                for at, token in enumerate(certain, item.end - len(context)):
                     if before.setdefault(at, token) != token:
                         raise ValueError(
                             f"step {step.number}: #{item.sequence} sees other tokens than before"

@@ -17,6 +17,7 @@ from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.request.pooling import prompt_limit
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.block_tables import BlockTables
+from stoker.engine.scheduling.drafts import Proposer, accept, propose
 from stoker.engine.scheduling.ending import finish_reason
 from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
 from stoker.engine.scheduling.policy import POLICIES
@@ -78,6 +79,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # in order of admission
         self.num_preemptions = 0
         self.slots = SlotPool(self.max_running)  # as many, even if `max_running` is lowered
+        self.proposer: Proposer | None = None  # with one, no step is planned ahead
+        self.accepted: dict[int, int] = {}  # drafts that the last commit kept, by serial number
         self._by_serial: dict[int, Sequence] = {}
         self._serial = 0
         self._step = 0
@@ -183,13 +186,14 @@ class Scheduler:
         """
         self._step += 1
         plan = _Plan(self._step, self.max_batch_tokens)
+        drafts = propose(self.proposer, self.running, self.max_batch_tokens)
         prompts = []
         for seq in tuple(self.running):
             remaining = seq.remaining
             if remaining > 1:
                 prompts.append(seq)
             elif remaining and plan.budget:
-                self._plan_sequence(plan, seq)
+                self._plan_sequence(plan, seq, drafts.get(seq.serial))
         for seq in prompts:
             if plan.budget:
                 self._plan_sequence(plan, seq)
@@ -203,8 +207,11 @@ class Scheduler:
             tuple(plan.preempted),
         )
 
-    def _plan_sequence(self, plan: _Plan, seq: Sequence) -> None:
-        """Give `seq` as much of the budget as its tokens and the free blocks allow."""
+    def _plan_sequence(self, plan: _Plan, seq: Sequence, drafts: Seq[int] | None = None) -> None:
+        """Give `seq` as much of the budget as its tokens and the free blocks allow.
+
+        `drafts` are added to its tokens, as far as there are blocks for them.
+        """
         if seq.status is not Status.RUNNING:
             return  # preempted earlier in this plan
         count = seq.remaining
@@ -219,6 +226,8 @@ class Scheduler:
                 if count <= 0:
                     return
             plan.copies += self.tables.allocate(seq, count)
+        if drafts:
+            count += self.tables.add_drafts(seq, drafts, len(self.running))
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.pending_samples)) if last else ()
@@ -226,8 +235,9 @@ class Scheduler:
         seq.computed, seq.planned = end, plan.number
         if not seq.may_reuse:
             scored = seq.score(start, end)
+        tables, verify = seq.tables, seq.num_drafts
         plan.items.append(
-            StepItem(seq.serial, seq.slot, start, tokens, seq.tables, draws, states, scored)
+            StepItem(seq.serial, seq.slot, start, tokens, tables, draws, states, scored, verify)
         )
         plan.budget -= count
         self.tables.index_filled(seq)
@@ -304,13 +314,16 @@ class Scheduler:
                     seq.tokens.append(LAST_TOKEN)
 
     def drop_placeholders(self) -> None:
-        """Take the placeholders back, because the step that draws their tokens has failed."""
+        """Take placeholders and drafts back, because the step that draws them has failed."""
         for seq in (*self.running, *self.preempted):
+            seq.drop_drafts()
             if seq.tokens[-1] == LAST_TOKEN:
                 seq.tokens.pop()
 
     def commit(self, step: Step, tokens: Seq[int]) -> list[Sequence]:
         """Take in the drawn tokens, in the order of the items of `step` and of their draws.
+
+        Drafts stay if they equal what was drawn at their positions (drafts.py).
 
         Returns the sequences that got a token, and pooled ones whose prompt is done; finished
         ones are among them. A finished one may be part of a step under way: what that computes
@@ -319,19 +332,25 @@ class Scheduler:
         """
         advanced: list[Sequence] = []
         twins: list[Sequence] = []
+        self.accepted = {}
         taken = 0
         for item in step.items:
-            first, taken = taken, taken + len(item.draws)
+            first, taken = taken, taken + len(item.draws) + item.verify
             seq = self._by_serial.get(item.sequence)
-            if seq is not None and len(item.tokens) > 1:
+            if seq is not None and len(item.tokens) > 1 + item.verify:
                 self.tables.free_behind(seq)  # a decode does so when it needs another block
             if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
                 advanced.append(seq)
             if seq is None or not item.draws:
                 continue  # cancelled meanwhile, or a prompt still under way
+            advanced.append(seq)
+            if item.verify:
+                self.accepted[seq.serial] = accept(seq, tokens[first:taken], self.eos_ids)
+                self.tables.shrink(seq)
+                self.tables.index_filled(seq)
+                continue
             seq.pending_samples = 1
             seq.draw(tokens[first])
-            advanced.append(seq)
             for at in range(first + 1, taken):
                 twin = self._fork(seq, item.draws[at - first])
                 twin.draw(tokens[at])

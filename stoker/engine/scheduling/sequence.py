@@ -8,6 +8,9 @@ Owned by the scheduler. Everything else follows from its counters:
              [ num_indexed ]             blocks whose content the prefix index knows
              [ -1  | -1  |  2  |  3  ]   a group with a window has freed `num_freed` of them
 
+In a step that verifies drafts (drafts.py), these are the last tokens; they are computed, and not
+registered.
+
 A decode has one token remaining, a prefill (or a recomputation) more. The newest token may be
 the placeholder `LAST_TOKEN`: it is still being drawn, and only the device has it, by slot.
 """
@@ -35,11 +38,13 @@ class Sequence:
 
     __slots__ = (
         "computed",
+        "draftable",
         "finish_reason",
         "index",
         "index_parent",
         "length_limit",
         "num_cached_tokens",
+        "num_drafts",
         "num_freed",
         "num_indexed",
         "pending_samples",
@@ -71,6 +76,8 @@ class Sequence:
         self.scored = self.prompt_len - 1 if request.params.prompt_logprobs is None else 0
         self.planned = 0  # number of the last step it was part of
         self.slot = NO_SLOT  # its place on the device while it runs
+        self.num_drafts = 0  # tokens at the end that the step under way verifies (drafts.py)
+        self.draftable = request.pooling is None
         self.drop_cache()
 
     def drop_cache(self) -> None:
@@ -89,6 +96,13 @@ class Sequence:
             self.tokens[-1] = token
         else:
             self.tokens.append(token)
+
+    def drop_drafts(self) -> list[int]:
+        """Take the drafts off the end of the tokens."""
+        start = len(self.tokens) - self.num_drafts
+        drafts, self.num_drafts = self.tokens[start:], 0
+        del self.tokens[start:]
+        return drafts
 
     @property
     def num_blocks(self) -> int:
@@ -134,5 +148,5 @@ class Sequence:
         twin.shared_blocks = self.num_blocks
         twin.num_indexed, twin.index_parent = self.num_indexed, self.index_parent
         twin.num_cached_tokens = self.prompt_len
-        twin.scored = self.scored
+        twin.scored, twin.draftable = self.scored, self.draftable
         return twin

@@ -33,6 +33,8 @@ class StepItem(NamedTuple):
             prompt is still to come.
         states: the slice of `tokens` whose final hidden states are pooled; (0, 0) for none.
         scored: the slice of `tokens` whose logits score the prompt; (0, 0) for none.
+        verify: how many of the last `tokens` are drafts. The one sample of `draws` is then drawn
+            at the last verify + 1 positions, at each as if the drafts before it were its tokens.
     """
 
     sequence: int
@@ -43,10 +45,16 @@ class StepItem(NamedTuple):
     draws: tuple[int, ...]
     states: tuple[int, int] = (0, 0)
     scored: tuple[int, int] = NOT_SCORED
+    verify: int = 0
 
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
+
+    @property
+    def draws_by_row(self) -> list[int]:
+        """How many tokens are drawn from each row of logits of an item that draws."""
+        return [1] * (1 + self.verify) if self.verify else [len(self.draws)]
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,14 @@ class Step:
         return sum(len(item.tokens) for item in self.items)
 
     @property
+    def num_logits(self) -> int:
+        """Rows of logits that tokens are drawn from."""
+        return sum(1 + item.verify for item in self.items if item.draws)
+
+    @property
     def num_decodes(self) -> int:
-        """The tokens of sequences that have no other token to compute."""
-        return sum(1 for item in self.items if len(item.tokens) == 1)
+        """The tokens of sequences that have no other token to compute, and their drafts."""
+        return sum(len(item.tokens) for item in self.items if len(item.tokens) - item.verify == 1)
 
     def last_tokens(self, drawn: Seq[int]) -> dict[int, int]:
         """The last token of each slot that draws in this step, given its draws in order.
@@ -85,7 +98,7 @@ class Step:
         for item in self.items:
             if item.draws:
                 last[item.slot] = drawn[taken]
-                taken += len(item.draws)
+                taken += len(item.draws) + item.verify
         return last
 
     def resolved(self, last_tokens: Mapping[int, int]) -> Step:
@@ -117,6 +130,7 @@ class Step:
                 tuple(item["draws"]),
                 (item["states"][0], item["states"][1]),
                 (item["scored"][0], item["scored"][1]),
+                item["verify"],
             )
             for item in fields.pop("items")
         )
@@ -131,12 +145,13 @@ class Step:
         if self.copies:
             lines.append(f"  copies {list(self.copies)}")
         for item in self.items:
-            kind = "decode" if len(item.tokens) == 1 else "prefill"
+            kind = "decode" if len(item.tokens) - item.verify == 1 else "prefill"
             lines.append(
                 f"  #{item.sequence} {kind} [{item.start}:{item.end}]"
                 + "".join(f" blocks {list(table)}" for table in item.tables)
                 + (f" draws {list(item.draws)}" if item.draws else "")
                 + (f" states {list(item.states)}" if item.states[1] else "")
                 + (f" scored {list(item.scored)}" if item.scored[1] else "")
+                + (f" verifies {item.verify}" if item.verify else "")
             )
         return "\n".join(lines)
