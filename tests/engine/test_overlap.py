@@ -1,5 +1,6 @@
 """The overlap loop gives what the plain loop gives, on a fake model that answers late."""
 
+import itertools
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -396,6 +397,38 @@ def test_a_preempted_sequence_gets_its_token_while_it_waits():
     assert met > 0
     expected = Run(make(random.Random(0), False), requests).finish()
     assert found == expected
+
+
+def reused_at_once(steps):
+    """Slots that a step has for another sequence than the step before it, which dropped its own."""
+    pairs = [
+        ({item.slot: item.sequence for item in one.items}, two.items)
+        for one, two in itertools.pairwise(steps)
+    ]
+    return sum(
+        before.get(item.slot, item.sequence) != item.sequence
+        for before, items in pairs
+        for item in items
+    )
+
+
+@pytest.mark.parametrize("max_running", [1, 3])
+def test_a_slot_is_reused_while_a_step_under_way_has_its_last_owner(max_running):
+    """The drawing of slot_pool.py: what the step under way draws for the owner is not read."""
+    requests = plain_requests(12, ignore_eos=False, max_tokens=30)
+    expected = Run(make(random.Random(0), False, max_running=max_running), requests).finish()
+    assert {reason for ((_, _, reason),), _ in expected.values()} == {"stop", "length"}
+    engine = make(random.Random(0), True, max_running=max_running)
+    steps, launch = [], engine.runner.launch
+
+    def watch(step, *rest):
+        steps.append(step)
+        return launch(step, *rest)
+
+    engine.runner.launch = watch
+    assert Run(engine, requests).finish() == expected
+    assert reused_at_once(steps) >= 5
+    assert {item.slot for step in steps for item in step.items} == set(range(max_running))
 
 
 def test_a_trace_of_the_overlap_loop_replays(tmp_path):

@@ -89,7 +89,7 @@ def test_draws_on_the_device(text_model):
     params = [random_params(rng, number) for number in range(24)]
 
     def run(there, **options):
-        with LLM(text_model, max_batch_tokens=40, max_running=9, **options) as llm:
+        with LLM(text_model, **{"max_batch_tokens": 40, "max_running": 9, **options}) as llm:
             llm.engine.runner.draws_there = there
             return [(one.outputs, one.prompt_logprobs) for one in llm.generate(prompts, params)] + [
                 one.outputs for one in llm.embed(prompts[:5])
@@ -98,6 +98,8 @@ def test_draws_on_the_device(text_model):
     expected = run(False)
     for overlap in (True, False):
         assert run(True, overlap=overlap) == expected
+    # slots change hands all the time, also those of a step under way
+    assert run(True, overlap=True, max_running=2) == expected
 
 
 def square(outputs, logits):
