@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stoker.engine.execution.device_draws import DeviceDraws
 from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import Graphs
-from stoker.engine.execution.pending import DeviceDraws
 from stoker.engine.execution.pending_step import CompletedStep, PendingStep
 from stoker.engine.execution.pooler import PoolState, gather
 from stoker.engine.execution.step_tensors import to_arrays, to_tensors
