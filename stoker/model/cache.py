@@ -18,9 +18,10 @@ Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
 
 
 class PagedCache:
-    """Per layer keys and values in pages (num_blocks, block_size, kv_heads, head_dim), or None.
+    """Per layer keys and values in pages (blocks, block_size, kv_heads, head_dim), or None.
 
-    A layer has the sizes of its own `CacheSpec`, and None if it keeps nothing.
+    A layer has the sizes of its own `CacheSpec`, and None if it keeps nothing. `num_blocks` has the
+    blocks of each of the model's cache groups, whose numbers mean the same place in all its layers.
 
     Zeroed, not just allocated: masked positions of a page are multiplied by zero weight, and
     must not hold NaN. With the dtype float8_e4m3fn they are quantised, with the `scales` of each
@@ -30,25 +31,24 @@ class PagedCache:
     def __init__(
         self,
         spec: ModelSpec,
-        num_blocks: int,
+        num_blocks: Seq[int],
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
         scales: Seq[Scales | None] | None = None,
     ) -> None:
         self.block_size = block_size
-        self.layers: list[tuple[Pages, Pages] | None] = []
-        for index, layer in enumerate(spec.layers):
-            kept = layer.cache_spec()
-            if kept is None:
-                self.layers.append(None)
-                continue
-            shape = (num_blocks, block_size, kept.kv_heads, kept.head_dim)
-            found = scales[index] if scales else None
-            keys, values = found or (None, None)
-            self.layers.append(
-                (_pages(shape, dtype, device, keys), _pages(shape, dtype, device, values))
-            )
+        self.layers: list[tuple[Pages, Pages] | None]
+        self.layers = [None] * len(spec.layers)
+        self._groups = [group.layers for group in spec.cache_groups]
+        for count, group in zip(num_blocks, spec.cache_groups, strict=True):
+            shape = (count, block_size, group.spec.kv_heads, group.spec.head_dim)
+            for index in group.layers:
+                keys, values = (scales[index] if scales else None) or (None, None)
+                self.layers[index] = (
+                    _pages(shape, dtype, device, keys),
+                    _pages(shape, dtype, device, values),
+                )
 
     @property
     def pages(self) -> list[Pages]:
@@ -64,11 +64,12 @@ class PagedCache:
         for pages in self.pages:
             storage(pages).zero_()
 
-    def copy_blocks(self, src: Tensor, dst: Tensor) -> None:
-        """Copy the blocks src (C,) to dst (C,), int64, in every layer; all are read first."""
-        for pages in self.pages:
-            cache = storage(pages)
-            cache[dst] = cache[src]
+    def copy_blocks(self, group: int, src: Tensor, dst: Tensor) -> None:
+        """Copy blocks src (C,) to dst (C,), int64, in each layer of a group; all are read first."""
+        for index in self._groups[group]:
+            for pages in self.layers[index] or ():
+                cache = storage(pages)
+                cache[dst] = cache[src]
 
 
 def _pages(

@@ -76,7 +76,7 @@ def with_graphs(llm, **options):
     blocks, size = scheduler.pool.num_blocks, scheduler.block_size
     attend, capture = Reserved(), Recorded(**options)
     runner.model.ops = Operations(attend)
-    runner.cache = PagedCache(llm.spec, blocks + 1, size, torch.float32, runner.device)
+    runner.cache = PagedCache(llm.spec, [blocks + 1], size, torch.float32, runner.device)
     buckets = Buckets(scheduler.max_running, scheduler.max_batch_tokens)
     hidden = runner.model.hidden
 

@@ -27,7 +27,7 @@ def test_tokens_equal_transformers(checkpoint, prompts):
         runner, scheduler = llm.engine.runner, llm.engine.scheduler
         runner.draws_there = True
         blocks, size = scheduler.pool.num_blocks, scheduler.block_size
-        runner.cache = PagedCache(llm.spec, blocks + 1, size, torch.float32, runner.device)
+        runner.cache = PagedCache(llm.spec, [blocks + 1], size, torch.float32, runner.device)
         runner.slots = DeviceSlots(4, 128, size, runner.device, (blocks,), shared=False)
         capture = Recorded()
         runner.graphs = Graphs(

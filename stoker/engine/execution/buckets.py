@@ -124,6 +124,9 @@ def pad(arrays: StepArrays, bucket: Bucket, slots: DeviceSlots) -> StepArrays:
         contexts=np.concatenate((arrays.contexts, counts)),
         slots=np.concatenate((arrays.slots, nothing + slots.dummy)),
         tables=tables,
+        held_from=tuple(
+            None if held is None else np.concatenate((held, nothing)) for held in arrays.held_from
+        ),
     )
 
 

@@ -14,7 +14,9 @@ for them before the host has seen them. Two slots, blocks of 4 tokens:
     step 3  slot 0 has been given to another sequence, of blocks 8 9 2
             sent, table       entries 1 and 2: 9 2         nothing
 
-One table per cache group, since a group has blocks of its own (engine/blocks/).
+One table per cache group, since a group has blocks of its own (engine/blocks/). Where a group has
+freed a sequence's first blocks, behind its window, their entries hold the idle block, which nothing
+reads there.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stoker.engine.blocks.block_pool import UNUSED
 from stoker.ops.rounding import ceil_div
 
 Ints = NDArray[np.int64]
@@ -37,6 +40,8 @@ class SlotTables:
     Attributes:
         idle_block: what entries hold that no position needs.
         entries: (slots + 1, width) int64 on the host; the last row is that of dummies.
+        freed: (slots + 1,) int64 on the host, how many first entries of each row were freed.
+        any_freed: whether there ever were any.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class SlotTables:
         shape = num_slots + 1, width
         # zeros take memory when they are first written to
         self.entries: Ints = np.full(shape, idle_block) if idle_block else np.zeros(shape, np.int64)
+        self.freed: Ints = np.zeros(num_slots + 1, np.int64)
+        self.any_freed = False
         self._blocks: list[tuple[int, ...]] = [()] * num_slots
         self._shared = shared
         self._table = torch.from_numpy(self.entries)
@@ -66,7 +73,17 @@ class SlotTables:
         for slot, blocks in changed:
             assert len(blocks) <= width, "a sequence is longer than the context"
             before, start = blocks_of[slot], slot * width
-            first = len(before) if blocks[: len(before)] == before else 0
+            freed = 0
+            if (blocks and blocks[0] == UNUSED) or (before and before[0] == UNUSED):
+                freed, gone = blocks.count(UNUSED), int(self.freed[slot])
+                same = blocks[freed : len(before)] == before[freed:]
+                idle = range(gone if same else 0, freed)
+                places += range(start + idle.start, start + freed)
+                new += [self.idle_block] * len(idle)
+                self.freed[slot], self.any_freed = freed, True
+            else:
+                same = blocks[: len(before)] == before
+            first = len(before) if same else freed
             end = max(len(before), len(blocks))
             places += range(start + first, start + end)
             new += blocks[first:]
@@ -75,6 +92,10 @@ class SlotTables:
         changes = np.array((places, new), np.int64)
         self.entries.reshape(-1)[changes[0]] = changes[1]
         return changes
+
+    def held_from(self, slots: Ints, block_size: int) -> Ints | None:
+        """The first position of each of `slots` whose block is held; None if it is 0 for all."""
+        return self.freed[slots] * block_size if self.any_freed else None
 
     def send(self, changes: Tensor) -> None:
         """Bring `changes`, what `update` returned, into the table on the device."""

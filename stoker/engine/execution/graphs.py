@@ -91,9 +91,11 @@ class Graphs:
         self._buckets, self._slots, self._make_inputs = buckets, slots, make_inputs
         most = buckets.largest
         empty = partial(torch.zeros, dtype=torch.int64, device=slots.device)
-        self._inputs = TokenInputs(*(empty(most.tokens) for _ in range(3)))
+        tokens, positions = empty(most.tokens), empty(most.tokens)
+        # of each cache group
+        self._inputs = [TokenInputs(tokens, positions, empty(most.tokens)) for _ in slots.groups]
+        self._tables = [empty(most.sequences, slots.width) for _ in slots.groups]
         self._rows = empty(most.sequences)
-        self._tables = empty(most.sequences, slots.width)
         self._states: Tensor | None = None
         self._graphs: dict[Bucket, tuple[StepTensors, Callable[[], None]] | None] = {}
         self.memory: dict[Bucket, int] = {}
@@ -106,51 +108,60 @@ class Graphs:
             return None
         if self._graphs.get(bucket, ()) is None:
             return None
-        layout, inputs, rows = self._fill(pad(arrays, bucket, self._slots))
+        layouts, inputs, rows = self._fill(pad(arrays, bucket, self._slots))
         graph = self._graphs.get(bucket)
         if graph is None:
-            self._make(bucket, layout, inputs, rows)
+            self._make(bucket, layouts, inputs, rows)
         else:
             batch, replay = graph
-            batch.attention[0].refill(layout)
+            for plan, layout in zip(batch.attention, layouts, strict=True):
+                plan.refill(layout)
             replay()
         assert self._states is not None
         return self._states[: len(arrays.rows)]
 
-    def _fill(self, padded: StepArrays) -> tuple[RaggedLayout, TokenInputs, Tensor]:
+    def _fill(self, padded: StepArrays) -> tuple[list[RaggedLayout], list[TokenInputs], Tensor]:
         """Bring a step into the static buffers.
 
-        Returns its layout, its inputs and its rows, at addresses that depend on their shapes
-        alone.
+        Returns its layouts and its inputs, of each cache group, and its rows, at addresses that
+        depend on their shapes alone.
         """
         slots, sent = self._slots, padded.to(self._slots.device)
         slots.receive(sent.changes, sent.drawing)
-        (group,), (host,) = slots.groups, padded.tables
-        sequences, width = host.shape
-        tables = self._tables[:sequences]
-        tables[:, :width].copy_(group.gather(sent.flat.slots, host))
-        inputs = TokenInputs(*(buffer[: len(padded.tokens)] for buffer in self._inputs))
-        self._make_inputs(
-            sent.flat,
-            PageTables(tables, slots.block_size, group.idle_block),
-            slots.last_tokens if padded.has_last else None,
-            out=inputs,
-        )
+        layouts, inputs = [], []
+        for number, (group, host) in enumerate(zip(slots.groups, padded.tables, strict=True)):
+            sequences, width = host.shape
+            tables = self._tables[number][:sequences]
+            tables[:, :width].copy_(group.gather(sent.flat.slots, host))
+            made = TokenInputs(*(buffer[: len(padded.tokens)] for buffer in self._inputs[number]))
+            self._make_inputs(
+                sent.flat,
+                PageTables(tables, slots.block_size, group.idle_block),
+                slots.last_tokens if padded.has_last else None,
+                out=made,
+            )
+            inputs.append(made)
+            layouts.append(layout_of(padded, number, tables, slots.block_size))
         rows = self._rows[: len(sent.rows)]
         rows.copy_(sent.rows)
-        return layout_of(padded, host, tables, slots.block_size), inputs, rows
+        return layouts, inputs, rows
 
     def _make(
-        self, bucket: Bucket, layout: RaggedLayout, inputs: TokenInputs, rows: Tensor
+        self,
+        bucket: Bucket,
+        layouts: list[RaggedLayout],
+        inputs: list[TokenInputs],
+        rows: Tensor,
     ) -> None:
         """Run a step of a bucket's first, and capture it for the next."""
-        plan = self._attend.reserve(layout, bucket.sequences, bucket.tokens)
         batch = StepTensors(
-            token_ids=inputs.tokens,
-            positions=inputs.positions,
-            cells=(inputs.cells,),
+            token_ids=inputs[0].tokens,
+            positions=inputs[0].positions,
+            cells=tuple(of_group.cells for of_group in inputs),
             sample_rows=rows,
-            attention=(plan,),
+            attention=tuple(
+                self._attend.reserve(layout, bucket.sequences, bucket.tokens) for layout in layouts
+            ),
         )
 
         def work() -> None:

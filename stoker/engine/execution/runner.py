@@ -113,8 +113,10 @@ class ModelRunner:
         logits are finite, which waits for the device.
         """
         if step.copies:
-            pair = [np.array(blocks, np.int64) for blocks in zip(*step.copies, strict=True)][1:]
-            self.cache.copy_blocks(*upload(pair, self.device))
+            groups, *pair = np.array(step.copies, np.int64).T
+            for group in set(groups.tolist()):
+                of_group = [np.ascontiguousarray(blocks[groups == group]) for blocks in pair]
+                self.cache.copy_blocks(group, *upload(of_group, self.device))
         arrays = to_arrays(step, self.slots)
         states = None
         if self.graphs is not None and not pools and not scores:

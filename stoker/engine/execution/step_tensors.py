@@ -63,6 +63,7 @@ class StepArrays:
         counts, contexts: (S,) tokens of each sequence in the step, and with those before it.
         changes: for each cache group, what its tables on the device lack (`SlotTables.update`).
         tables: for each cache group, the block tables (S, width), unused entries its idle block.
+        held_from: for each cache group, (S,) the first position whose block is held; None: 0.
         has_last: whether any token is `LAST_TOKEN`.
     """
 
@@ -76,6 +77,7 @@ class StepArrays:
     contexts: Ints
     changes: tuple[Ints, ...]
     tables: tuple[Ints, ...]
+    held_from: tuple[Ints | None, ...]
     has_last: bool
 
     def to(self, device: torch.device) -> DeviceArrays:
@@ -122,6 +124,7 @@ def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
         contexts=contexts,
         changes=changes,
         tables=tuple(group.entries[slot_of, :width] for group in slots.groups),
+        held_from=tuple(group.held_from(slot_of, slots.block_size) for group in slots.groups),
         has_last=bool(tokens.min() < 0),
     )
 
@@ -130,25 +133,29 @@ def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepT
     """The forward input of a step, its attention planned by that of `ops`."""
     sent = arrays.to(slots.device)
     slots.receive(sent.changes, sent.drawing)
-    (host,) = arrays.tables
-    tables = slots.groups[0].gather(sent.flat.slots, host)
     last_tokens = slots.last_tokens if arrays.has_last else None
-    made = ops.make_inputs(sent.flat, PageTables(tables, slots.block_size), last_tokens)
+    cells, plans = [], []
+    for group, host in enumerate(arrays.tables):
+        tables = slots.groups[group].gather(sent.flat.slots, host)
+        made = ops.make_inputs(sent.flat, PageTables(tables, slots.block_size), last_tokens)
+        cells.append(made.cells)
+        plans.append(ops.attention.plan(layout_of(arrays, group, tables, slots.block_size)))
     return StepTensors(
         token_ids=made.tokens,
         positions=made.positions,
-        cells=(made.cells,),
+        cells=tuple(cells),
         sample_rows=sent.rows,
-        attention=(ops.attention.plan(layout_of(arrays, host, tables, slots.block_size)),),
+        attention=tuple(plans),
     )
 
 
-def layout_of(arrays: StepArrays, host: Ints, tables: Tensor, block_size: int) -> RaggedLayout:
-    """The layout of a step in one cache group, of these tables on the host and on the device."""
+def layout_of(arrays: StepArrays, group: int, tables: Tensor, block_size: int) -> RaggedLayout:
+    """The layout of a step in a cache group, with its tables on the device."""
     return RaggedLayout(
         query_starts=[0, *accumulate(arrays.counts.tolist())],
         context_lens=arrays.contexts.tolist(),
         block_tables=tables,
         block_size=block_size,
-        host_tables=host,
+        host_tables=arrays.tables[group],
+        held_from=arrays.held_from[group],
     )

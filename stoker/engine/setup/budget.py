@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.errors import ConfigError
 
 GIB = 1 << 30
@@ -23,8 +24,8 @@ class MemoryNeeds:
         weights: the model, with its tables.
         activations: what the largest step takes beside them.
         graphs: of CUDA graphs.
-        block: a block of keys and values, over all layers.
-        block_size: tokens of a block.
+        cache: how the blocks of keys and values are shared out among groups of layers, and what
+            they take.
     """
 
     total: int
@@ -33,8 +34,7 @@ class MemoryNeeds:
     weights: int
     activations: int
     graphs: int
-    block: int
-    block_size: int
+    cache: CacheSizes
 
     @property
     def usable(self) -> int:
@@ -48,7 +48,7 @@ class MemoryNeeds:
 
 @dataclass(frozen=True)
 class Budget:
-    """A device's memory with `blocks` blocks of keys and values."""
+    """A device's memory with `blocks` blocks of keys and values, as `CacheSizes` counts them."""
 
     needs: MemoryNeeds
     blocks: int
@@ -56,8 +56,8 @@ class Budget:
     def lines(self) -> list[tuple[str, int]]:
         """What each part takes, in bytes; together it is the whole memory of the device."""
         needs = self.needs
-        cache = self.blocks * needs.block
-        tokens = self.blocks * needs.block_size
+        cache = needs.cache.nbytes(self.blocks)
+        tokens = self.blocks * needs.cache.block_size
         return [
             ("weights", needs.weights),
             ("activations of the largest step", needs.activations),
@@ -83,7 +83,7 @@ def blocks_that_fit(needs: MemoryNeeds, least: int, most: int, advice: str = "")
     Raises:
         ConfigError: fewer than `least` fit; says by how much, and what would help.
     """
-    blocks = min(max(needs.left, 0) // needs.block, most)
+    blocks = min(needs.cache.most_in(needs.left), most)
     if blocks < least:
         raise ConfigError(does_not_fit(needs, least, advice))
     return Budget(needs, blocks)
@@ -91,7 +91,7 @@ def blocks_that_fit(needs: MemoryNeeds, least: int, most: int, advice: str = "")
 
 def does_not_fit(needs: MemoryNeeds, least: int, advice: str = "") -> str:
     """The message for a model that has no room for `least` blocks beside it."""
-    missing = least * needs.block - needs.left
+    missing = needs.cache.nbytes(least) - needs.left
     parts = [f"{name} {gib(size)}" for name, size in Budget(needs, least).lines()[:5] if size]
     return (
         f"the model does not fit on the GPU: {gib(missing)} are missing. Of its "

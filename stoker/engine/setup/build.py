@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from stoker.config import EngineConfig
-from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.engine import Engine
 from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import graph_buckets, make_graphs
 from stoker.engine.execution.runner import ModelRunner
 from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.engine.setup.budget import Budget
+from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device import find_device
 from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.engine.setup.kv_scales import kv_scales
-from stoker.engine.setup.sizing import gpu_budget, host_blocks, weights_do_not_fit
+from stoker.engine.setup.sizing import cache_sizes, gpu_budget, host_blocks, weights_do_not_fit
 from stoker.engine.setup.threads import default_threads
 from stoker.engine.text.tokenizer import TextCodec, import_tokenizers
 from stoker.errors import ConfigError
@@ -33,7 +33,6 @@ from stoker.model.loader import DTYPES, load_model, resolve_dtype, weight_bytes
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
 from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Transformer
-from stoker.model.work import kv_bytes_per_token
 from stoker.ops.kv_pages import FP8
 from stoker.ops.native.build import building, start_build
 from stoker.ops.select import select_operations
@@ -91,9 +90,11 @@ def build_engine(
         raise ConfigError(weights_do_not_fit(memory, weights, config)) from None
     spec = loaded.model.spec
     cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
-    block_bytes = kv_bytes_per_token(spec, cache_dtype.itemsize) * config.block_size
-    measured = memory is not None and config.num_blocks is None and config.cache_memory is None
-    config = _resolve(config, spec, loaded.dtype, None if measured else block_bytes)
+    config = _resolve(config, spec, loaded.dtype)
+    sizes = cache_sizes(spec, config, cache_dtype.itemsize)
+    if config.num_blocks is None and (memory is None or config.cache_memory is not None):
+        config = dataclasses.replace(config, num_blocks=host_blocks(config, sizes))
+    config = dataclasses.replace(config, cache_memory=None)
     assert config.max_context is not None
     ops = select_operations(
         device,
@@ -103,10 +104,10 @@ def build_engine(
         soft_capped=spec.soft_capped,
     )
     loaded.model.prepare(config.max_context, formats, ops)
-    config, runner, budget = _with_runner(config, loaded.model, cache_dtype, memory)
+    config, runner, budget = _with_runner(config, loaded.model, sizes, cache_dtype, memory)
     tokenizer = text if text.available else None
     engine = Engine(
-        _scheduler(config, loaded.eos_ids),
+        _scheduler(config, sizes, loaded.eos_ids),
         runner,
         tokenizer,
         spec.vocab,
@@ -118,13 +119,13 @@ def build_engine(
     return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
 
 
-def _scheduler(config: EngineConfig, eos_ids: frozenset[int]) -> Scheduler:
+def _scheduler(config: EngineConfig, sizes: CacheSizes, eos_ids: frozenset[int]) -> Scheduler:
     """The scheduler of settings with nothing left to be decided."""
     assert config.num_blocks is not None
     assert config.max_batch_tokens is not None
     assert config.max_context is not None
     return Scheduler(
-        groups=[GroupSize(config.num_blocks)],
+        groups=sizes.groups(config.num_blocks),
         block_size=config.block_size,
         max_batch_tokens=config.max_batch_tokens,
         max_running=config.max_running,
@@ -138,6 +139,7 @@ def _scheduler(config: EngineConfig, eos_ids: frozenset[int]) -> Scheduler:
 def _with_runner(
     config: EngineConfig,
     model: Transformer,
+    sizes: CacheSizes,
     dtype: torch.dtype,
     memory: DeviceMemory | None,
 ) -> tuple[EngineConfig, ModelRunner, Budget | None]:
@@ -158,44 +160,34 @@ def _with_runner(
     )
     if config.num_blocks is None:
         assert memory is not None
-        block_bytes = kv_bytes_per_token(model.spec, dtype.itemsize) * config.block_size
-        budget = gpu_budget(memory, model, config, dtype, block_bytes, buckets)
+        budget = gpu_budget(memory, model, config, dtype, sizes, buckets)
         config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
     assert config.num_blocks is not None
     assert config.max_context is not None
-    blocks = config.num_blocks + (buckets is not None)  # the last is of the graphs' dummies
+    # the last block of each group is that of the graphs' dummies
+    blocks = [count + (buckets is not None) for count in sizes.blocks(config.num_blocks)]
     scales = kv_scales(model, config.max_context) if dtype == FP8 else None
-    cache = PagedCache(model.spec, blocks, config.block_size, dtype, device, scales)
+    groups = len(model.spec.cache_groups)  # none if no layer caches anything
+    cache = PagedCache(model.spec, blocks[:groups], config.block_size, dtype, device, scales)
     longest = max(config.max_context, buckets.largest.tokens if buckets else 0)
-    slots = DeviceSlots(
-        config.max_running, longest, config.block_size, device, (blocks - 1 if buckets else 0,)
-    )
+    idle = [count - 1 if buckets else 0 for count in blocks]
+    slots = DeviceSlots(config.max_running, longest, config.block_size, device, idle)
     graphs = make_graphs(buckets, model, cache, slots)
     return config, ModelRunner(model, cache, slots, graphs=graphs), budget
 
 
-def _resolve(
-    config: EngineConfig, spec: ModelSpec, dtype: str, block_bytes: int | None
-) -> EngineConfig:
-    """`config` with nothing left to be decided.
-
-    Without the bytes of a block, the number of blocks is left open.
-    """
+def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
+    """`config` with nothing left to be decided but how many blocks there are."""
     context = config.max_context or spec.context
     if context > spec.context:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
-    blocks = config.num_blocks
-    if blocks is None and block_bytes is not None:
-        blocks = host_blocks(config, context, block_bytes)
     return dataclasses.replace(
         config,
         dtype=dtype,
         max_context=context,
         max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
-        num_blocks=blocks,
-        cache_memory=None,
         cuda_graphs=config.cuda_graphs if config.device != "cpu" else False,
         overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
     )

@@ -39,7 +39,9 @@ def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
     device, count = model.embedding.device, min(SAMPLE, context)
     tokens = random.Random(0).choices(range(model.spec.vocab), k=count)
     blocks = ceil_div(count, PAGE)
-    cache = PagedCache(model.spec, blocks, PAGE, model.embedding.dtype, device)
+    cache = PagedCache(
+        model.spec, (blocks,) * len(model.spec.cache_groups), PAGE, model.embedding.dtype, device
+    )
     step = Step(0, (StepItem(0, 0, 0, tuple(tokens), (tuple(range(blocks)),), (0,)),))
     slots = DeviceSlots(1, count, PAGE, device)
     model.hidden(to_tensors(to_arrays(step, slots), slots, model.ops), cache)

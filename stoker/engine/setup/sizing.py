@@ -16,33 +16,47 @@ from stoker.engine.execution.buckets import Buckets
 from stoker.engine.execution.device_slots import DeviceSlots, slot_bytes
 from stoker.engine.execution.runner import ModelRunner
 from stoker.engine.setup.budget import Budget, MemoryNeeds, blocks_that_fit, does_not_fit, gib
+from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
+from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Transformer
 
 GPU_MEMORY = 0.9  # the share of a GPU's memory that may be in use, where nothing else is asked for
 
 
-def host_blocks(config: EngineConfig, context: int, block_bytes: int) -> int:
+def cache_sizes(spec: ModelSpec, config: EngineConfig, element_size: int) -> CacheSizes:
+    """The groups of a model's cache under `config`, in which all but `num_blocks` is decided."""
+    assert config.max_context is not None
+    assert config.max_batch_tokens is not None
+    # a model whose layers cache nothing has one group of no bytes
+    groups = [(group.elements_per_token, group.spec.window) for group in spec.cache_groups]
+    elements, windows = zip(*(groups or [(0, None)]), strict=True)
+    return CacheSizes(
+        tuple(max(1, count * element_size * config.block_size) for count in elements),
+        windows,
+        config.block_size,
+        config.max_context,
+        config.max_running,
+        config.max_batch_tokens,
+    )
+
+
+def host_blocks(config: EngineConfig, sizes: CacheSizes) -> int:
     """Blocks that fit `cache_memory`, or a quarter of the memory that is free on the host.
 
     Raises:
         ConfigError: not one fits.
     """
     memory = config.cache_memory or _free_memory() // 4
-    blocks = min(memory // block_bytes, useful_blocks(config, context))
+    blocks = min(sizes.most_in(memory), sizes.useful)
     if blocks < 1:
         raise ConfigError(
-            f"{memory} bytes of cache memory do not hold one block of {block_bytes} bytes; "
+            f"{memory} bytes of cache memory do not hold one block of {sizes.nbytes(1)} bytes; "
             "raise cache_memory"
         )
     return blocks
-
-
-def useful_blocks(config: EngineConfig, context: int) -> int:
-    """The most that can be in use at a time."""
-    return config.max_running * -(-context // config.block_size)
 
 
 def gpu_budget(
@@ -50,7 +64,7 @@ def gpu_budget(
     model: Transformer,
     config: EngineConfig,
     dtype: torch.dtype,
-    block_bytes: int,
+    sizes: CacheSizes,
     buckets: Buckets | None = None,
 ) -> Budget:
     """What the prepared `model` takes of the GPU, measured, and what is left for the cache.
@@ -59,7 +73,7 @@ def gpu_budget(
         memory: was made before the model was.
         config: settled, but for `num_blocks`.
         dtype: of the cache.
-        block_bytes: of a block, over all layers.
+        sizes: of the cache's groups.
         buckets: of the CUDA graphs, if there are to be any.
 
     Raises:
@@ -69,7 +83,8 @@ def gpu_budget(
     assert config.max_batch_tokens is not None
     size, context = config.block_size, config.max_context
     shortest = min(config.max_batch_tokens, context)
-    trial = PagedCache(model.spec, -(-shortest // size), size, dtype, memory.device)
+    blocks = (-(-shortest // size),) * len(model.spec.cache_groups)
+    trial = PagedCache(model.spec, blocks, size, dtype, memory.device)
     slots = DeviceSlots(config.max_running, context, size, memory.device)
     runner = ModelRunner(model, trial, slots)
     weights = memory.held() - trial.nbytes
@@ -85,20 +100,17 @@ def gpu_budget(
         ) from None
     del runner, trial, slots
     most = config.max_batch_tokens
-    graphs = buckets.reserve(activations, most, block_bytes) if buckets else 0
+    graphs = buckets.reserve(activations, most, sum(sizes.block_bytes)) if buckets else 0
     needs = MemoryNeeds(
         total=memory.total,
         share=config.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
-        activations=activations + slot_bytes(config.max_running, context, size),
+        activations=activations + slot_bytes(config.max_running, context, size, len(blocks)),
         graphs=graphs,
-        block=block_bytes,
-        block_size=size,
+        cache=sizes,
     )
-    return blocks_that_fit(
-        needs, -(-shortest // size), useful_blocks(config, context), advice(config)
-    )
+    return blocks_that_fit(needs, -(-shortest // size), sizes.useful, advice(config))
 
 
 def weights_do_not_fit(memory: DeviceMemory, weights: int, config: EngineConfig) -> str:
@@ -110,8 +122,7 @@ def weights_do_not_fit(memory: DeviceMemory, weights: int, config: EngineConfig)
         weights=weights,
         activations=0,
         graphs=0,
-        block=1,
-        block_size=1,
+        cache=CacheSizes((1,), (None,), 1, 1, 1, 1),
     )
     return does_not_fit(needs, 1, advice(config))
 

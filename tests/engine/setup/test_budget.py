@@ -13,8 +13,15 @@ from stoker.cli.main import main
 from stoker.config import EngineConfig
 from stoker.engine.setup import sizing
 from stoker.engine.setup.budget import GIB, Budget, MemoryNeeds, blocks_that_fit, suggestions
+from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device_memory import DeviceMemory, largest_step
 from stoker.errors import ConfigError
+
+
+def one(block, size=16):
+    """The sizes of a cache with one group."""
+    return CacheSizes((block,), (None,), size, 100, 8, 40)
+
 
 BYTES = st.integers(0, 200 * GIB)
 
@@ -29,7 +36,9 @@ BYTES = st.integers(0, 200 * GIB)
     most=st.integers(1, 10**6),
 )
 def test_the_lines_are_the_whole_memory(total, share, parts, block, size, least, most):
-    needs = MemoryNeeds(total, share, *(part % (total + 1) // 3 for part in parts), block, size)
+    needs = MemoryNeeds(
+        total, share, *(part % (total + 1) // 3 for part in parts), one(block, size)
+    )
     least = min(least, most)
     if needs.left < least * block:
         with pytest.raises(ConfigError, match="are missing"):
@@ -49,7 +58,7 @@ def test_the_lines_are_the_whole_memory(total, share, parts, block, size, least,
 @given(seed=st.integers(0, 2**32))
 def test_each_remedy_is_enough(seed):
     rng = random.Random(seed)
-    needs = MemoryNeeds(80 * GIB, 0.9, *(rng.randrange(40 * GIB) for _ in range(4)), 1 << 20, 16)
+    needs = MemoryNeeds(80 * GIB, 0.9, *(rng.randrange(40 * GIB) for _ in range(4)), one(1 << 20))
     missing = rng.randrange(1, 30 * GIB)
     found = suggestions(needs, missing, "quantization fp8")
     gains = {
@@ -66,12 +75,12 @@ def test_each_remedy_is_enough(seed):
 
 
 def test_the_table_and_the_message():
-    needs = MemoryNeeds(80 * GIB, 0.9, GIB // 2, 16 * GIB, 2 * GIB, GIB, 2 << 20, 16)
+    needs = MemoryNeeds(80 * GIB, 0.9, GIB // 2, 16 * GIB, 2 * GIB, GIB, one(2 << 20))
     shown = str(blocks_that_fit(needs, 1, 10**6))
     assert "weights                                     16.00 GiB" in shown
     assert "keys and values of 430,080 tokens           52.50 GiB" in shown
     assert "kept free (gpu_memory 0.9)                   8.00 GiB" in shown
-    needs = MemoryNeeds(24 * GIB, 0.9, 3 * GIB, 16 * GIB, 2 * GIB, GIB, 2 << 20, 16)
+    needs = MemoryNeeds(24 * GIB, 0.9, 3 * GIB, 16 * GIB, 2 * GIB, GIB, one(2 << 20))
     with pytest.raises(ConfigError) as problem:
         blocks_that_fit(needs, 512, 10**6, "quantization fp8")
     text = str(problem.value)
@@ -123,7 +132,9 @@ def test_what_is_measured(checkpoint, monkeypatch):
         counter.peak = counter.allocated + (7 << 20)
         config = EngineConfig(max_batch_tokens=40, max_context=100, max_running=8, block_size=4)
         block = 4 * 4 * 2 * 2 * 16 * 4
-        found = sizing.gpu_budget(memory, llm.engine.runner.model, config, torch.float32, block)
+        found = sizing.gpu_budget(
+            memory, llm.engine.runner.model, config, torch.float32, one(block, 4)
+        )
     needs = found.needs
     assert needs.total == GIB
     assert needs.share == 0.9
@@ -144,7 +155,7 @@ def test_running_out_while_measuring(checkpoint, monkeypatch):
 
         monkeypatch.setattr(memory, "activations", fails)
         with pytest.raises(ConfigError, match="largest step, of max_batch_tokens=40, does not fit"):
-            sizing.gpu_budget(memory, llm.engine.runner.model, config, torch.float32, 1)
+            sizing.gpu_budget(memory, llm.engine.runner.model, config, torch.float32, one(1))
     counter.allocated += 1
     text = sizing.weights_do_not_fit(memory, 2 * GIB, config)
     assert "weights 2.00 GiB" in text
@@ -173,7 +184,7 @@ def test_a_share_of_no_gpu(capsys, tmp_path):
 def test_the_budget_is_shown(capsys):
     from stoker.cli.progress_options import say_budget
 
-    budget = Budget(MemoryNeeds(GIB, 0.9, 0, 1 << 28, 1 << 26, 0, 1 << 16, 16), 64)
+    budget = Budget(MemoryNeeds(GIB, 0.9, 0, 1 << 28, 1 << 26, 0, one(1 << 16)), 64)
     say_budget(types.SimpleNamespace(json_progress=False, quiet=False), budget)
     assert "weights                                      0.25 GiB" in capsys.readouterr().err
     say_budget(types.SimpleNamespace(json_progress=True, quiet=False), budget)
