@@ -7,6 +7,7 @@ into the `EngineConfig` that the engine prints and keeps.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,9 @@ class EngineConfig:
             could use. None is 0.9. A CPU has `cache_memory` for that.
         max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
             takes 512 on a CPU, whose caches hold the activations of so many, else 2048.
+        step_time: milliseconds that a step is to take if a prompt is part of it, so that the
+            others' tokens keep coming while a long prompt is read; its chunks are then as large
+            as that allows, up to `max_batch_tokens`. None: as large as `max_batch_tokens`.
         max_running: most sequences that hold cache blocks at once.
         max_context: most tokens of prompt and completion; None takes the model's own.
         prefix_cache: reuse blocks of equal prefixes across requests.
@@ -77,6 +81,7 @@ class EngineConfig:
     cache_memory: int | None = None
     gpu_memory: float | None = None
     max_batch_tokens: int | None = None
+    step_time: float | None = None
     max_running: int = 256
     max_context: int | None = None
     prefix_cache: bool = True
@@ -109,12 +114,20 @@ class EngineConfig:
                 raise ConfigError(f"{name} must be True, False or 'auto', not {found!r}")
         if self.cuda_graphs is True and not self.device.startswith("cuda"):
             raise ConfigError(f"cuda_graphs=True needs device='cuda', not {self.device!r}")
+        if self.step_time is not None:
+            self._check_step_time(self.step_time)
         sizes = ("num_blocks", "cache_memory", "gpu_memory")
         given = [name for name in sizes if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"give {given[0]} or {given[1]}, not both: each sizes the cache")
         if self.gpu_memory is not None:
             self._check_gpu_memory(self.gpu_memory)
+
+    @staticmethod
+    def _check_step_time(value: Any) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise ConfigError(f"step_time must be a number of milliseconds above 0, not {value!r}")
 
     def _check_gpu_memory(self, share: Any) -> None:
         if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:

@@ -20,6 +20,7 @@ by the engine.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from stoker.engine.sampling.sampler import SamplingBatch
 from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.engine.scheduling.sequence import Sequence
 from stoker.engine.scheduling.step import Step
+from stoker.engine.scheduling.step_time import step_work
 
 Prepare = Callable[[Step], tuple[SamplingBatch, list[PoolState]]]
 
@@ -53,6 +55,7 @@ class InFlightStep:
 
     step: Step
     draws: SamplingBatch
+    begun: float = 0.0  # seconds, on the clock that measures steps
     foreseeable: bool = False  # the next step may be planned before its tokens are known
     handle: PendingStep = field(default_factory=lambda: CompletedStep([]))
 
@@ -88,6 +91,7 @@ class Loop:
         self.overlap = overlap
         self.trace: list[Step] | None = [] if record else None
         self._flights: deque[InFlightStep] = deque()  # at most one between two turns
+        self._ended = 0.0  # when the tokens of the last step were there
 
     def turn(self, prepare: Prepare) -> list[Sequence]:
         """Take in the tokens of a step; with overlap, launch the one after it before.
@@ -111,6 +115,7 @@ class Loop:
             free_unused()  # here, where the failed step's tensors have gone
             return []
         self._flights.popleft()
+        self._time(flight)
         if self.trace is not None and self._flights:
             self.trace[-1] = self.trace[-1].resolved(flight.step.last_tokens(tokens))
         advanced = self.scheduler.commit(flight.step, tokens)
@@ -121,6 +126,18 @@ class Loop:
         self.stats.output_tokens += sum(self.scheduler.accepted.values())
         return advanced
 
+    def _time(self, flight: InFlightStep) -> None:
+        """Tell the scheduler what a step took, if it wants to know.
+
+        With overlap a step is launched while the one before it is computed, and begins with that
+        one's end.
+        """
+        if self.scheduler.step_time is not None:
+            now = time.perf_counter()
+            seconds = now - max(flight.begun, self._ended)
+            self.scheduler.step_time.observe(*step_work(flight.step), seconds)
+            self._ended = now
+
     def discard(self) -> None:
         """Wait for what is under way, and drop it. Draws that have not been made never are."""
         while self._flights:
@@ -130,10 +147,11 @@ class Loop:
 
     def _launch(self, prepare: Prepare) -> bool:
         """Plan a step and launch it; False if there is nothing to do, or not yet."""
+        begun = time.perf_counter()
         step = self.scheduler.plan()
         if not step.items:
             return False
-        flight = InFlightStep(step, SamplingBatch([], [], [], [], []))
+        flight = InFlightStep(step, SamplingBatch([], [], [], [], []), begun)
         self._flights.append(flight)
         if self.trace is not None:
             self.trace.append(step)

@@ -24,6 +24,7 @@ from stoker.engine.scheduling.policy import POLICIES
 from stoker.engine.scheduling.sequence import Sequence, Status
 from stoker.engine.scheduling.slot_pool import NO_SLOT, SlotPool
 from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, Step, StepItem
+from stoker.engine.scheduling.step_time import StepTime
 from stoker.errors import InvalidRequestError
 
 
@@ -52,6 +53,8 @@ class Scheduler:
         eos_ids: the model's end-of-sequence ids.
         prefix_cache: reuse blocks with equal content.
         policy: name of the order of admission, a key of `POLICIES`.
+        step_time: seconds that a step with a chunk of a prompt is to take; None: chunks are as
+            large as the budget.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Scheduler:
         eos_ids: frozenset[int] = frozenset(),
         prefix_cache: bool = True,
         policy: str = "fcfs",
+        step_time: float | None = None,
     ) -> None:
         self.pool = CachePool(groups, block_size)
         self.block_size = block_size
@@ -74,6 +78,7 @@ class Scheduler:
         self.eos_ids = eos_ids
         self.tables = BlockTables(self.pool, prefix_cache)
         self.lengths = LengthEstimator()
+        self.step_time = None if step_time is None else StepTime(step_time, block_size)
         self.waiting = POLICIES[policy](block_size)
         self.preempted: deque[Sequence] = deque()  # go before all that wait
         self.running: list[Sequence] = []  # in order of admission
@@ -218,6 +223,10 @@ class Scheduler:
         if count > 1:
             self.tables.take_prefix(seq)
             count = min(seq.remaining, plan.budget)
+            if self.step_time is not None:
+                most = self.step_time.most_tokens(plan.items, seq.computed)
+                if most < count:
+                    plan.budget = count = most  # so nothing is added to the step
         if count > 1 or not self.tables.has_place(seq):  # most decodes have one
             self.tables.free_behind(seq)
             if not self._make_room(plan, seq, count):

@@ -133,6 +133,7 @@ def _scheduler(config: EngineConfig, sizes: CacheSizes, eos_ids: frozenset[int])
         eos_ids=eos_ids,
         prefix_cache=config.prefix_cache,
         policy=config.policy,
+        step_time=None if config.step_time is None else config.step_time / 1000,
     )
 
 
