@@ -56,7 +56,8 @@ class EngineConfig:
         max_running: most sequences that hold cache blocks at once.
         max_context: most tokens of prompt and completion; None takes the model's own.
         prefix_cache: reuse blocks of equal prefixes across requests.
-        policy: the order of waiting requests, "fcfs" or "prefix" (longest shared prefix first).
+        policy: the order of waiting requests: "fcfs", by arrival, or "prefix", in which those that
+            share a prefix follow one another and the cache keeps what waiting ones will use.
         threads: of a CPU's arithmetic; it is a setting of the whole process, and the engine made
             last decides. None takes one for each physical core that this process may use
             (`engine/setup/threads.py`). With a GPU, None leaves PyTorch's number.

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from stoker.config import POLICIES, EngineConfig
 from stoker.engine.request.params import SamplingParams
 from stoker.errors import InvalidRequestError
 
@@ -40,6 +41,26 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
         "--shard",
         metavar="I/N",
         help="run the I-th of N equal blocks of rows only, so that N machines share the file",
+    )
+
+
+def add_order(command: argparse.ArgumentParser) -> None:
+    """Add the options that say which rows run together."""
+    add = command.add_argument_group("which rows run first").add_argument
+    add(
+        "--policy",
+        choices=POLICIES,
+        default=EngineConfig.policy,
+        help="fcfs: as they stand in INPUT; prefix: rows with a common beginning of the prompt one "
+        "after the other, so that it is computed once (default: %(default)s)",
+    )
+    add(
+        "--read-ahead",
+        type=int,
+        metavar="N",
+        help="rows that are read before the first one runs, and that the policy knows from then "
+        "on; as many as INPUT has finds all common beginnings (default: four times the rows that "
+        "run at once, without waiting for them)",
     )
 
 
@@ -99,6 +120,7 @@ def input_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "format": args.format,
         "prompts": prompts,
+        "read_ahead": args.read_ahead,
         "sample": args.sample,
         "shard": None if args.shard is None else Shard.parse(args.shard),
     }

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
-from stoker.cli.inputs import add_chat, add_inputs, add_samples
+from stoker.cli.inputs import add_chat, add_inputs, add_order, add_samples
 from stoker.cli.inspect import add_inspect
 from stoker.cli.output_options import add_keeping
 from stoker.cli.parser import Parser
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (run, embed):
         _add_files(command)
         add_inputs(command)
+        add_order(command)
         add_watching(command)
     add_chat(run)
     add_samples(run)

@@ -53,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--replicas {args.replicas} shares a CPU's cores; --device is {args.device}"
         )
+    if len(groups) > 1 and args.read_ahead is not None:
+        raise ConfigError(
+            f"--read-ahead {args.read_ahead} is of one engine, and --replicas {args.replicas} "
+            f"makes {len(groups)}, which get rows as they have room; leave one of them out"
+        )
     report = prepare_job(settings, expect)
     if say_earlier(args, report, settings):
         return summed_up(args, settings, report)

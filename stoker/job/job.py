@@ -181,7 +181,8 @@ class RowRunner:
         self._copies = AnswerCache(settings.params)
         self._by_key: dict[tuple[bytes, str], InFlightRows] = {}
         self._in_flight = 0
-        self._window = 4 * llm.config.max_running
+        self._window = settings.read_ahead or 4 * llm.config.max_running
+        self._filling = settings.read_ahead is not None
         self._ended = False
 
     def run(self, rows: ReadySource, after_step: Callable[[], bool]) -> None:
@@ -200,17 +201,21 @@ class RowRunner:
                 engine.cancel(request_id)
 
     def _feed(self, rows: ReadySource) -> None:
-        """Fill the window with what is ready; wait for a batch if nothing is in flight."""
+        """Fill the window with what is ready; wait for a batch if nothing is in flight.
+
+        If a number of rows is to be read ahead, wait for all of them the first time.
+        """
         while not self._ended and self._in_flight < self._window:
             idle = not self._flights
-            batch = rows(idle)
+            batch = rows(idle or self._filling)
             if batch is None:
                 self._ended = True
                 return
             for ready in batch:
                 self._submit(ready)
-            if idle or not batch:
+            if (idle and not self._filling) or not batch:
                 return
+        self._filling = False
 
     def _submit(self, ready: PreparedRow) -> None:
         row, ids = ready.row, ready.ids

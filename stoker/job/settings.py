@@ -21,7 +21,18 @@ from stoker.job.sources import Part, Shard, Source, open_source
 
 # Results do not depend on these, so they may change between runs of one job. The format that was
 # read is compared instead of the one that was asked for (state.py).
-FREE = ("input", "output", "model", "restart", "retry", "limit", "strict", "dedup", "format")
+FREE = (
+    "input",
+    "output",
+    "model",
+    "restart",
+    "retry",
+    "limit",
+    "strict",
+    "dedup",
+    "format",
+    "read_ahead",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class JobSettings:
         result_key: the column that results are added under.
         timings: add the seconds queued and running to each result.
         dedup: compute identical prompts once where no random stream is drawn from.
+        read_ahead: rows that the engine knows of at a time, what its policy chooses from. No step
+            runs before so many have been read. None is four times the sequences that run at once.
         format: of the input, a key of `FORMATS`; "auto" tells it by content and extension.
         prompts: how a prompt is made of a row's columns.
         sample: take that many rows, drawn by the seed; None takes all.
@@ -76,6 +89,7 @@ class JobSettings:
     result_key: str = RESULT
     timings: bool = False
     dedup: bool = True
+    read_ahead: int | None = None
     format: str = "auto"
     prompts: PromptSettings = field(default_factory=PromptSettings)
     sample: int | None = None
@@ -89,6 +103,8 @@ class JobSettings:
                 )
         if self.limit is not None and self.limit < 1:
             raise InvalidRequestError(f"limit must be at least 1, not {self.limit}")
+        if self.read_ahead is not None and self.read_ahead < 1:
+            raise InvalidRequestError(f"read_ahead must be at least 1, not {self.read_ahead}")
         if not self.result_key:
             raise InvalidRequestError("result_key is empty; results need a name")
         if self.retry and self.restart:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
+from stoker.engine.blocks.known_uses import KnownUses
 from stoker.engine.blocks.prefix_index import PrefixIndex
 
 UNUSED = -1  # an entry of a block table whose block has been freed
@@ -21,14 +22,16 @@ UNUSED = -1  # an entry of a block table whose block has been freed
 class BlockPool:
     """`num_blocks` blocks with reference counts, some of which hold nodes of `index`.
 
-    The least valuable cached block goes first: those never reused before those reused, the
-    longest unowned before the others. A sequence gives back its later blocks before its earlier
+    The least valuable cached block goes first: those that no waiting request is known to use
+    (`uses`), of these those never reused before those reused, the longest unowned before the
+    others. A sequence gives back its later blocks before its earlier
     ones, so the end of a chain goes before what leads to it.
     """
 
-    def __init__(self, num_blocks: int, index: PrefixIndex) -> None:
+    def __init__(self, num_blocks: int, index: PrefixIndex, uses: KnownUses) -> None:
         self.num_blocks = num_blocks
         self.index = index
+        self.uses = uses
         self.blocks: dict[int, int] = {}  # by the node whose content they hold
         self._nodes: list[int | None] = [None] * num_blocks  # the inverse
         self._refs = [0] * num_blocks
@@ -36,11 +39,15 @@ class BlockPool:
         self._reused = [False] * num_blocks
         self._cached_once: dict[int, None] = {}  # ordered by the time of release
         self._cached_reused: dict[int, None] = {}
+        # found to have known uses when a block was to be evicted
+        self._set_aside: dict[int, None] = {}
+        self._num_ended = 0  # of `uses`, when all that is set aside was looked at
 
     @property
     def available(self) -> int:
         """Blocks that `allocate` can still hand out."""
-        return len(self._free) + len(self._cached_once) + len(self._cached_reused)
+        cached = len(self._cached_once) + len(self._cached_reused) + len(self._set_aside)
+        return len(self._free) + cached
 
     @property
     def held(self) -> int:
@@ -59,7 +66,8 @@ class BlockPool:
         """Add an owner to each block; `reuse` marks that the index was what found them."""
         for block in blocks:
             if self._refs[block] == 0:
-                self._cached(block).pop(block)
+                found = self._cached(block)
+                del (found if block in found else self._set_aside)[block]
             self._refs[block] += 1
             if reuse:
                 self._reused[block] = True
@@ -84,10 +92,12 @@ class BlockPool:
             self.index.hold(node)
 
     def forget(self) -> None:
-        """Free all cached blocks; owned ones stay with their owners. Ends with the index's own."""
-        for cached in (self._cached_once, self._cached_reused):
+        """Free all cached blocks; owned ones stay with their owners."""
+        for cached in (self._cached_once, self._cached_reused, self._set_aside):
             self._free.extend(cached)
             cached.clear()
+        for node in self.blocks:
+            self.index.drop(node)
         self.blocks.clear()
         self._nodes = [None] * self.num_blocks
         self._reused = [False] * self.num_blocks
@@ -96,9 +106,7 @@ class BlockPool:
         return self._cached_reused if self._reused[block] else self._cached_once
 
     def _evict(self) -> int:
-        cached = self._cached_once or self._cached_reused
-        block = next(iter(cached))
-        del cached[block]
+        block = self._least_valuable()
         node = self._nodes[block]
         assert node is not None
         del self.blocks[node]
@@ -107,9 +115,33 @@ class BlockPool:
         self.index.drop(node)
         return block
 
+    def _least_valuable(self) -> int:
+        """Take out the cached block that is worth the least.
+
+        What has known uses is set aside when it is met, and looked at again only if all cached
+        blocks have been set aside, and some uses have ended since.
+        """
+        for last in (False, True):
+            for cached in (self._cached_once, self._cached_reused):
+                while cached:
+                    block = next(iter(cached))
+                    del cached[block]
+                    if not self.uses or self._nodes[block] not in self.uses:
+                        return block
+                    self._set_aside[block] = None
+            if last or self._num_ended == self.uses.num_ended:
+                break
+            self._num_ended = self.uses.num_ended
+            for block in [x for x in self._set_aside if self._nodes[x] not in self.uses]:
+                del self._set_aside[block]
+                self._cached(block)[block] = None
+        block = next(iter(self._set_aside))
+        del self._set_aside[block]
+        return block
+
     def check(self, owners: Iterable[Seq[int]] = ()) -> None:
         """Assert the pool's invariants, given the block tables of all sequences."""
-        cached = {*self._cached_once, *self._cached_reused}
+        cached = {*self._cached_once, *self._cached_reused, *self._set_aside}
         free, counts = set(self._free), [0] * self.num_blocks
         for table in owners:
             live = [block for block in table if block != UNUSED]

@@ -10,6 +10,7 @@ from collections.abc import Sequence as Seq
 
 from stoker.engine.blocks.block_pool import BlockPool
 from stoker.engine.blocks.groups import GroupSize, policy_of
+from stoker.engine.blocks.known_uses import KnownUses
 from stoker.engine.blocks.prefix_index import PrefixIndex
 
 Tables = tuple[tuple[int, ...], ...]  # of a sequence, one for each group
@@ -30,7 +31,8 @@ class CachePool:
         self.groups = tuple(groups)
         self.block_size = block_size
         self.index = PrefixIndex(block_size)
-        self.pools = tuple(BlockPool(group.num_blocks, self.index) for group in groups)
+        self.uses = KnownUses(self.index)
+        self.pools = tuple(BlockPool(group.num_blocks, self.index, self.uses) for group in groups)
         self.policies = tuple(policy_of(group, block_size) for group in groups)
         self.windows = tuple(at for at, group in enumerate(groups) if group.window is not None)
 
@@ -96,11 +98,11 @@ class CachePool:
         """Forget all reusable content; owned blocks stay with their owners."""
         for pool in self.pools:
             pool.forget()
-        self.index.clear()
 
     def check(self, owners: Iterable[Tables] = ()) -> None:
         """Assert the invariants of pools and index, given the block tables of all sequences."""
         tables = list(owners)
         for at, pool in enumerate(self.pools):
             pool.check([of_sequence[at] for of_sequence in tables if of_sequence])
-        self.index.check([node for pool in self.pools for node in pool.blocks])
+        held = [node for pool in self.pools for node in pool.blocks]
+        self.index.check([*held, *self.uses.nodes()])

@@ -33,13 +33,13 @@ Key = tuple[Parent, tuple[int, ...]]
 
 
 class PrefixIndex:
-    """A tree of full blocks' content. A node goes when no block holds it and no child is left."""
+    """A tree of full blocks' content. A node goes when no one holds it and no child is left."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
         self._nodes: dict[Key, int] = {}
         self._keys: dict[int, Key] = {}
-        self._users: dict[int, int] = {}  # blocks and children of each node
+        self._users: dict[int, int] = {}  # holders (blocks, known uses) and children of each node
         self._next = 0  # ids are never used again, so an old one can't be mistaken
 
     def __len__(self) -> int:
@@ -77,11 +77,11 @@ class PrefixIndex:
         return node
 
     def hold(self, node: int) -> None:
-        """Count one more block that holds the content of `node`."""
+        """Count one more holder of `node`: a block with its content, or what will use it."""
         self._users[node] += 1
 
     def drop(self, node: int) -> None:
-        """Count one block less. Forget `node`, and parents of it, if nothing needs them now."""
+        """Count one holder less. Forget `node`, and parents of it, if nothing needs them now."""
         self._users[node] -= 1
         parent: Parent = node
         while not isinstance(parent, Root) and not self._users[parent]:
@@ -91,14 +91,8 @@ class PrefixIndex:
             if not isinstance(parent, Root):
                 self._users[parent] -= 1
 
-    def clear(self) -> None:
-        """Forget every node."""
-        self._nodes.clear()
-        self._keys.clear()
-        self._users.clear()
-
     def check(self, held: Seq[int]) -> None:
-        """Assert the invariants, given the node of each block that holds one."""
+        """Assert the invariants, given the node that each holder holds."""
         users = dict.fromkeys(self._keys, 0)
         for node in held:
             users[node] += 1

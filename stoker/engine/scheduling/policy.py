@@ -1,16 +1,17 @@
 """The order in which waiting requests are admitted: small objects, one per policy.
 
-A policy sees prompts and arrival order only. The scheduler peeks, and pops what it admits.
+A policy sees prompts and arrival order, and may tell the pool what they will use. The scheduler
+peeks, and pops what it admits.
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from stoker.engine.scheduling.block_tables import BlockTables
 from stoker.engine.scheduling.sequence import Sequence
 
 
@@ -53,85 +54,82 @@ class FirstComeFirstServed:
         return len(self._queue)
 
 
-class LongestPrefixGroupFirst:
-    """Requests that share the longest prefix run together, longest shared prefix first.
+class PrefixTreeOrder:
+    """Requests in the order of the tree of their prefixes, so that sharers follow one another.
 
-    The shared prefix of a request is the longest one it has in common with any other waiting
-    request, in whole blocks. So that nothing starves while others keep arriving, the oldest
-    request goes next once `patience` others have passed it (BatchLLM, Zheng et al., 2024, runs
-    sharers together; the bound on waiting is ours).
+    Sorted by tokens, the requests below any node of the tree are neighbours. If they run in that
+    order, what they share is computed once, kept while one of them is to come, and done with when
+    the last of them has run; the pool evicts it then before all else (BatchLLM, Zheng et al.,
+    2024). What is known are the requests that wait:
+
+        waiting   aab  abc  abd  bcd        the pass is at abc
+        arrives   abe                       runs in this pass, after abd
+        arrives   aaa                       its place has been passed: runs in the next pass
+
+    So that nothing starves while others keep arriving, no more join a pass than it began with.
+
+    Args:
+        tables: with a prefix cache, its pool is told which content will be used.
     """
 
-    def __init__(self, block_size: int, patience: int = 256) -> None:
-        self._block_size = block_size
-        self._patience = patience
-        self._waiting: dict[int, Sequence] = {}  # by serial, in order of arrival
-        self._order: list[Sequence] = []  # the next one last
-        self._arrivals: list[int] = []  # heap of serials, some no longer waiting
-        self._stale = False
-        self._passed = 0
+    def __init__(self, tables: BlockTables) -> None:
+        self._uses = tables.pool.uses if tables.prefix_cache else None
+        self._waiting: dict[int, tuple[Sequence, list[int]]] = {}  # by serial; nodes it will use
+        self._pass: list[_Place] = []  # in order; those before `_at` have been admitted
+        self._at = 0
+        self._room = 0  # requests that may still join
+        self._next: list[_Place] = []  # wait for the next pass, in order of arrival
 
     def add(self, seq: Sequence) -> None:
-        self._waiting[seq.serial] = seq
-        heapq.heappush(self._arrivals, seq.serial)
-        self._stale = True
+        nodes: list[int] = []
+        if self._uses is not None and seq.may_reuse and seq.index_parent is not None:
+            nodes = self._uses.add(seq.tokens, seq.index_parent)
+        self._waiting[seq.serial] = seq, nodes
+        place = _Place(repr(seq.request.prefix_root), seq.request.prompt_token_ids, seq.serial)
+        under_way = self._at < len(self._pass)
+        ahead = under_way and (self._at == 0 or place > self._pass[self._at - 1])
+        if ahead and self._room:
+            self._room -= 1
+            bisect.insort(self._pass, place, lo=self._at)
+        else:
+            self._next.append(place)
 
     def peek(self) -> Sequence | None:
-        if not self._waiting:
-            return None
-        if self._passed >= self._patience:
-            return self._oldest()
-        if self._stale:
-            self._sort()
-        while self._order[-1].serial not in self._waiting:
-            self._order.pop()
-        return self._order[-1]
+        while self._waiting:
+            if self._at == len(self._pass):
+                self._pass, self._next, self._at = sorted(self._next), [], 0
+                self._room = len(self._pass)
+            found = self._waiting.get(self._pass[self._at].serial)
+            if found is not None:
+                return found[0]
+            self._at += 1  # it was cancelled
+        return None
 
     def pop(self) -> Sequence:
         seq = self.peek()
         assert seq is not None
-        self._passed = 0 if seq is self._oldest() else self._passed + 1
-        del self._waiting[seq.serial]
+        self._at += 1
+        self.discard(seq)
         return seq
 
     def discard(self, seq: Sequence) -> None:
-        del self._waiting[seq.serial]
+        _, nodes = self._waiting.pop(seq.serial)
+        if self._uses is not None:
+            self._uses.remove(nodes)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _oldest(self) -> Sequence:
-        while self._arrivals[0] not in self._waiting:
-            heapq.heappop(self._arrivals)
-        return self._waiting[self._arrivals[0]]
 
-    def _sort(self) -> None:
-        """Order by shared length; equal prefixes are neighbours once prompts are sorted."""
-        ranked = sorted(self._waiting.values(), key=lambda seq: (seq.tokens, seq.serial))
-        common = [
-            0,
-            *(self._shared(one.tokens, two.tokens) for one, two in pairwise(ranked)),
-            0,
-        ]
-        keys: list[tuple[int, int, int]] = []
-        group = 0
-        for place, seq in enumerate(ranked):
-            if common[place] < max(common[place], common[place + 1]):
-                group = place  # shares more with the next than with the one before
-            keys.append((-max(common[place], common[place + 1]), group, seq.serial))
-        order = sorted(range(len(ranked)), key=keys.__getitem__, reverse=True)
-        self._order = [ranked[place] for place in order]
-        self._stale = False
+class _Place(NamedTuple):
+    """A request's place in the order."""
 
-    def _shared(self, one: list[int], two: list[int]) -> int:
-        """Length of the common prefix, in whole blocks."""
-        size, at = self._block_size, 0
-        while at + size <= min(len(one), len(two)) and one[at : at + size] == two[at : at + size]:
-            at += size
-        return at
+    root: str
+    tokens: tuple[int, ...]
+    serial: int
 
 
-POLICIES: dict[str, Callable[[int], Policy]] = {
-    "fcfs": lambda block_size: FirstComeFirstServed(),
-    "prefix": LongestPrefixGroupFirst,
+POLICIES: dict[str, Callable[[BlockTables], Policy]] = {
+    "fcfs": lambda tables: FirstComeFirstServed(),
+    "prefix": PrefixTreeOrder,
 }

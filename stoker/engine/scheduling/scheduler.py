@@ -79,7 +79,7 @@ class Scheduler:
         self.tables = BlockTables(self.pool, prefix_cache)
         self.lengths = LengthEstimator()
         self.step_time = None if step_time is None else StepTime(step_time, block_size)
-        self.waiting = POLICIES[policy](block_size)
+        self.waiting = POLICIES[policy](self.tables)
         self.preempted: deque[Sequence] = deque()  # go before all that wait
         self.running: list[Sequence] = []  # in order of admission
         self.num_preemptions = 0

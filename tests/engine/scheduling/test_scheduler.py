@@ -305,8 +305,6 @@ def test_forecast_runs_more_at_once_than_reserving_the_longest():
 @pytest.mark.parametrize("policy", ["fcfs", "prefix"])
 def test_nothing_starves_under_steady_arrivals(policy):
     scheduler = make_scheduler(policy=policy, max_running=2)
-    if policy == "prefix":
-        scheduler.waiting._patience = 10
     driver = Driver(scheduler)
     loner = scheduler.add(request("loner", [9, 9, 9, 9, 1]))
     for number in range(200):
@@ -315,21 +313,6 @@ def test_nothing_starves_under_steady_arrivals(policy):
         if loner.status is Status.FINISHED:
             break
     assert loner.status is Status.FINISHED
-
-
-def test_longest_prefix_group_goes_first():
-    scheduler = make_scheduler(policy="prefix", max_running=1)
-    for name, prompt in [
-        ("lone", [9] * 5),
-        ("short1", [1, 2, 3, 4, 5]),
-        ("long1", [5, 5, 5, 5, 6, 6, 6, 6, 1]),
-        ("short2", [1, 2, 3, 4, 6]),
-        ("long2", [5, 5, 5, 5, 6, 6, 6, 6, 2]),
-    ]:
-        scheduler.add(request(name, prompt, max_tokens=1))
-    driver = Driver(scheduler)
-    driver.run()
-    assert [name for name, _ in driver.done] == ["long1", "long2", "short1", "short2", "lone"]
 
 
 def test_what_can_never_fit_is_refused_with_its_numbers():
