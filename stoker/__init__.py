@@ -15,14 +15,14 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 if TYPE_CHECKING:
     from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
     from stoker.engine.request.request import CompletionOutput, Logprob, RequestOutput
-    from stoker.llm.async_engine import AsyncEngine
+    from stoker.llm.async_llm import AsyncLLM
     from stoker.llm.beam import BeamSearchParams
     from stoker.llm.llm import LLM
 
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
-    "AsyncEngine",
+    "AsyncLLM",
     "BeamSearchParams",
     "CompletionOutput",
     "Logprob",
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOMES = {
     "LLM": "stoker.llm.llm",
-    "AsyncEngine": "stoker.llm.async_engine",
+    "AsyncLLM": "stoker.llm.async_llm",
     "BeamSearchParams": "stoker.llm.beam",
     "Logprob": "stoker.engine.request.request",
     "RepetitionDetectionParams": "stoker.engine.request.params",

@@ -1,7 +1,7 @@
 """Requests in, steps of the loop, and text out.
 
 Joins the loop of steps with the requests under way and the detokenizer. The faces drive it: `LLM`
-in the caller's thread, `AsyncEngine` in a thread of its own, jobs through `LLM`.
+in the caller's thread, `AsyncLLM` in a thread of its own, jobs through `LLM`.
 """
 
 from __future__ import annotations

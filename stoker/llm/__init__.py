@@ -1,1 +1,1 @@
-"""The Python API: `LLM`, `AsyncEngine`, embeddings and scores, beam search."""
+"""The Python API: `LLM`, `AsyncLLM`, embeddings and scores, beam search."""

@@ -1,8 +1,11 @@
 """Beam search: the most likely continuations, found breadth first with a few kept at each length.
 
 Each step asks the engine for one token of every live beam, with its likeliest successors; beams of
-one prompt share their blocks through the prefix cache. Knows tokens and log-probabilities, no
-model. Called by the Python face.
+one prompt share their blocks through the prefix cache. With a width of 2:
+
+    prompt   live        candidates (log-probability)       live        done
+    a b      a b         c -0.1   d -2.5   </s> -3.0        a b c       a b </s>
+                                                            a b d
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from stoker.engine.request.checks import known_names, number, whole
 from stoker.engine.request.constraint import KINDS
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Logprobs, RequestOutput
+from stoker.engine.text.tokenizer import TextCodec
 from stoker.errors import InvalidRequestError
+from stoker.llm.session import Session
 
 Extend = Callable[[list[list[int]], SamplingParams], list[RequestOutput]]
 
@@ -88,6 +93,44 @@ class BeamSearchOutput:
     """The best sequences of one prompt, best first."""
 
     sequences: list[BeamSearchSequence]
+
+
+def search_all(
+    session: Session, text: TextCodec, prompts: Seq[list[int]], params: BeamSearchParams
+) -> list[BeamSearchOutput]:
+    """Search each prompt, a few at a time, so that the blocks of their beams stay cached.
+
+    Raises:
+        InvalidRequestError: a prompt cannot be served; nothing has been run.
+    """
+    if not isinstance(params, BeamSearchParams):
+        raise InvalidRequestError(f"params must be a BeamSearchParams, not {params!r}")
+    with session.turn() as engine:
+        engine.require("generate")
+        trial = [session.request(None, ids, SamplingParams(max_tokens=1)) for ids in prompts]
+        session.add_all(trial)  # refuses bad prompts
+        for request in trial:
+            session.cancel(request)
+
+    def extend(beams: list[list[int]], step: SamplingParams) -> list[RequestOutput]:
+        return session.run(lambda: [session.request(None, ids, step) for ids in beams])
+
+    scheduler = engine.scheduler
+    at_once = max(1, scheduler.max_running // params.beam_width)
+    found: list[BeamSearchOutput] = []
+    for start in range(0, len(prompts), at_once):
+        found += beam_search(
+            prompts[start : start + at_once],
+            params,
+            extend,
+            eos_ids=scheduler.eos_ids,
+            vocab=engine.vocab,
+            max_length=scheduler.max_length,
+        )
+    if text.available:
+        for sequence in (one for output in found for one in output.sequences):
+            sequence.text = text.decode(sequence.tokens)
+    return found
 
 
 @dataclass

@@ -1,45 +1,54 @@
-"""The Python face: `LLM`, with the calls and results known from vLLM.
+"""`LLM`: calls and results with the names known from vLLM, over one `Session`.
 
-Turns prompts into requests, drives the engine in the caller's thread, returns outputs in order.
+Each call lives in a file of its own: generate_iter.py, stream.py, beam.py, pooled.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, NoReturn
 
 from stoker.config import EngineConfig
+from stoker.engine.engine import Engine
 from stoker.engine.request.params import SamplingParams
-from stoker.engine.request.pooling import PoolingParams
-from stoker.engine.request.request import Request, RequestOutput, mix
+from stoker.engine.request.request import RequestOutput
 from stoker.engine.setup.build import build_engine
 from stoker.engine.text.tokenizer import Encoded, Prompt
-from stoker.errors import InvalidRequestError, StokerError
-from stoker.llm.beam import BeamSearchOutput, BeamSearchParams, beam_search
-from stoker.llm.lazy_calls import LazyCalls
-from stoker.llm.pooled_calls import PooledCalls
-
-Params = SamplingParams | Seq[SamplingParams] | None
+from stoker.llm.beam import BeamSearchOutput, BeamSearchParams, search_all
+from stoker.llm.generate_iter import generate_iter
+from stoker.llm.pooled import PooledRequests
+from stoker.llm.prompts import Params, Prompts, as_chats, as_list, encode_prompt, spread
+from stoker.llm.scoring import (
+    ClassificationOutput,
+    EmbeddingOutput,
+    PoolingRequestOutput,
+    ScoringOutput,
+)
+from stoker.llm.session import Session, refuse_pickling
+from stoker.llm.stream import stream
 
 DEFAULT_MODEL = "stoker-tiny"
 
 
-class LLM(PooledCalls, LazyCalls):
+class LLM:
     """A model ready to answer prompts.
+
+    Any number of threads may call it. Their calls take turns, a step at a time, and their
+    requests share steps. It belongs to the process it was made in: after a fork it refuses.
 
     Args:
         model: a local folder, a shipped model's name, or a Hugging Face id.
         revision, token: for the hub.
         options: fields of `EngineConfig` (device, dtype, max_batch_tokens, seed, ...).
 
-    `budget` says where a GPU's memory goes, line by line (`print(llm.budget)`); it is None on a
-    CPU, and where the size of the cache was given.
+    Attributes:
+        budget: where a GPU's memory goes, line by line (`print(llm.budget)`); None on a CPU, and
+            where the size of the cache was given.
 
     Raises:
-        ModelError: the model can't be had, is incomplete or damaged.
+        ModelError: there is no such model, or it is incomplete or damaged.
         ConfigError: an option is unknown or out of range.
     """
 
@@ -55,17 +64,20 @@ class LLM(PooledCalls, LazyCalls):
         built = build_engine(str(model), config, revision=revision, token=token)
         self.config = built.config
         self.spec = built.spec
-        self.engine = built.engine
         self.text = built.text
         self.head = built.head
-        self.embedding = built.embedding
         self.budget = built.budget
-        self._asked = 0
-        self._arrived: dict[str, RequestOutput] = {}
+        self.session = Session(built.engine, built.config.seed)
+        self._pooled = PooledRequests(
+            self.session, built.text, self.encode_prompt, built.head, built.embedding
+        )
 
-    def generate(
-        self, prompts: Prompt | Seq[Prompt], sampling_params: Params = None
-    ) -> list[RequestOutput]:
+    @property
+    def engine(self) -> Engine:
+        """The engine, for those who look into it; raises StokerError once closed."""
+        return self.session.engine
+
+    def generate(self, prompts: Prompts, sampling_params: Params = None) -> list[RequestOutput]:
         """Complete each prompt; results come in the order of the prompts.
 
         Args:
@@ -74,12 +86,14 @@ class LLM(PooledCalls, LazyCalls):
             sampling_params: one for all, or a list with one for each.
 
         Raises:
-            InvalidRequestError: a prompt or parameter can't be served; nothing has been run.
+            InvalidRequestError: a prompt or parameter cannot be served; nothing has been run.
 
         A request that fails on the way (in a logits processor, say) has the finish reason
         "error" and a message in its output's `error`; the others go on.
         """
-        return self._run(self._encode(prompts), sampling_params)
+        return self._run(
+            [self.encode_prompt(prompt) for prompt in as_list(prompts)], sampling_params
+        )
 
     def chat(
         self,
@@ -87,71 +101,116 @@ class LLM(PooledCalls, LazyCalls):
         sampling_params: Params = None,
     ) -> list[RequestOutput]:
         """Answer one chat (a list of messages) or several, through the model's chat template."""
-        if not messages:
-            raise InvalidRequestError("there are no messages; pass a list of them, or of chats")
-        chats: Any = [messages] if isinstance(messages[0], Mapping) else messages
+        chats = as_chats(messages)
         return self._run([self.text.encode_chat(chat) for chat in chats], sampling_params)
+
+    def generate_iter(
+        self,
+        prompts: Iterable[Prompt],
+        sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        ordered: bool = False,
+        in_flight: int | None = None,
+    ) -> Iterator[RequestOutput]:
+        """Complete prompts from an iterable, such as a generator, which is read as needed.
+
+        The outputs are those of `generate`, with the prompt's place in `RequestOutput.index`.
+        Closing the iterator, or leaving its loop, ends what is running.
+
+        Args:
+            prompts: each in a form that `generate` takes.
+            sampling_params: one for all, or an iterable with one for each, read alongside.
+            ordered: yield in the order of the prompts; by default as they finish.
+            in_flight: most prompts that have been read and not yielded; memory depends on it.
+                None is four times `max_running`.
+
+        Raises:
+            InvalidRequestError: at the call, an argument is wrong. Later, a prompt cannot be
+                served; what was read before it has been yielded by then. Exceptions from the
+                iterable propagate in the same way.
+        """
+        if in_flight is None:
+            in_flight = 4 * self.config.max_running
+        return generate_iter(
+            self.session,
+            self.encode_prompt,
+            prompts,
+            sampling_params,
+            ordered=ordered,
+            in_flight=in_flight,
+        )
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Iterator[str]:
-        """The completion of one prompt, piece by piece as it is generated.
+        """Yield the completion of one prompt, piece by piece as it is generated.
 
         Raises:
-            InvalidRequestError: the prompt or a parameter can't be served. What a stream of text
-                can't show (more than one completion, log-probabilities) is refused.
+            InvalidRequestError: the prompt or a parameter cannot be served. What a stream of text
+                has no place for (several completions, log-probabilities) is refused.
             StokerError: the completion failed on the way.
         """
-        text, ids = self.encode_prompt(prompt)
-        params = sampling_params or SamplingParams()
-        if (
-            params.num_drawn > 1
-            or params.logprobs is not None
-            or params.prompt_logprobs is not None
-        ):
-            raise InvalidRequestError(
-                "a stream gives the text of one completion; leave n, best_of, logprobs and "
-                "prompt_logprobs out, or use generate"
-            )
-        return self._stream(self._request(text, ids, params))
+        return stream(self.session, self.encode_prompt(prompt), sampling_params or SamplingParams())
 
-    def beam_search(
-        self, prompts: Prompt | Seq[Prompt], params: BeamSearchParams
-    ) -> list[BeamSearchOutput]:
-        """The likeliest continuations of each prompt, by beam search; see `BeamSearchParams`.
-
-        Prompts are searched a few at a time, so that the blocks of their beams stay cached.
+    def beam_search(self, prompts: Prompts, params: BeamSearchParams) -> list[BeamSearchOutput]:
+        """Find the likeliest continuations of each prompt; see `BeamSearchParams`.
 
         Raises:
-            InvalidRequestError: a prompt can't be served; nothing has been run.
+            InvalidRequestError: a prompt cannot be served; nothing has been run.
         """
-        if not isinstance(params, BeamSearchParams):
-            raise InvalidRequestError(f"params must be a BeamSearchParams, not {params!r}")
-        made = self._encode(prompts)
-        trial = self._requests(made, SamplingParams(max_tokens=1))
-        self._add_all(trial)  # refuses bad prompts
-        for request in trial:
-            self._drop(request)
-        scheduler = self.engine.scheduler
-        at_once = max(1, scheduler.max_running // params.beam_width)
-        found: list[BeamSearchOutput] = []
-        for start in range(0, len(made), at_once):
-            found += beam_search(
-                [ids for _, ids in made[start : start + at_once]],
-                params,
-                lambda beams, step: self._run([(None, ids) for ids in beams], step),
-                eos_ids=scheduler.eos_ids,
-                vocab=self.engine.vocab,
-                max_length=scheduler.max_length,
-            )
-        if self.text.available:
-            for sequence in (one for output in found for one in output.sequences):
-                sequence.text = self.text.decode(sequence.tokens)
-        return found
+        ids = [self.encode_prompt(prompt)[1] for prompt in as_list(prompts)]
+        return search_all(self.session, self.text, ids, params)
+
+    def embed(
+        self, prompts: Prompts, *, pooling: str | None = None, normalize: bool | None = None
+    ) -> list[PoolingRequestOutput[EmbeddingOutput]]:
+        """Embed each prompt: its hidden states after the final norm, pooled to one vector.
+
+        Args:
+            prompts: as for `generate`.
+            pooling: "last" (token), "mean" (of all tokens) or "cls" (the first token). None
+                takes what a sentence-transformers folder says, else "last".
+            normalize: scale to length 1. None takes what such a folder says, else True.
+
+        Raises:
+            InvalidRequestError: a prompt or a name cannot be served; nothing has been run.
+        """
+        return self._pooled.embed(prompts, pooling, normalize)
+
+    def classify(self, prompts: Prompts) -> list[PoolingRequestOutput[ClassificationOutput]]:
+        """Give the probability of each label, for a model with a classification head.
+
+        Trailing padding ids are no part of a prompt: the head looks at the token before them.
+
+        Raises:
+            InvalidRequestError: the model has no labels, or just one value to give (`score`),
+                or a prompt cannot be served; nothing has been run.
+        """
+        return self._pooled.classify(prompts)
+
+    def score(
+        self, texts_1: Prompts, texts_2: Prompts | None = None
+    ) -> list[PoolingRequestOutput[ScoringOutput]]:
+        """Give a number for each text, or for each pair of texts.
+
+        A model with a classification head of one label, such as a reward model, gives that
+        label's value: of each text, or of each pair joined by its tokenizer. A model without
+        such a head gives the cosine similarity of the embeddings of each pair. A single first
+        text is paired with every second one.
+
+        Raises:
+            InvalidRequestError: the model has several labels, the lists don't match, or a text
+                cannot be served; nothing has been run.
+        """
+        return self._pooled.score(texts_1, texts_2)
+
+    def encode_prompt(self, prompt: Prompt) -> Encoded:
+        """Return the text (where there is one) and token ids of a prompt in any form."""
+        return encode_prompt(self.text, prompt)
 
     def close(self) -> None:
         """Give the memory back. The object can't be used afterwards; twice is fine."""
-        self.__dict__.pop("engine", None)
+        self.session.close()
         gc.collect()
 
     def __enter__(self) -> LLM:
@@ -160,147 +219,12 @@ class LLM(PooledCalls, LazyCalls):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "engine":
-            raise StokerError("this LLM has been closed; make a new one")
-        raise AttributeError(name)
-
-    def encode_prompt(self, prompt: Prompt) -> Encoded:
-        """Text (where there is one) and token ids of a prompt in any form."""
-        if isinstance(prompt, Mapping):
-            if "prompt_token_ids" in prompt:
-                text = prompt.get("prompt")
-                return text, _token_ids(prompt["prompt_token_ids"])
-            if "prompt" not in prompt:
-                raise InvalidRequestError(
-                    f"a prompt dict needs 'prompt' or 'prompt_token_ids', not {sorted(prompt)}"
-                )
-            prompt = prompt["prompt"]
-        if isinstance(prompt, str):
-            if not prompt:
-                raise InvalidRequestError("the prompt is empty; it needs some text")
-            return prompt, self.text.encode(prompt)
-        return None, _token_ids(prompt)
+    def __reduce__(self) -> NoReturn:
+        raise refuse_pickling("an LLM")
 
     def _run(self, prompts: Seq[Encoded], params: Params) -> list[RequestOutput]:
-        return self._finish_all(self._requests(prompts, params))
-
-    def _requests(self, prompts: Seq[Encoded], params: Params) -> list[Request]:
         self.engine.require("generate")
-        return [
-            self._request(text, ids, one)
-            for (text, ids), one in zip(prompts, _spread(params, len(prompts)), strict=True)
-        ]
-
-    def _pool(self, prompts: Seq[Encoded], params: PoolingParams) -> list[RequestOutput]:
-        plain = SamplingParams()
-        made = [self._request(text, ids, plain) for text, ids in prompts]
-        return self._finish_all([dataclasses.replace(one, pooling=params) for one in made])
-
-    def _listed(self, prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
-        return _as_list(prompts)
-
-    def _add_all(self, requests: Seq[Request]) -> None:
-        """Queue all requests, or none and raise an InvalidRequestError that names the first bad."""
-        try:
-            for request in requests:
-                self.engine.add(request)
-        except InvalidRequestError as problem:
-            for request in requests:
-                self.engine.cancel(request.id)
-            at = next(n for n, one in enumerate(requests) if one.id == request.id)
-            raise InvalidRequestError(f"prompt {at}: {problem}") from None
-
-    def _finish_all(self, requests: Seq[Request]) -> list[RequestOutput]:
-        """Run the requests to their ends; outputs in their order."""
-        self._add_all(requests)
-        try:
-            for request in requests:
-                while request.id not in self._arrived:
-                    self._step()
-            outputs = [self._arrived.pop(request.id) for request in requests]
-            for index, output in enumerate(outputs):
-                output.index = index
-            return outputs
-        except BaseException:
-            for request in requests:
-                self._drop(request)
-            raise
-
-    def _step(self) -> None:
-        """Take a step; what it yields waits for whoever asked, other streams among them."""
-        if not self.engine.has_work:
-            raise StokerError("another call on this LLM failed or was interrupted, and ended this")
-        self._arrived.update((output.request_id, output) for output in self.engine.step())
-
-    def _drop(self, request: Request) -> None:
-        self._arrived.pop(request.id, None)
-        if "engine" in self.__dict__:
-            self.engine.cancel(request.id)
-
-    def _stream(self, request: Request) -> Iterator[str]:
-        self.engine.add(dataclasses.replace(request, stream=True))
-        shown = 0
-        try:
-            finished = False
-            while not finished:
-                if request.id not in self._arrived:
-                    self._step()
-                    continue
-                output = self._arrived.pop(request.id)
-                text, finished = output.outputs[0].text, output.finished
-                if len(text) > shown:
-                    yield text[shown:]
-                    shown = len(text)
-                if output.error is not None:
-                    raise StokerError(f"the completion failed: {output.error}")
-        finally:
-            self._drop(request)
-
-    def _request(self, text: str | None, ids: list[int], params: SamplingParams) -> Request:
-        number = self._asked
-        self._asked += 1
-        seed = params.seed if params.seed is not None else mix(self.config.seed, number)
-        return Request(f"llm-{number}", tuple(ids), params, seed, text)
-
-
-def _as_list(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if isinstance(prompts, Iterable):
-        items: list[Any] = list(prompts)
-        if not items:
-            raise InvalidRequestError("the list of prompts is empty; pass at least one prompt")
-        return [items] if all(isinstance(item, int) for item in items) else items
-    raise InvalidRequestError(f"prompts must be text, token ids or a list, not {prompts!r}")
-
-
-def _token_ids(ids: Any) -> list[int]:
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InvalidRequestError(f"prompt_token_ids must be a list of whole numbers, not {ids!r}")
-    found = list(ids)
-    for token in found:
-        if not isinstance(token, int) or isinstance(token, bool):
-            raise InvalidRequestError(f"token ids must be whole numbers, not {token!r}")
-    return found
-
-
-def _spread(params: Params, count: int) -> list[SamplingParams]:
-    if params is None:
-        return [SamplingParams()] * count
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if isinstance(params, str | Mapping) or not isinstance(params, Iterable):
-        raise InvalidRequestError(
-            f"sampling_params must be a SamplingParams or a list of them, not {params!r}"
+        each = list(zip(prompts, spread(params, len(prompts)), strict=True))
+        return self.session.run(
+            lambda: [self.session.request(text, ids, one) for (text, ids), one in each]
         )
-    found = list(params)
-    if len(found) != count:
-        raise InvalidRequestError(
-            f"there are {count} prompts and {len(found)} sampling parameters; "
-            "pass one for all, or one for each"
-        )
-    for one in found:
-        if not isinstance(one, SamplingParams):
-            raise InvalidRequestError(f"sampling_params must hold SamplingParams, not {one!r}")
-    return found

@@ -157,7 +157,7 @@ def test_a_real_model(text_model, late, monkeypatch):
             )
             for n, text in enumerate(prompts)
         ]
-        return found, [one.vector for one in llm._finish_all(requests)]
+        return found, [one.vector for one in llm.session.run(lambda: requests)]
 
     with LLM(text_model, max_batch_tokens=40) as llm:
         expected = work(llm)

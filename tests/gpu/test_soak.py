@@ -8,7 +8,7 @@ import torch
 
 from stoker import LLM, SamplingParams
 from stoker.engine.request.request import Request
-from stoker.llm.async_engine import AsyncEngine
+from stoker.llm.async_llm import AsyncLLM
 
 pytestmark = pytest.mark.gpu
 VOCAB = 300
@@ -79,13 +79,13 @@ def test_from_a_thread_of_its_own(device, checkpoint, prompts):
     async def ask(face, prompt):
         params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
         outputs = [output async for output in face.generate(prompt, params)]
-        return outputs[-1].outputs[0].token_ids
+        return [token for output in outputs for token in output.outputs[0].token_ids]
 
     async def all_of_them(face):
         return await asyncio.gather(*(ask(face, prompt) for prompt in prompts))
 
     with LLM(model.folder, device=device, dtype="float32") as llm:
-        face = AsyncEngine(llm.engine)
+        face = AsyncLLM.from_engine(llm.engine)
         try:
             found = asyncio.run(all_of_them(face))
         finally:

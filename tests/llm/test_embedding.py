@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
 
-from stoker import LLM, AsyncEngine, SamplingParams
+from stoker import LLM, AsyncLLM, SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.forecast import Forecast
@@ -126,10 +126,10 @@ def test_preempted_prompts_start_again(pooling, prefix_cache, backbone, prompts,
         found = llm.embed(prompts, pooling=pooling)
         assert scheduler.num_preemptions > 0
         while llm.engine.has_work:
-            llm._step()
+            llm.session.step()
             scheduler.check()
         assert scheduler.pool.held == 0
-        again = [llm._arrived.pop(name).outputs[0].token_ids for name in "012"]
+        again = [llm.session.arrived.pop(name).outputs[0].token_ids for name in "012"]
     assert again == texts
     assert torch.allclose(vectors(found), vectors(expected), atol=1e-5)
     if load_kernels("attention") is not None:
@@ -177,7 +177,7 @@ def test_embeddings_and_completions_share_steps(backbone, checkpoint, prompts):
         for number, prompt in enumerate(prompts[:5]):
             llm.engine.add(Request(str(number), tuple(prompt), LONGER))
         found = vectors(llm.embed(prompts, pooling="mean"))
-        outputs = [llm._arrived.pop(name) for name in "01234"]
+        outputs = [llm.session.arrived.pop(name) for name in "01234"]
     expected = torch.stack([pooled(model, one, "mean") for one in prompts])
     assert (found - expected).abs().max() < 1e-5
     tokens = [output.outputs[0].token_ids for output in outputs]
@@ -354,7 +354,7 @@ def test_the_asynchronous_engine_pools(backbone, prompts):
     folder, model = backbone("qwen3")
 
     async def scenario():
-        engine = AsyncEngine.from_model(folder, max_batch_tokens=20)
+        engine = AsyncLLM(folder, max_batch_tokens=20)
 
         async def one(prompt, **options):
             params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
@@ -373,4 +373,4 @@ def test_the_asynchronous_engine_pools(backbone, prompts):
     got = torch.tensor([outputs[0].vector for outputs in found])
     expected = torch.stack([pooled(model, one, "mean") for one in prompts[:8]])
     assert (got - expected).abs().max() < 1e-5
-    assert all(len(outputs[-1].outputs[0].token_ids) == 5 for outputs in texts)
+    assert all([len(one.outputs[0].token_ids) for one in outputs] == [1] * 5 for outputs in texts)

@@ -79,7 +79,7 @@ def test_an_endless_iterable_is_read_as_needed(llm, ordered):
     assert llm.engine.has_work
     results.close()
     assert not llm.engine.has_work
-    assert not llm._arrived
+    assert not llm.session.arrived
 
 
 def test_others_may_run_between(llm):

@@ -21,6 +21,7 @@ from stoker.engine.setup.budget import Budget
 from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device import find_device
 from stoker.engine.setup.device_memory import DeviceMemory
+from stoker.engine.setup.fork import check_fork
 from stoker.engine.setup.kv_scales import kv_scales
 from stoker.engine.setup.sizing import cache_sizes, gpu_budget, host_blocks, weights_do_not_fit
 from stoker.engine.setup.threads import default_threads
@@ -73,6 +74,7 @@ def build_engine(
     start_build(config.device, config.dtype, config.quantization)
     check_device(config.quantization, device)
     threads = config.threads or (default_threads() if device.type == "cpu" else None)
+    check_fork(device.type, threads)
     if threads is not None:
         torch.set_num_threads(threads)
         config = dataclasses.replace(config, threads=threads)

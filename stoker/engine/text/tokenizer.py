@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -32,6 +33,7 @@ class TextCodec:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tokenizer: Any = None
+        self._making = threading.Lock()
 
     @property
     def tokenizer(self) -> Any:
@@ -41,22 +43,26 @@ class TextCodec:
             ModelError: the folder has none, or it cannot be read.
         """
         if self._tokenizer is None:
-            if not any((self._folder / name).is_file() for name in TOKENIZER_FILES):
-                raise ModelError(
-                    f"{self._folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
-                    "copy the model's tokenizer files there, or pass prompts as token ids"
-                )
-            # Texts are encoded one by one, so the tokenizer's own pool of threads would be idle.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            from transformers import AutoTokenizer
-
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self._folder)
-            except Exception as problem:  # whatever the library raises on damaged files
-                raise ModelError(
-                    f"the tokenizer in {self._folder} can't be read: {problem}"
-                ) from problem
+            with self._making:  # threads that come meanwhile find it made
+                self._tokenizer = self._tokenizer or self._make()
         return self._tokenizer
+
+    def _make(self) -> Any:
+        if not any((self._folder / name).is_file() for name in TOKENIZER_FILES):
+            raise ModelError(
+                f"{self._folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
+                "copy the model's tokenizer files there, or pass prompts as token ids"
+            )
+        # Texts are encoded one by one, so the tokenizer's own pool of threads would be idle.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self._folder)
+        except Exception as problem:  # whatever the library raises on damaged files
+            raise ModelError(
+                f"the tokenizer in {self._folder} can't be read: {problem}"
+            ) from problem
 
     @property
     def available(self) -> bool:
