@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.engine.request.checks import known_names, number, whole
 from stoker.engine.request.constraint import KINDS
@@ -21,7 +21,9 @@ from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Logprobs, RequestOutput
 from stoker.engine.text.tokenizer import TextCodec
 from stoker.errors import InvalidRequestError
-from stoker.llm.session import Session
+
+if TYPE_CHECKING:  # it has tensors, which are not looked into here
+    from stoker.llm.session import Session
 
 Extend = Callable[[list[list[int]], SamplingParams], list[RequestOutput]]
 

@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 
 from stoker.engine.blocks.cache_pool import CachePool
 from stoker.engine.blocks.groups import GroupSize
-from stoker.engine.request.pooling import prompt_limit
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.block_tables import BlockTables
 from stoker.engine.scheduling.drafts import Proposer, accept, propose
 from stoker.engine.scheduling.ending import finish_reason
 from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
+from stoker.engine.scheduling.length_limit import length_limit
 from stoker.engine.scheduling.policy import POLICIES
 from stoker.engine.scheduling.sequence import Sequence, Status
 from stoker.engine.scheduling.slot_pool import NO_SLOT, SlotPool
 from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, Step, StepItem
 from stoker.engine.scheduling.step_time import StepTime
-from stoker.errors import InvalidRequestError
 
 
 @dataclass
@@ -98,15 +97,7 @@ class Scheduler:
         Raises:
             InvalidRequestError: it could never run, with the numbers that say why.
         """
-        prompt = len(request.prompt_token_ids)
-        if prompt == 0:
-            raise InvalidRequestError("the prompt is empty; it needs at least one token")
-        if request.pooling is None and prompt >= self.max_context:
-            raise InvalidRequestError(
-                f"the prompt has {prompt} tokens and the context is {self.max_context}, which "
-                f"leaves no room for an answer; shorten it to {self.max_context - 1} or less"
-            )
-        limit = self._length_limit(request, prompt)
+        limit = length_limit(request, self.pool, self.max_context)
         seq = Sequence(request, self._next_serial(), limit)
         self._by_serial[seq.serial] = seq
         self.waiting.add(seq)
@@ -116,26 +107,6 @@ class Scheduler:
     def max_length(self) -> int:
         """Most tokens any sequence can have, by the context and by the cache."""
         return int(min(self.max_context, self.pool.max_length))
-
-    def _length_limit(self, request: Request, prompt: int) -> int:
-        capacity = int(min(self.pool.max_length, max(self.max_context, prompt + 1)))
-        if request.pooling:
-            return prompt_limit(prompt, self.max_context, capacity)
-        most = request.params.max_tokens
-        wanted = self.max_context if most is None else min(prompt + most, self.max_context)
-        if prompt + 1 > capacity or (most is not None and wanted > capacity):
-            group = self.pool.groups[self.pool.tightest]
-            whole = "the whole cache"
-            if len(self.pool.groups) > 1:
-                window = f"a window of {group.window}" if group.window else "no window"
-                whole += f" of the layers with {window}"
-            raise InvalidRequestError(
-                f"the request may grow to {wanted} tokens ({prompt} of prompt), "
-                f"{self.pool.blocks_for(wanted)} cache blocks, and {whole} has "
-                f"{group.num_blocks} blocks of {self.block_size}; "
-                "lower max_tokens or give the cache more memory"
-            )
-        return min(wanted, capacity)
 
     def cancel(self, seq: Sequence) -> None:
         """End `seq` between two steps, whatever it is doing."""
