@@ -186,10 +186,10 @@ class Engine:
                 batch.seeds.append(live.seed(index))
                 batch.positions.append(item.end)
             if item.verify:  # the same draw at each drafted position
-                batch.temperature += batch.temperature[-1:] * item.verify
-                batch.top_k += batch.top_k[-1:] * item.verify
-                batch.top_p += batch.top_p[-1:] * item.verify
-                batch.seeds += batch.seeds[-1:] * item.verify
+                batch.temperature.extend(batch.temperature[-1:] * item.verify)
+                batch.top_k.extend(batch.top_k[-1:] * item.verify)
+                batch.top_p.extend(batch.top_p[-1:] * item.verify)
+                batch.seeds.extend(batch.seeds[-1:] * item.verify)
                 batch.positions[-1:] = range(item.end - item.verify, item.end + 1)
         return batch
 
