@@ -14,7 +14,7 @@ from typing import Any
 from stoker.errors import ConfigError, suggest
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("auto", "int8", "fp8")
+QUANTIZATIONS = ("auto", "int8", "llm_int8", "fp8")
 ARITHMETIC = {"int8": "float32", "fp8": "bfloat16"}  # of a quantization that has just one
 SHORT_FORMS = ("int8", "fp8")  # values of dtype that mean a quantization
 POLICIES = ("fcfs", "prefix")
@@ -34,7 +34,8 @@ class EngineConfig:
             "int8" (CPU only) quantises weights at load and activations as they come; what lies
             between the projections, keys and values included, stays float32. "fp8" (GPUs of
             compute capability 8.9 or more) does so for large projections; the rest, the head
-            included, is bfloat16.
+            included, is bfloat16. "llm_int8" is int8 with the columns of outliers kept as they
+            are, on a CPU or a GPU; the head is not quantised.
         kv_dtype: of cached keys and values; "auto" is the dtype of the arithmetic. "fp8" (e4m3)
             holds twice as many tokens and changes results a little: an element by at most 1/16.
             Each head has a scale, found at load.

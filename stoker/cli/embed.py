@@ -8,7 +8,7 @@ from pathlib import Path
 from stoker.cli.inputs import input_settings
 from stoker.cli.job_screen import summed_up
 from stoker.cli.output_options import keeping
-from stoker.cli.progress_options import engine_options, say_budget, say_loading
+from stoker.cli.progress_options import engine_options, say_budget, say_loading, say_outliers
 from stoker.cli.run import carry_out, say_earlier
 from stoker.engine.request.params import SamplingParams
 
@@ -41,4 +41,5 @@ def embed(args: argparse.Namespace) -> int:
     say_loading(args)
     with LLM(args.model, **engine_options(args)) as llm:
         say_budget(args, llm.budget)
+        say_outliers(args, llm.outliers)
         return carry_out(args, llm, settings, report)

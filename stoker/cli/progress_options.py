@@ -6,14 +6,18 @@ Knows argparse and `Expect`. Called by the commands; job_screen.py acts on them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.panel import say_json
 from stoker.engine.setup.budget import Budget
 from stoker.engine.setup.threads import default_threads
 from stoker.errors import ConfigError
 from stoker.job.expect import MODES, Expect
+
+if TYPE_CHECKING:
+    from stoker.engine.setup.outliers import OutlierReport
 
 
 def add_watching(command: argparse.ArgumentParser) -> None:
@@ -90,3 +94,13 @@ def say_budget(args: argparse.Namespace, budget: Budget | None) -> None:
         say_json("memory", bytes=dict(budget.lines()))
     elif not args.quiet:
         print(budget, file=sys.stderr)
+
+
+def say_outliers(args: argparse.Namespace, outliers: OutlierReport | None) -> None:
+    """Say which columns of weights in llm_int8 were kept apart, and what they take."""
+    if outliers is None:
+        return
+    if args.json_progress:
+        say_json("outliers", **dataclasses.asdict(outliers))
+    elif not args.quiet:
+        print(f"stoker: {outliers}", file=sys.stderr)

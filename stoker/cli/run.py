@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from stoker.cli.inputs import input_settings, with_samples
 from stoker.cli.job_screen import summed_up, watched
 from stoker.cli.output_options import keeping
-from stoker.cli.progress_options import engine_options, expect_of, say_budget, say_loading
+from stoker.cli.progress_options import (
+    engine_options,
+    expect_of,
+    say_budget,
+    say_loading,
+    say_outliers,
+)
 from stoker.cli.sampling import sampling_params
 from stoker.engine.gauges import read_gauges
 from stoker.errors import ConfigError
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     say_loading(args)
     with LLM(args.model, seed=args.seed, **engine_options(args)) as llm:
         say_budget(args, llm.budget)
+        say_outliers(args, llm.outliers)
         return carry_out(args, llm, settings, report)
 
 

@@ -46,6 +46,7 @@ class LLM:
     Attributes:
         budget: where a GPU's memory goes, line by line (`print(llm.budget)`); None on a CPU, and
             where the size of the cache was given.
+        outliers: which columns of weights in llm_int8 were kept apart; None for other weights.
 
     Raises:
         ModelError: there is no such model, or it is incomplete or damaged.
@@ -67,6 +68,7 @@ class LLM:
         self.text = built.text
         self.head = built.head
         self.budget = built.budget
+        self.outliers = built.outliers
         self.session = Session(built.engine, built.config.seed)
         self._pooled = PooledRequests(
             self.session, built.text, self.encode_prompt, built.head, built.embedding

@@ -64,17 +64,14 @@ def load_model(
 
     Raises:
         ModelError: the checkpoint is incomplete or damaged, or holds a model of an unknown kind.
-        ConfigError: no projection is large enough for the format that was asked for to help.
+        ConfigError: the format that was asked for fits no projection.
     """
     config = source.config()
     spec, family, head = resolve(config)
     name = resolve_dtype(config, dtype, device)
     model = empty_model(spec, DTYPES[name])
     if formats and not formats.quantize_any(_projections(model.layers)):
-        raise ConfigError(
-            "quantization fp8 gains nothing here: no projection of this model has 4,096 inputs "
-            "and outputs or more; use bfloat16"
-        )
+        raise ConfigError(formats.refusal)
     _fill(model, family, source, device, formats)
     eos = source.generation_config().get("eos_token_id")
     for part in (config, config.get("text_config") or {}):

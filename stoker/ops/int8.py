@@ -1,10 +1,10 @@
-"""Linear with 8-bit weights and activations, for a CPU.
+"""Linear with weights and activations in 8-bit integers.
 
 Weights are integers with a scale for each output (`quantize_rows`, symmetric). A row of
 activations is quantised as it comes, with a scale for each row (dynamic quantisation; see
 Dettmers et al., LLM.int8(), 2022, for vector-wise scales). Sums of products are exact integers,
-so a row's result does not depend on the batch. Fast path: native/linear_int8.c; reference: plain
-PyTorch.
+so a row's result does not depend on the batch. Fast paths: native/linear_int8.c on a CPU, torch's
+integer product on a GPU; reference: plain PyTorch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor
 from stoker.ops.huge_pages import in_huge_pages
 from stoker.ops.linear import LinearFn
 from stoker.ops.native.build import load_kernels, signature
+
+MULTIPLE = 8  # what a GPU's product of integers asks of both sizes
+_LEAST_ROWS = 17  # what it asks of the rows
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +95,60 @@ class Int8Linear:
         return y
 
 
+class Int8Matmul:
+    """`Int8Reference` through torch's product of integers; what lies between is in x's dtype.
+
+    On a GPU both sizes must be multiples of 8 (`MULTIPLE`).
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.scale, self.bias = weight, scale, bias
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight, self.scale)
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        integers, scales = quantize_rows(x.float())
+        missing = max(0, _LEAST_ROWS - len(x))
+        sums = torch._int_mm(F.pad(integers, (0, 0, 0, missing)), self.weight.t())[: len(x)]
+        y = sums.float() * (scales[:, None] * self.scale)
+        y = (y if self.bias is None else y + self.bias).to(x.dtype)
+        return y if add is None else add.add_(y)
+
+
+class SplitLinear:
+    """The sum of two products: one of some columns of x, one of x with zeros in these columns.
+
+    As LLM.int8() has it (Dettmers et al., 2022): the columns are those of outliers, which would
+    make the scale of an 8-bit row too coarse for its other numbers.
+
+        x                0.3  -41  1.2  0.8        columns [1]
+        to `chosen`           -41
+        to `others`      0.3    0  1.2  0.8
+
+    Args:
+        chosen: the product of the columns, without a bias.
+        others: the product of the rest, with the bias if there is one.
+        columns: (C,) int64.
+    """
+
+    def __init__(self, chosen: LinearFn, others: LinearFn, columns: Tensor) -> None:
+        self._chosen, self._others, self._columns = chosen, others, columns
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self._others.tensors, *self._chosen.tensors, self._columns)
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        y = self._chosen(x.index_select(1, self._columns), add)
+        return self._others(x.index_fill(1, self._columns, 0.0), y)
+
+
 def prepare_int8(weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> LinearFn:
     """A function of x and add that computes `Int8Reference(weight, scale, bias)`."""
+    if weight.device.type != "cpu":
+        return Int8Matmul(weight, scale, bias)
     if load_kernels("linear_int8") is not None:
         return Int8Linear(weight, scale, bias)
     return Int8Reference(weight, scale, bias)

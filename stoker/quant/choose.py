@@ -11,6 +11,7 @@ from stoker.errors import ConfigError
 from stoker.ops.fp8 import why_not_fp8
 from stoker.quant.floats import Bf16Format, FloatFormat
 from stoker.quant.format import WeightFormat, nbytes
+from stoker.quant.llm_int8 import ObservedFormat
 from stoker.quant.rows8 import Fp8Rows, Int8Rows
 
 
@@ -21,10 +22,12 @@ class Formats:
     Attributes:
         projections: of the layers' projections.
         head: of the head, and of an embedding that is the head.
+        refusal: the message if the first format fits no projection of a model.
     """
 
     projections: tuple[WeightFormat, ...]
     head: tuple[WeightFormat, ...]
+    refusal: str = ""
 
     def quantize_any(self, shapes: Iterable[tuple[int, int]]) -> bool:
         """Whether the first format applies to at least one of these matrices."""
@@ -53,13 +56,29 @@ def choose_formats(quantization: str, dtype: torch.dtype, device: torch.device) 
         ConfigError: the device can't multiply what was asked for.
     """
     check_device(quantization, device)
+    if quantization == "llm_int8" and device.type == "cpu" and dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"quantization llm_int8 computes in float32 on a CPU, not in dtype={name!r}; "
+            "leave dtype out"
+        )
     plain: tuple[WeightFormat, ...] = (FloatFormat(dtype),)
     if device.type == "cpu" and dtype == torch.float32:
         plain = (Bf16Format(), *plain)
     if quantization == "int8":
         return Formats((Int8Rows(),), (Int8Rows(),))
+    if quantization == "llm_int8":
+        refusal = (
+            "quantization llm_int8 fits no projection of this model: both sizes must be multiples "
+            "of 8; use int8 or float32"
+        )
+        return Formats((ObservedFormat(dtype), *plain), plain, refusal)
     if quantization == "fp8":  # but for the head, whose errors would go straight into the draws
-        return Formats((Fp8Rows(), *plain), plain)
+        refusal = (
+            "quantization fp8 gains nothing here: no projection of this model has 4,096 inputs "
+            "and outputs or more; use bfloat16"
+        )
+        return Formats((Fp8Rows(), *plain), plain, refusal)
     return Formats(plain, plain)
 
 

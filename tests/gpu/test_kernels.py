@@ -6,11 +6,15 @@ import torch
 from stoker.ops import activation, norm
 from stoker.ops.draw import DrawParams, keep_top, uniforms
 from stoker.ops.fp8 import Fp8Linear, Fp8Reference, prepare_fp8, quantize_rows
+from stoker.ops.int8 import Int8Matmul
+from stoker.ops.int8 import quantize_rows as quantize_int8
 from stoker.ops.kv_pages import FP8, Fp8Pages
-from stoker.ops.linear import prepare_linear
+from stoker.ops.linear import linear_reference, prepare_linear
 from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
 from stoker.ops.step_tensors import FlatStep, PageTables, make_inputs
 from stoker.ops.triton.select import fused_operations
+from stoker.quant.floats import FloatFormat
+from stoker.quant.llm_int8 import LlmInt8
 
 pytestmark = [
     pytest.mark.gpu,
@@ -161,3 +165,21 @@ def test_fp8_product(outputs, inputs, rows, bias):
     error = (found - defined(x, add.clone()).double()).norm() / found.norm()
     assert error < 1e-2
     assert (found - plain.double()).norm() / found.norm() < 0.05
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 300])
+def test_int8_product_with_outliers(rows):
+    """As on a CPU, but for the rounding of bfloat16; plain 8-bit rows are far off."""
+    x, weight = spread((rows, 512)), spread((96, 512), 512**-0.5)
+    x[:, [5, 100]] *= 60
+    plain = (FloatFormat(torch.bfloat16),)
+    kind = LlmInt8((5, 100), torch.bfloat16, torch.bfloat16, plain)
+    parts, b = kind.from_dense(weight), spread(96)
+    product, add = kind.prepare(parts, b), spread((rows, 96))
+    exact = linear_reference(*(t.double() for t in (x, weight, b, add)))
+    found = product(x, add.clone()).double()
+    assert (found - exact).norm() < 0.01 * exact.norm()
+    naive = Int8Matmul(*quantize_int8(weight.float()), b)(x, add.clone()).double()
+    assert (naive - exact).norm() > 3 * (found - exact).norm()
+    alone = product(x[:1], add[:1].clone()).double()
+    torch.testing.assert_close(alone, found[:1], rtol=0.01, atol=0.02)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from stoker.engine.setup.device import find_device
 from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.engine.setup.fork import check_fork
 from stoker.engine.setup.kv_scales import kv_scales
+from stoker.engine.setup.outliers import OutlierReport, split_outliers
 from stoker.engine.setup.sizing import cache_sizes, gpu_budget, host_blocks, weights_do_not_fit
 from stoker.engine.setup.threads import default_threads
 from stoker.engine.text.tokenizer import TextCodec, import_tokenizers
@@ -39,10 +41,15 @@ from stoker.ops.native.build import building, start_build
 from stoker.ops.select import select_operations
 from stoker.quant.choose import check_device, choose_formats
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class BuiltEngine:
-    """An engine with what its faces need beside it; `budget` is of a GPU's memory."""
+    """An engine with what its faces need beside it.
+
+    `budget` is of a GPU's memory, `outliers` of weights in llm_int8.
+    """
 
     engine: Engine
     text: TextCodec
@@ -52,6 +59,7 @@ class BuiltEngine:
     head: Head
     embedding: EmbeddingDefaults
     budget: Budget | None = None
+    outliers: OutlierReport | None = None
 
 
 def build_engine(
@@ -106,6 +114,10 @@ def build_engine(
         soft_capped=spec.soft_capped,
     )
     loaded.model.prepare(config.max_context, formats, ops)
+    outliers = None
+    if config.quantization == "llm_int8":
+        outliers = split_outliers(loaded.model, config.max_context, formats)
+        log.info("%s", outliers)
     config, runner, budget = _with_runner(config, loaded.model, sizes, cache_dtype, memory)
     tokenizer = text if text.available else None
     engine = Engine(
@@ -118,7 +130,7 @@ def build_engine(
         overlap=bool(config.overlap),
     )
     defaults = embedding_defaults(folder)
-    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget)
+    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget, outliers)
 
 
 def _scheduler(config: EngineConfig, sizes: CacheSizes, eos_ids: frozenset[int]) -> Scheduler:

@@ -35,18 +35,8 @@ def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
     The prepared `model` is run once over random tokens, `context` at most, with a cache in its
     own dtype.
     """
-    assert model.ops is not None, "the model must be prepared"
-    device, count = model.embedding.device, min(SAMPLE, context)
-    tokens = random.Random(0).choices(range(model.spec.vocab), k=count)
-    blocks = ceil_div(count, PAGE)
-    cache = PagedCache(
-        model.spec, (blocks,) * len(model.spec.cache_groups), PAGE, model.embedding.dtype, device
-    )
-    step = Step(0, (StepItem(0, 0, 0, tuple(tokens), (tuple(range(blocks)),), (0,)),))
-    slots = DeviceSlots(1, count, PAGE, device)
-    model.hidden(to_tensors(to_arrays(step, slots), slots, model.ops), cache)
     found: list[Scales | None] = []
-    for pages in cache.layers:
+    for pages in run_sample(model, context).layers:
         if pages is None:
             found.append(None)
             continue
@@ -55,6 +45,21 @@ def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
         assert isinstance(values, Tensor)
         found.append((_scales(keys), _scales(values)))
     return found
+
+
+@torch.inference_mode()
+def run_sample(model: Transformer, context: int) -> PagedCache:
+    """Run the prepared `model` over tokens that are always the same; returns its cache."""
+    assert model.ops is not None, "the model must be prepared"
+    device, count = model.embedding.device, min(SAMPLE, context)
+    tokens = random.Random(0).choices(range(model.spec.vocab), k=count)
+    blocks, groups = ceil_div(count, PAGE), len(model.spec.cache_groups)
+    cache = PagedCache(model.spec, (blocks,) * groups, PAGE, model.embedding.dtype, device)
+    tables = (tuple(range(blocks)),) * groups
+    step = Step(0, (StepItem(0, 0, 0, tuple(tokens), tables, (0,)),))
+    slots = DeviceSlots(1, count, PAGE, device, (0,) * groups)
+    model.hidden(to_tensors(to_arrays(step, slots), slots, model.ops), cache)
+    return cache
 
 
 def _scales(pages: Tensor) -> Tensor:

@@ -75,6 +75,12 @@ class Linear(Module):
             self._gated = gated is not None
         return self._gated
 
+    def replace(self, weight_format: WeightFormat, product: LinearFn) -> None:
+        """Take another format and product, once what was prepared has been observed."""
+        assert self._product is not None, "prepare() comes first"
+        assert not self._gated, "the layer counts on the product to apply its gate"
+        self.format, self._product = weight_format, product
+
     def _drop_parts(self) -> None:
         for name in self._part_names:
             delattr(self, name)

@@ -53,13 +53,15 @@ def start_build(device: str, dtype: str, quantization: str = "auto") -> None:
     Takes the names as they are in `EngineConfig`. Calling it twice is fine; `load_kernels`
     reports problems.
     """
-    linear = {"auto": "linear", "float32": "linear", "int8": "linear_int8"}.get(dtype)
-    if quantization == "int8":
-        linear = "linear_int8"
+    linear = {
+        "auto": ("linear",) if dtype in ("auto", "float32") else (),
+        "int8": ("linear_int8",),
+        "llm_int8": ("linear_int8", "linear"),
+    }.get("int8" if dtype == "int8" else quantization, ())
     compiler = _compiler()
-    if device != "cpu" or linear is None or compiler is None:
+    if device != "cpu" or not linear or compiler is None:
         return
-    names = [name for name in (linear, "attention", "elementwise") if name not in _started]
+    names = [name for name in (*linear, "attention", "elementwise") if name not in _started]
     if names:
         pool = ThreadPoolExecutor(len(names), thread_name_prefix="stoker-build")
         _started.update({name: pool.submit(_built, _source(name), compiler) for name in names})

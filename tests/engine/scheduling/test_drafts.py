@@ -56,7 +56,7 @@ class DraftDriver(Driver):
             assert len(item.draws) == 1 or not item.verify
         self.drafted += sum(item.verify for item in step.items)
         self.kept += sum(scheduler.accepted.values())
-        for key in scheduler.pool.index._blocks:
+        for key in scheduler.pool.index._nodes:
             assert min(key[1]) >= 0
 
 
@@ -158,7 +158,7 @@ def test_no_wrong_draft_enters_the_index():
     driver.run()
     tokens = [1, 2, 3, *expected_text(one, 0, 64)]
     pairs = {tuple(tokens[at : at + 2]) for at in range(0, len(tokens) - 1, 2)}
-    assert {tuple(key[1]) for key in scheduler.pool.index._blocks} == pairs
+    assert {tuple(key[1]) for key in scheduler.pool.index._nodes} == pairs
 
 
 def test_nobody_is_preempted_for_drafts():
