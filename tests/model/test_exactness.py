@@ -197,3 +197,22 @@ def test_logits_have_the_same_bits_however_work_is_scheduled(checkpoint, prompts
     assert runs[1][1] > 0
     for seen, _ in runs:
         assert all(torch.equal(row, together[key]) for key, row in seen.items())
+
+
+def test_decodes_ride_along_with_one_chunk(checkpoint, prompts):
+    """Each step of a long prefill holds one chunk, and a decode of every other sequence."""
+    model, long = checkpoint("qwen3"), [prompt[-1] for prompt in prompts] * 4
+    chosen = [*(prompt[:2] for prompt in prompts[:8]), long]
+    steps = []
+    with LLM(model.folder, max_batch_tokens=16) as llm:
+        scheduler, plan = llm.engine.scheduler, llm.engine.scheduler.plan
+
+        def keep():
+            steps.append(plan())
+            return steps[-1]
+
+        scheduler.plan = keep
+        outputs = llm.generate(chosen, GREEDY)
+    assert tokens_of(outputs) == [model.greedy(prompt, COUNT) for prompt in chosen]
+    widths = [sorted(len(item.tokens) for item in step.items) for step in steps]
+    assert widths.count([*[1] * 8, 8]) >= 14

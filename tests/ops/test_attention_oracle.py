@@ -1,4 +1,4 @@
-"""Every attention there is against one softmax in float64, over random shapes."""
+"""Every attention there is against one softmax in float64, over random shapes and prefixes."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from layouts import make
 from test_triton_attention import DEVICE, SMALL, on_device
 
-from stoker.ops.attention import ReferenceAttention, Scores
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
@@ -42,7 +42,10 @@ def softmax_attention(layout, q, k, v, scores):
 
 @st.composite
 def cases(draw, longest, dims):
-    """Sequences with a chunk or a decode each, grouped heads, and the options of scores."""
+    """Sequences with a chunk or a decode each, grouped heads, and the options of scores.
+
+    A sequence may begin with blocks of another, that one with blocks of a third.
+    """
     lens = draw(st.lists(st.integers(1, longest), min_size=1, max_size=5))
     counts = [draw(st.sampled_from([1, min(3, n), n])) for n in lens]
     kv_heads, group = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 5]))
@@ -51,6 +54,13 @@ def cases(draw, longest, dims):
         block_size=draw(st.sampled_from([1, 4, 16])), heads=kv_heads * group, kv_heads=kv_heads,
         dim=draw(st.sampled_from(dims)), seed=draw(st.integers(0, 99)),
     )  # fmt: skip
+    tables = layout.block_tables.clone()
+    for s in range(1, len(lens)):
+        other = draw(st.integers(0, s - 1))
+        most = (min(lens[s], lens[other]) - 1) // layout.block_size
+        shared = draw(st.integers(0, most))
+        tables[s, :shared] = tables[other, :shared]
+    layout = RaggedLayout(layout.query_starts, lens, tables, layout.block_size)
     sinks = torch.linspace(-3, 3, kv_heads * group) if draw(st.booleans()) else None
     window = draw(st.sampled_from([None, 1, 6, 30]))
     softcap = draw(st.sampled_from([None, 2.5]))
