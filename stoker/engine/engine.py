@@ -185,12 +185,8 @@ class Engine:
                 batch.top_p.append(params.top_p)
                 batch.seeds.append(live.seed(index))
                 batch.positions.append(item.end)
-            if item.verify:  # the same draw at each drafted position
-                batch.temperature.extend(batch.temperature[-1:] * item.verify)
-                batch.top_k.extend(batch.top_k[-1:] * item.verify)
-                batch.top_p.extend(batch.top_p[-1:] * item.verify)
-                batch.seeds.extend(batch.seeds[-1:] * item.verify)
-                batch.positions[-1:] = range(item.end - item.verify, item.end + 1)
+            if item.verify:
+                batch.repeat_last(range(item.end - item.verify, item.end + 1))
         return batch
 
     def _pools(self, step: Step) -> list[PoolState]:
@@ -205,6 +201,7 @@ class Engine:
 
     def _take(self, advanced: list[Sequence]) -> None:
         """Add the tokens that sequences got to their completions."""
+        accepted = self.scheduler.accepted
         for seq in advanced:
             live = self._live[seq.request.id]
             if live.pool is not None:
@@ -212,7 +209,7 @@ class Engine:
             live.sequences[seq.index] = seq
             out = live.output.outputs[seq.index]
             if live.rules is None:
-                if self.scheduler.accepted:
+                if accepted:
                     out.token_ids += seq.tokens[-self._num_new(seq) :]
                 else:
                     out.token_ids.append(seq.tokens[-1])

@@ -73,6 +73,13 @@ class SamplingBatch:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def repeat_last(self, positions: Seq[int]) -> None:
+        """Draw the last row, which has no controls, at each of `positions` instead of its own."""
+        columns: tuple[list[Any], ...] = (self.temperature, self.top_k, self.top_p, self.seeds)
+        for column in columns:
+            column.extend(column[-1:] * (len(positions) - 1))
+        self.positions[-1:] = positions
+
     @functools.cached_property
     def features(self) -> frozenset[str]:
         """What any of the rows uses (`Rules.features`); the batch is complete."""

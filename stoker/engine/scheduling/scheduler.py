@@ -313,21 +313,24 @@ class Scheduler:
         advanced: list[Sequence] = []
         twins: list[Sequence] = []
         self.accepted = {}
-        taken = 0
+        taken, drafted = 0, self.proposer is not None
         for item in step.items:
-            first, taken = taken, taken + len(item.draws) + item.verify
+            first, taken = taken, taken + len(item.draws)
+            if drafted:
+                taken += item.verify
             seq = self._by_serial.get(item.sequence)
-            if seq is not None and len(item.tokens) > 1 + item.verify:
+            if seq is not None and len(item.tokens) > 1 and not item.verify:
                 self.tables.free_behind(seq)  # a decode does so when it needs another block
             if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
                 advanced.append(seq)
             if seq is None or not item.draws:
                 continue  # cancelled meanwhile, or a prompt still under way
             advanced.append(seq)
-            if item.verify:
+            if drafted and item.verify:
                 self.accepted[seq.serial] = accept(seq, tokens[first:taken], self.eos_ids)
                 self.tables.shrink(seq)
                 self.tables.index_filled(seq)
+                self.tables.free_behind(seq)
                 continue
             seq.pending_samples = 1
             seq.draw(tokens[first])

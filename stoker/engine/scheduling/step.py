@@ -83,7 +83,7 @@ class Step:
     @property
     def num_decodes(self) -> int:
         """The tokens of sequences that have no other token to compute, and their drafts."""
-        return sum(len(item.tokens) for item in self.items if len(item.tokens) - item.verify == 1)
+        return sum([count for item in self.items if (count := 1 + item.verify) == len(item.tokens)])
 
     def last_tokens(self, drawn: Seq[int]) -> dict[int, int]:
         """The last token of each slot that draws in this step, given its draws in order.

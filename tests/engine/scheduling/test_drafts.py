@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_scheduler import (
+    LAYOUTS,
     NEXT,
     VOCAB,
     Driver,
@@ -15,6 +16,7 @@ from test_scheduler import (
     request,
 )
 
+from stoker.engine.blocks.groups import GroupSize, policy_of
 from stoker.engine.scheduling.replay import replay, save_trace
 from stoker.engine.scheduling.step import Step, StepItem
 
@@ -22,11 +24,10 @@ from stoker.engine.scheduling.step import Step, StepItem
 class Guesser:
     """Drafts of random lengths, sometimes longer than allowed, right up to a random place."""
 
-    def __init__(self, rng):
-        self.rng, self.asked = rng, 0
+    def __init__(self, rng, window=None):
+        self.rng, self.window = rng, window or 10**6
 
     def propose(self, sequences, limits):
-        self.asked += 1
         return [self.guess(seq, limit) for seq, limit in zip(sequences, limits, strict=True)]
 
     def guess(self, seq, limit):
@@ -35,7 +36,8 @@ class Guesser:
         assert min(tokens) >= 0, "the newest token is known"
         for place in range(self.rng.choice([0, 1, 2, 5, limit + 2])):
             wrong = self.rng.randrange(VOCAB)
-            tokens.append(NEXT(tuple(tokens), seq.index) if place < right else wrong)
+            true = NEXT(tuple(tokens[-self.window :]), seq.index)
+            tokens.append(true if place < right else wrong)
         return tokens[len(seq.tokens) :]
 
 
@@ -56,13 +58,14 @@ class DraftDriver(Driver):
             assert len(item.draws) == 1 or not item.verify
         self.drafted += sum(item.verify for item in step.items)
         self.kept += sum(scheduler.accepted.values())
-        for key in scheduler.pool.index._nodes:
-            assert min(key[1]) >= 0
+        for _, tokens in scheduler.pool.index._nodes:
+            assert min(tokens) >= 0
 
 
 @settings(max_examples=400, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
+    layout=st.sampled_from(LAYOUTS),
     block_size=st.sampled_from([1, 2, 4, 16]),
     spare=st.integers(0, 40),
     budget=st.integers(1, 40),
@@ -70,17 +73,22 @@ class DraftDriver(Driver):
     prefix_cache=st.booleans(),
     cancel=st.booleans(),
 )
-def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cache, cancel):
+def test_random_traces(seed, layout, block_size, spare, budget, max_running, prefix_cache, cancel):
     """Stop ids, lengths, forks and preemption; what was cached is found by later requests."""
     rng = random.Random(seed)
+    groups = [
+        GroupSize(policy_of(GroupSize(0, window), block_size).most_blocks(60) + spare, window)
+        for window in layout
+    ]
     scheduler = make_scheduler(
-        num_blocks=-(-52 // block_size) + spare,
+        groups=groups,
         block_size=block_size,
         max_batch_tokens=budget,
         max_running=max_running,
         prefix_cache=prefix_cache,
     )
-    scheduler.proposer = Guesser(rng)
+    window = None if None in layout else max(layout)
+    scheduler.proposer = Guesser(rng, window)
     driver, cancelled = DraftDriver(scheduler), set()
     requests = list(random_requests(rng, rng.randint(1, 10), 52))
     for one in requests:
@@ -96,7 +104,7 @@ def test_random_traces(seed, block_size, spare, budget, max_running, prefix_cach
     for one in requests:
         for index in range(one.params.n):
             if (one.id, index) in driver.done:
-                assert driver.done[one.id, index][0] == expected_text(one, index, 64)
+                assert driver.done[one.id, index][0] == expected_text(one, index, 64, window)
             else:
                 assert one.id in cancelled
 
@@ -158,7 +166,7 @@ def test_no_wrong_draft_enters_the_index():
     driver.run()
     tokens = [1, 2, 3, *expected_text(one, 0, 64)]
     pairs = {tuple(tokens[at : at + 2]) for at in range(0, len(tokens) - 1, 2)}
-    assert {tuple(key[1]) for key in scheduler.pool.index._nodes} == pairs
+    assert {tokens for _, tokens in scheduler.pool.index._nodes} == pairs
 
 
 def test_nobody_is_preempted_for_drafts():
@@ -196,11 +204,11 @@ def test_a_trace_with_drafts_replays(tmp_path):
     assert driver.kept > 10
     assert driver.drafted - driver.kept > 10
     path = tmp_path / "trace"
-    save_trace(path, 16, 4, driver.steps)
+    save_trace(path, [GroupSize(16)], 4, driver.steps)
     assert replay(path) == len(driver.steps)
 
 
 def test_a_step_says_what_it_verifies():
-    step = Step(1, (StepItem(4, 0, 5, (1, 2, 3), (0, 1), (0,), verify=2),))
+    step = Step(1, (StepItem(4, 0, 5, (1, 2, 3), ((0, 1),), (0,), verify=2),))
     assert "#4 decode [5:8] blocks [0, 1] draws [0] verifies 2" in str(step)
     assert step.num_decodes == step.num_tokens == step.num_logits == 3
