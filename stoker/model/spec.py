@@ -79,7 +79,7 @@ class AttentionSpec(PartSpec):
         growth: of the queries with their position.
 
     Raises:
-        ModelError: the heads have no size, or can't share the key-value heads evenly.
+        ModelError: the heads can't share the key-value heads evenly.
     """
 
     heads: int
@@ -95,9 +95,7 @@ class AttentionSpec(PartSpec):
     growth: Growth | None = None
 
     def __post_init__(self) -> None:
-        if self.head_dim < 1:
-            raise ModelError(f"{self.heads} attention heads in config.json leave no size for each")
-        if self.kv_heads < 1 or self.heads % self.kv_heads:
+        if self.heads % self.kv_heads:
             raise ModelError(
                 f"{self.heads} attention heads in config.json can't share {self.kv_heads} "
                 "key-value heads evenly"

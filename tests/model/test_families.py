@@ -1,4 +1,7 @@
-"""Every family against transformers: the same greedy tokens and logits, however work is cut."""
+"""Every family against transformers: the same greedy tokens and logits, however work is cut.
+
+Families that transformers does not have are compared with plain models (plain.py).
+"""
 
 import functools
 import random
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain import PLAIN, PlainCheckpoint
 from zoo import CONTEXTS, VOCAB, ZOO, make
 
 import stoker
@@ -27,9 +31,15 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def zoo(save_checkpoint):
-    """A function from a row of zoo.py to its `Checkpoint`."""
-    return functools.cache(lambda name: save_checkpoint(name, make(name)))
+def zoo(save_checkpoint, tmp_path_factory):
+    """A function from a row of zoo.py or plain.py to its checkpoint."""
+
+    def get(name):
+        if name in PLAIN:
+            return PlainCheckpoint(tmp_path_factory.mktemp(name), name)
+        return save_checkpoint(name, make(name))
+
+    return functools.cache(get)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +52,8 @@ def short_prompts():
 
 
 def test_every_family_has_a_row(zoo):
-    assert {zoo(name).model.config.architectures[0] for name in ZOO} == set(FAMILIES)
+    plain = {config["architectures"][0] for config, _ in PLAIN.values()}
+    assert {zoo(name).model.config.architectures[0] for name in ZOO} | plain == set(FAMILIES)
 
 
 def test_the_page_of_models_is_up_to_date():
@@ -50,7 +61,7 @@ def test_the_page_of_models_is_up_to_date():
     assert path.read_text() == page(), "python -m stoker.model.families > docs/models.md"
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*ZOO, *PLAIN])
 def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts):
     model, context = zoo(name), CONTEXTS.get(name)
     expected = [model.greedy(prompt, COUNT) for prompt in short_prompts]

@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoker.errors import ModelError, suggest
-from stoker.model.families import classic, gemma, llama, olmo, paired, wrapped
+from stoker.model.families import classic, decilm, gemma, llama, olmo, paired, wrapped
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
+from stoker.model.families.per_layer import per_layer_spec
 from stoker.model.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "spec_from_config"]
 
 FAMILIES: dict[str, Family] = {
     **llama.FAMILIES,
+    **decilm.FAMILIES,
     **gemma.FAMILIES,
     **olmo.FAMILIES,
     **paired.FAMILIES,
@@ -46,7 +48,10 @@ def spec_from_config(config: Mapping[str, Any]) -> tuple[ModelSpec, Family]:
     if name not in FAMILIES:
         raise ModelError(f"architecture {name!r} is not supported; {suggest(name, [*FAMILIES])}")
     _refuse_quantised(config)
-    return FAMILIES[name].spec(Fields(config, name)), FAMILIES[name]
+    family = FAMILIES[name]
+    if config.get("per_layer_config"):
+        return per_layer_spec(family.spec, config, name), family
+    return family.spec(Fields(config, name)), family
 
 
 def _refuse_quantised(config: Mapping[str, Any]) -> None:

@@ -13,13 +13,27 @@ date.
 An architecture is the name in the `architectures` field of a model's config.json. Each one here is
 compared with transformers in float32 on a CPU: the same greedy tokens, and logits within 1e-4, on
 random tiny models, with prompts cut into chunks, preempted, cached and past their windows
-(`tests/model/test_families.py`).
+(`tests/model/test_families.py`), or with a plain model where transformers has none.
 
 | architecture | models | what it takes |
 | --- | --- | --- |
 """
 
 TAIL = """
+## Layers that differ
+
+- `block_configs` (DeciLM, Llama-Nemotron): `n_heads_in_group` or `num_key_value_heads`, and
+  `ffn_mult` or `intermediate_size` of each layer; `no_op` leaves attention or network out,
+  `replace_with_linear` puts a linear map in its place. Windows with sink tokens and sparse weights
+  are refused by name.
+- `per_layer_config`, as transformers 5 saves it, for every architecture in the table but the
+  wrapped ones: fields that differ in some layers, such as `num_key_value_heads`,
+  `intermediate_size` and `sliding_window`; `skip` leaves out `attention` or `mlp`.
+
+Keys and values are allocated for each layer by its own sizes. Llama-Nemotron's switch between
+reasoning and chat is the system message, `detailed thinking on` or `off`: one in each chat, or
+`--system "detailed thinking {{ column }}"` for rows of a job. A batch mixes both.
+
 ## Rotary embeddings
 
 | type | what it does |

@@ -12,6 +12,7 @@ from stoker.model.families.parts import (
     activation,
     attention,
     decoder,
+    head_size,
 )
 from stoker.model.spec import (
     AttentionSpec,
@@ -56,7 +57,7 @@ def _gpt_neox(f: Fields) -> ModelSpec:
 def _gpt2(f: Fields) -> ModelSpec:
     f.insist("add_cross_attention", False, False)
     heads, hidden, rows = f.size("n_head"), f.size("n_embd"), f.size("n_positions", 1024)
-    dim = hidden // heads
+    dim = head_size(hidden, heads)
     scale = dim**-0.5 if f.flag("scale_attn_weights", True) else 1.0
     mixer = AttentionSpec(heads, heads, dim, scale, qkv_bias=True, out_bias=True)
     kind = activation(f, "activation_function", "gelu_new")

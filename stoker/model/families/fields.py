@@ -16,34 +16,48 @@ REQUIRED: Any = object()
 
 
 class Fields:
-    """The fields of a config, or of an object inside it."""
+    """The fields of a config, or of an object inside it.
 
-    def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
+    Attributes:
+        path: what stands before the names of fields in complaints, as "block_configs[3].".
+        read: the names of the fields that were asked for.
+    """
+
+    def __init__(self, values: Mapping[str, Any], architecture: str, path: str = "") -> None:
         self.values = {name: value for name, value in values.items() if value is not None}
         self.nulls = {name for name, value in values.items() if value is None}
         self.architecture = architecture
+        self.path = path
+        self.read: set[str] = set()
+
+    def named(self, name: str) -> str:
+        """A field as complaints call it."""
+        return f"{self.path}{name} in config.json"
 
     def _get(self, name: str, default: Any) -> Any:
+        self.read.add(name)
         if name in self.values:
             return self.values[name]
         if default is REQUIRED:
-            raise ModelError(f"config.json of {self.architecture} lacks the field {name!r}")
+            raise ModelError(
+                f"config.json of {self.architecture} lacks the field {self.path + name!r}"
+            )
         return default
 
     def size(self, name: str, default: Any = REQUIRED) -> int:
         """A whole number of 1 or more."""
         value = self._get(name, default)
         if name in self.values and (type(value) is not int or value < 1):
-            raise ModelError(f"{name} in config.json must be a whole number, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be a whole number, not {value!r}")
         return value  # type: ignore[no-any-return]
 
     def number(self, name: str, default: Any = REQUIRED, above: float = -math.inf) -> float:
         """A number greater than `above`."""
         value = self._get(name, default)
         if name in self.values and type(value) not in (int, float):
-            raise ModelError(f"{name} in config.json must be a number, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be a number, not {value!r}")
         if value is not None and not value > above:
-            raise ModelError(f"{name} in config.json must be greater than {above:g}, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be greater than {above:g}, not {value!r}")
         return value  # type: ignore[no-any-return]
 
     def default_or_null(self, name: str, default: Any) -> Any:
@@ -53,7 +67,7 @@ class Fields:
     def flag(self, name: str, default: bool = False) -> bool:
         value = self._get(name, default)
         if type(value) is not bool:
-            raise ModelError(f"{name} in config.json must be true or false, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be true or false, not {value!r}")
         return value
 
     def items(self, name: str, count: int | None = None) -> list[Any] | None:
@@ -62,9 +76,9 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list):
-            raise ModelError(f"{name} in config.json must be a list, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be a list, not {value!r}")
         if count is not None and len(value) != count:
-            raise ModelError(f"{name} in config.json has {len(value)} entries for {count} layers")
+            raise ModelError(f"{self.named(name)} has {len(value)} entries for {count} layers")
         return value
 
     def factors(self, name: str, count: int) -> tuple[float, ...]:
@@ -72,17 +86,17 @@ class Fields:
         value = self._get(name, REQUIRED)
         kinds = {type(one) for one in value} if isinstance(value, list) else {str}
         if not kinds <= {int, float} or len(value) != count:
-            raise ModelError(f"{name} in config.json must be a list of {count} numbers")
+            raise ModelError(f"{self.named(name)} must be a list of {count} numbers")
         if not all(one > 0 for one in value):
-            raise ModelError(f"{name} in config.json must hold numbers greater than 0")
+            raise ModelError(f"{self.named(name)} must hold numbers greater than 0")
         return tuple(float(one) for one in value)
 
     def within(self, name: str) -> Fields:
         """The object in a field; one without fields if absent."""
         value = self._get(name, {})
         if not isinstance(value, dict):
-            raise ModelError(f"{name} in config.json must be an object, not {value!r}")
-        return Fields(value, self.architecture)
+            raise ModelError(f"{self.named(name)} must be an object, not {value!r}")
+        return Fields(value, self.architecture, f"{self.path}{name}." if self.path else "")
 
     def choice(self, name: str, known: Iterable[str], what: str, default: Any = REQUIRED) -> str:
         """One of the `known` words; `what` names the kind of thing it is."""

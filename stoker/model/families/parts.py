@@ -10,9 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stoker.errors import ModelError
 from stoker.model.families.fields import Fields
 from stoker.model.families.rope import context, rope
-from stoker.model.spec import AttentionSpec, DenseSpec, LayerSpec, ModelSpec, NormSpec
+from stoker.model.spec import (
+    AttentionSpec,
+    DenseSpec,
+    LayerSpec,
+    ModelSpec,
+    NormSpec,
+    PartSpec,
+)
 from stoker.model.weights import Names, names
 
 # a config's name of an activation -> ours (ops/activation.py)
@@ -66,8 +74,8 @@ def attention(
     f: Fields, *, theta: float = 10000.0, partial: float = 1.0, kind: str = "", **changes: Any
 ) -> AttentionSpec:
     """Attention with the usual fields of the config; `changes` are fields of `AttentionSpec`."""
-    heads = f.size("num_attention_heads")
-    head_dim = f.size("head_dim", f.size("hidden_size") // heads)
+    heads, hidden = f.size("num_attention_heads"), f.size("hidden_size")
+    head_dim = f.size("head_dim", None) or head_size(hidden, heads)
     bias = f.flag("attention_bias")
     mixer = AttentionSpec(
         heads=heads,
@@ -79,6 +87,13 @@ def attention(
         out_bias=bias,
     )
     return replace(mixer, **changes)
+
+
+def head_size(hidden: int, heads: int) -> int:
+    """The size of a head where the config names none."""
+    if heads > hidden:
+        raise ModelError(f"{heads} attention heads in config.json leave no size for each")
+    return hidden // heads
 
 
 def activation(f: Fields, name: str = "hidden_act", default: str = "silu") -> str:
@@ -96,9 +111,9 @@ def rms(f: Fields) -> NormSpec:
 
 def decoder(
     f: Fields,
-    mixers: AttentionSpec | Sequence[AttentionSpec],
+    mixers: PartSpec | Sequence[PartSpec | None],
     *,
-    ffn: DenseSpec | None = None,
+    ffn: PartSpec | Sequence[PartSpec | None] | None = None,
     norm: NormSpec | None = None,
     tied: bool = False,
     layer: dict[str, Any] | None = None,
@@ -109,18 +124,22 @@ def decoder(
     Args:
         f: the config.
         mixers: of each layer, or one for all.
-        ffn, norm: instead of the usual ones.
+        ffn: of each layer, or one for all; the usual one if None.
+        norm: instead of the usual one.
         tied: whether the head is the embedding if the config does not say.
         layer: fields of each `LayerSpec`.
         changes: fields of `ModelSpec`.
     """
     count = f.size("num_hidden_layers")
-    every = [mixers] * count if isinstance(mixers, AttentionSpec) else mixers
-    network = ffn or gated(f)
+    every = [mixers] * count if isinstance(mixers, PartSpec) else mixers
+    network = gated(f) if ffn is None else ffn
+    networks = [network] * count if isinstance(network, PartSpec) else network
     fields: dict[str, Any] = {
         "hidden": f.size("hidden_size"),
         "vocab": f.size("vocab_size"),
-        "layers": tuple(LayerSpec(mixer, network, **(layer or {})) for mixer in every),
+        "layers": tuple(
+            LayerSpec(*parts, **(layer or {})) for parts in zip(every, networks, strict=True)
+        ),
         "norm": norm or rms(f),
         "tied_head": f.flag("tie_word_embeddings", tied),
         **changes,

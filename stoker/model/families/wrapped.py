@@ -42,6 +42,7 @@ MISTRAL_TEXTS = {"mistral": "MistralForCausalLM", "ministral3": "Ministral3ForCa
 def _text(f: Fields, defaults: dict[str, Any]) -> Fields:
     """The text model's config; whether the head is tied is said outside, if it is said there."""
     text = f.within("text_config")
+    text.insist("per_layer_config", None, None)
     for name, value in defaults.items():
         text.values.setdefault(name, value)
     if "tie_word_embeddings" in f.values:
