@@ -74,3 +74,24 @@ def test_what_a_reserved_plan_has_room_for(step, cut):
     assert all(a <= b for a, b in zip(sizes[:3], room[:3], strict=True))  # however it is cut
     assert all(a <= b for a, b in zip(least, room, strict=True))
     assert least[4] == 0
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    programs=st.sampled_from([1, 7, 64, 264, 2112]),
+    longest=st.sampled_from([300, 5_000, 120_000]),
+)
+@settings(max_examples=300, deadline=None)
+def test_work_is_split_within_a_tenth(seed, programs, longest):
+    """No task has more than 1.1 of an equal share of the keys, or one least piece."""
+    rng = np.random.default_rng(seed)
+    contexts = rng.integers(1, longest, rng.integers(1, 60)) ** rng.integers(1, 3) % longest + 1
+    counts = np.minimum(np.where(rng.random(len(contexts)) < 0.7, 1, 200), contexts)
+    starts = np.concatenate(([0], counts.cumsum()))
+    cut = Cutting(narrow=4, wide=16, programs=programs, piece=256, shared=None)
+    lists = make_tasks(starts, contexts, None, 16, cut)
+    for tasks in (lists.narrow, lists.wide):
+        if len(tasks):
+            keys = tasks[:, 4] - tasks[:, 3]
+            assert keys.max() <= max(1.1 * keys.sum() / programs, cut.piece)
+            assert keys.min() > 0

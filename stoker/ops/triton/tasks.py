@@ -18,6 +18,8 @@ from stoker.ops.shared_prefix import prefix_tree
 
 Ints = NDArray[np.int64]
 
+LARGEST_UNIT = 64  # keys; pieces of long ranges are made of whole tiles of the kernel
+
 
 @dataclass(frozen=True)
 class Cutting:
@@ -26,7 +28,7 @@ class Cutting:
     Attributes:
         narrow, wide: members of a tile of each kind, at most.
         programs: tasks that would fill the GPU, of each kind.
-        piece: tokens that a piece of a range has at least; a whole number of the kernel's tiles.
+        piece: tokens that a piece of a range has at least, but for its last one.
         shared: tokens that a prefix must have to be a task of its own; None: no sharing.
     """
 
@@ -138,12 +140,19 @@ def _chunks(
 
 
 def _pieces(tiles: Ints, cut: Cutting) -> Ints:
-    """`tiles` with long ranges of keys cut, so that there are about `cut.programs`."""
+    """`tiles` with long ranges of keys cut, so that there are about `cut.programs`.
+
+    No piece is longer than 1.1 of an equal share of all keys, or than `cut.piece`. A range is cut
+    in pieces of one length, rounded up to a power of 2 of at most a tenth of that share:
+
+        5 programs, ranges of 1000 and 2400 keys: a share is 680, rounded up to 704 = 11 * 64
+        1000 in 2 pieces of 512, 488;  2400 in 4 of 640, 640, 640, 480
+    """
     length = tiles[:, 4] - tiles[:, 3]
-    goal = max(-(-int(length.sum()) // cut.programs), cut.piece)
-    number = -(-length // goal)
-    even = -(-length // number)  # pieces of one range are equally long, in whole tiles of keys
-    even = -(-even // cut.piece) * cut.piece
+    share = max(-(-int(length.sum()) // cut.programs), cut.piece)
+    unit = min(LARGEST_UNIT, 1 << max(0, (share // 10).bit_length() - 1))
+    number = -(-length // (-(-share // unit) * unit))
+    even = np.maximum(-(-length // (number * unit)) * unit, cut.piece)
     number = -(-length // even)
     owner, piece = _repeated(number)
     out = tiles[owner]
