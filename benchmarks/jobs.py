@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from stoker.config import EngineConfig
+from stoker.config import EnginePlan
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import CompletionOutput, Request, RequestOutput
 from stoker.engine.text.tokenizer import TextCodec
@@ -74,7 +74,26 @@ class FakeLLM:
     """As much of `LLM` as a job needs."""
 
     def __init__(self) -> None:
-        self.config = EngineConfig()
+        self.plan = EnginePlan(
+            dtype="float32",
+            quantization="none",
+            device="cpu",
+            threads=1,
+            attention_backend="reference",
+            overlap=False,
+            cuda_graphs=False,
+            kv_dtype="float32",
+            block_size=16,
+            num_blocks=1,
+            cache_memory=0,
+            prefix_cache=True,
+            max_batch_tokens=512,
+            step_time=0.0,
+            max_running=256,
+            max_context=1024,
+            policy="fcfs",
+            seed=0,
+        )
         self.engine = AnswersAtOnce()
         self.text = TextCodec(MODEL)
 

@@ -1,7 +1,7 @@
-"""The settings of an engine: one frozen dataclass, checked when it is made.
+"""The settings of an engine: what was asked for, and what that came to on this machine.
 
-It does not know any model or device; what is "auto" here is resolved once, at load,
-into the `EngineConfig` that the engine prints and keeps.
+`EngineOptions` are checked when they are made and know no model or device; what they leave open
+("auto", None) is resolved once, at load, into an `EnginePlan`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,27 @@ KV_DTYPES = ("auto", "fp8")
 ATTENTION_BACKENDS = ("auto", "native", "torch", "varlen", "triton", "reference")
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """How the engine batches, caches and computes.
+SECTIONS = {  # of the options and of the plan
+    "model": ("dtype", "quantization"),
+    "device": ("device", "threads", "attention_backend", "overlap", "cuda_graphs"),
+    "cache": (
+        "kv_dtype",
+        "block_size",
+        "num_blocks",
+        "cache_memory",
+        "gpu_memory",
+        "prefix_cache",
+    ),
+    "batching": ("max_batch_tokens", "step_time", "max_running", "max_context", "policy"),
+    "draws": ("seed",),
+}
 
-    Args:
-        device: torch device the model runs on; only "cpu" has been proven so far.
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is asked of an engine: the keyword arguments of `LLM`.
+
+    Model:
         dtype: of the arithmetic; "auto" is float32 on a CPU, else the checkpoint's. "int8" and
             "fp8" are short for that quantization.
         quantization: how weights are stored; "auto" leaves them as the checkpoint has them.
@@ -36,61 +51,75 @@ class EngineConfig:
             compute capability 8.9 or more) does so for large projections; the rest, the head
             included, is bfloat16. "llm_int8" is int8 with the columns of outliers kept as they
             are, on a CPU or a GPU; the head is not quantised.
-        kv_dtype: of cached keys and values; "auto" is the dtype of the arithmetic. "fp8" (e4m3)
-            holds twice as many tokens and changes results a little: an element by at most 1/16.
-            Each head has a scale, found at load.
-        attention_backend: the implementation of attention; "auto" takes the fastest here. On a
-            CPU "native" (C, float32) and "torch", on a GPU "triton" and "varlen" (torch's
-            own, where its kernels read pages); "reference" anywhere.
-        block_size: tokens per cache block.
-        num_blocks: cache blocks; None sizes the pool from `cache_memory`.
-        cache_memory: bytes for keys and values; None takes a quarter of the free memory on a CPU,
-            and never more than `max_running` sequences of full context could use.
-        gpu_memory: the share of a GPU's memory that may be in use, by whomever; what the model
-            leaves of it holds keys and values, up to what `max_running` sequences of full context
-            could use. None is 0.9. A CPU has `cache_memory` for that.
-        max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
-            takes 512 on a CPU, whose caches hold the activations of so many, else 2048.
-        step_time: milliseconds that a step is to take if a prompt is part of it, so that the
-            others' tokens keep coming while a long prompt is read; its chunks are then as large
-            as that allows, up to `max_batch_tokens`. None: as large as `max_batch_tokens`.
-        max_running: most sequences that hold cache blocks at once.
-        max_context: most tokens of prompt and completion; None takes the model's own.
-        prefix_cache: reuse blocks of equal prefixes across requests.
-        policy: the order of waiting requests: "fcfs", by arrival, or "prefix", in which those that
-            share a prefix follow one another and the cache keeps what waiting ones will use.
+
+    Device:
+        device: torch device the model runs on, "cpu" or "cuda".
         threads: of a CPU's arithmetic; it is a setting of the whole process, and the engine made
             last decides. None takes one for each physical core that this process may use
             (`engine/setup/threads.py`). With a GPU, None leaves PyTorch's number.
+        attention_backend: the implementation of attention; "auto" takes the fastest here. On a
+            CPU "native" (C, float32) and "torch", on a GPU "triton" and "varlen" (torch's
+            own, where its kernels read pages); "reference" anywhere.
         overlap: plan a step while the one before it is computed; results are the same. "auto" does
             so on a GPU, where the host would otherwise be waited for, and not on a CPU, where both
             would share its cores.
         cuda_graphs: launch whole steps at once on a GPU, captured when their size is first met;
             "auto" does so where the attention allows it.
+
+    Cache:
+        kv_dtype: of cached keys and values; "auto" is the dtype of the arithmetic. "fp8" (e4m3)
+            holds twice as many tokens and changes results a little: an element by at most 1/16.
+            Each head has a scale, found at load.
+        block_size: tokens per cache block.
+        num_blocks: cache blocks; None sizes the pool by `cache_memory` or `gpu_memory`.
+        cache_memory: bytes for keys and values; None takes a quarter of the free memory on a CPU,
+            and never more than `max_running` sequences of full context could use.
+        gpu_memory: the share of a GPU's memory that may be in use, by anyone; what the model
+            leaves of it holds keys and values, up to what `max_running` sequences of full context
+            could use. None is 0.9. A CPU has `cache_memory` for that.
+        prefix_cache: reuse blocks of equal prefixes across requests.
+
+    Batching:
+        max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
+            takes 512 on a CPU, whose caches hold the activations of so many, else 2048.
+        max_running: most sequences that hold cache blocks at once.
+        max_context: most tokens of prompt and completion; None takes the model's own.
+        step_time: milliseconds that a step is to take if a prompt is part of it, so that the
+            others' tokens keep coming while a long prompt is read; its chunks are then as large
+            as that allows, up to `max_batch_tokens`. None: as large as `max_batch_tokens`.
+        policy: the order of waiting requests: "fcfs", by arrival, or "prefix", in which those that
+            share a prefix follow one another and the cache keeps what waiting ones will use.
+
+    Draws:
         seed: where requests without a seed of their own derive theirs from.
 
     Raises:
         ConfigError: a value is out of range, naming the field, the value and what would do.
     """
 
-    device: str = "cpu"
+    # model
     dtype: str = "auto"
     quantization: str = "auto"
-    kv_dtype: str = "auto"
+    # device
+    device: str = "cpu"
+    threads: int | None = None
     attention_backend: str = "auto"
+    overlap: bool | str = "auto"
+    cuda_graphs: bool | str = "auto"
+    # cache
+    kv_dtype: str = "auto"
     block_size: int = 16
     num_blocks: int | None = None
     cache_memory: int | None = None
     gpu_memory: float | None = None
+    prefix_cache: bool = True
+    # batching
     max_batch_tokens: int | None = None
     step_time: float | None = None
     max_running: int = 256
     max_context: int | None = None
-    prefix_cache: bool = True
     policy: str = "fcfs"
-    threads: int | None = None
-    overlap: bool | str = "auto"
-    cuda_graphs: bool | str = "auto"
+    # draws
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -146,13 +175,57 @@ class EngineConfig:
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
 
     @classmethod
-    def from_options(cls, **options: Any) -> EngineConfig:
+    def from_options(cls, **options: Any) -> EngineOptions:
         """Build from keyword options, refusing unknown names with the nearest known one."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in options:
             if name not in known:
                 raise ConfigError(f"unknown option {name!r}; {suggest(name, known)}")
         return cls(**options)
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What an engine does on this machine: its options with nothing left open.
+
+    `print(llm.plan)` shows it; a job keeps it in job.json. The names are those of `EngineOptions`.
+
+    Attributes:
+        quantization: "none" if weights are stored as numbers of `dtype`.
+        cache_memory: bytes of all blocks.
+        step_time: 0 if there is no limit.
+    """
+
+    dtype: str
+    quantization: str
+    device: str
+    threads: int
+    attention_backend: str
+    overlap: bool
+    cuda_graphs: bool
+    kv_dtype: str
+    block_size: int
+    num_blocks: int
+    cache_memory: int
+    prefix_cache: bool
+    max_batch_tokens: int
+    step_time: float
+    max_running: int
+    max_context: int
+    policy: str
+    seed: int
+
+    def described(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        told = self.described()
+        lines = []
+        for section, names in SECTIONS.items():
+            lines.append(section)
+            lines += [f"  {name:<18}{told[name]}" for name in names if name in told]
+        return "\n".join(lines)
 
 
 def resolve_dtype(dtype: str, quantization: str) -> tuple[str, str]:

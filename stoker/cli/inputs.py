@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from stoker.config import POLICIES, EngineConfig
+from stoker.config import POLICIES, EngineOptions
 from stoker.engine.request.params import SamplingParams
 from stoker.errors import InvalidRequestError
 
@@ -50,7 +50,7 @@ def add_order(command: argparse.ArgumentParser) -> None:
     add(
         "--policy",
         choices=POLICIES,
-        default=EngineConfig.policy,
+        default=EngineOptions.policy,
         help="fcfs: as they stand in INPUT; prefix: rows with a common beginning of the prompt one "
         "after the other, so that it is computed once (default: %(default)s)",
     )

@@ -18,7 +18,7 @@ from stoker.cli.output_options import add_keeping
 from stoker.cli.parser import Parser
 from stoker.cli.progress_options import add_expect, add_watching
 from stoker.cli.sampling import add_sampling
-from stoker.config import DTYPES, KV_DTYPES, QUANTIZATIONS, SHORT_FORMS, EngineConfig
+from stoker.config import DTYPES, KV_DTYPES, QUANTIZATIONS, SHORT_FORMS, EngineOptions
 from stoker.engine.request.pooling import POOLINGS
 from stoker.errors import StokerError
 from stoker.job.interrupt import sigterm_interrupts
@@ -141,7 +141,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "results a little (default: %(default)s, that of the arithmetic)",
     )
     command.add_argument(
-        "--device", default=EngineConfig.device, metavar="D", help="cpu or cuda (default: cpu)"
+        "--device", default=EngineOptions.device, metavar="D", help="cpu or cuda (default: cpu)"
     )
     command.add_argument(
         "--gpu-memory",

@@ -143,7 +143,7 @@ def run_job(llm: LLM, settings: JobSettings, report: Report, progress: Progress)
     llm.engine.require(settings.pooling.task if settings.pooling else "generate")
     llm.engine.check(settings.params)
     encoder = Encoder(llm, settings)
-    with stop_requests() as stopping, output_file(settings, report) as sink:
+    with stop_requests() as stopping, output_file(settings, report, llm.plan) as sink:
 
         def after_step() -> bool:
             sink.flush()
@@ -181,7 +181,7 @@ class RowRunner:
         self._copies = AnswerCache(settings.params)
         self._by_key: dict[tuple[bytes, str], InFlightRows] = {}
         self._in_flight = 0
-        self._window = settings.read_ahead or 4 * llm.config.max_running
+        self._window = settings.read_ahead or 4 * llm.plan.max_running
         self._filling = settings.read_ahead is not None
         self._ended = False
 

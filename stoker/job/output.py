@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from stoker.config import EnginePlan
 from stoker.errors import JobError
 from stoker.job.batch_format import RESPONSE, is_batch, output_row
 from stoker.job.journal import Entry, Journal, RowSet, encoded
@@ -89,12 +90,15 @@ class OutputFile:
 
 
 @contextlib.contextmanager
-def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
+def output_file(
+    settings: JobSettings, report: Report, plan: EnginePlan | None = None
+) -> Iterator[OutputFile]:
     """The job's output, begun or continued; it is made final when the context ends well.
 
     Args:
         settings: the job.
         report: from `prepare_job`; counts what is there, and then every written row.
+        plan: of the engine that runs it, kept in job.json for those who look; never compared.
 
     Raises:
         JobError: another process runs the job; what is there is of another job or is damaged;
@@ -103,6 +107,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
     report.pooled = settings.pooling is not None
     report.resumed_rows = 0
     now = identity(report, settings)
+    told = now if plan is None else {**now, "plan": plan.described()}
     state = State(settings)
     state.load()
     state.make_folder()
@@ -121,7 +126,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
                 order.found(entry.number, place)
 
         there, size = state.recover(take)
-        state.save(now, finished=False)
+        state.save(told, finished=False)
         report.begin()
         journal = Journal(state.journal, size)
         with contextlib.ExitStack() as stack:
@@ -137,7 +142,7 @@ def output_file(settings: JobSettings, report: Report) -> Iterator[OutputFile]:
                 ordered.finish()
         if settings.parquet:
             make_output(state.journal, settings)
-        state.save(now, finished=True)
+        state.save(told, finished=True)
 
 
 def earlier(settings: JobSettings, report: Report) -> Callable[[Entry], None]:

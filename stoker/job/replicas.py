@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stoker.config import EnginePlan
 from stoker.engine.gauges import Gauges, ended, read_gauges, summed
 from stoker.engine.setup.threads import core_list, default_threads, physical_cores
 from stoker.errors import ConfigError, JobError, StokerError
@@ -89,18 +90,20 @@ class Replica:
     pipe: Connection
     rows: dict[int, Row | BadRow] = field(default_factory=dict)  # in its hands, by number
     gauges: Gauges = field(default_factory=Gauges)  # of its engine, a moment ago
+    plan: EnginePlan | None = None  # of its engine, once that is made
 
     def receive(self) -> Results:
-        """Results, waited for. The first ones are none, and say that the model is loaded.
+        """Wait for results and return them. The gauges that come with them are kept.
 
-        The gauges that come with them are kept.
+        The first message is the engine's plan, which is kept too, and says that the model is
+        loaded; it comes with no results.
 
         Raises:
             StokerError: what it raised.
             JobError: it has died.
         """
         try:
-            message: Message | StokerError = self.pipe.recv()
+            message: Message | EnginePlan | StokerError = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
             self.gauges = ended(self.gauges)
@@ -110,6 +113,9 @@ class Replica:
             ) from None
         if isinstance(message, StokerError):
             raise message
+        if isinstance(message, EnginePlan):
+            self.plan = message
+            return []
         results, gauges = message
         self.gauges = gauges or self.gauges
         return results
@@ -171,7 +177,7 @@ def run_replicated(
     """
     from stoker.job.output import output_file
 
-    with stop_requests() as stopping, output_file(settings, report) as sink:
+    with stop_requests() as stopping, output_file(settings, report, replicas[0].plan) as sink:
 
         def after_results() -> bool:
             sink.flush()
@@ -286,6 +292,7 @@ def _replica(
                     llm, settings, lambda row, out: results.append((row.number, out))
                 )
                 encoder = Encoder(llm, settings)
+                pipe.send(llm.plan)
                 pipe.send(([], read_gauges(llm.engine)))
                 runner.run(next_rows, send)
         except StokerError as problem:

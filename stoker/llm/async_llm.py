@@ -25,7 +25,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions
 from stoker.engine.engine import Engine
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
@@ -113,9 +113,9 @@ class AsyncLLM:
         token: str | None = None,
         **options: Any,
     ) -> None:
-        config = EngineConfig.from_options(**options)
-        built = build_engine(str(model), config, revision=revision, token=token)
-        self._start(built.engine, built.text, built.config.seed)
+        asked = EngineOptions.from_options(**options)
+        built = build_engine(str(model), asked, revision=revision, token=token)
+        self._start(built.engine, built.text, built.plan.seed)
 
     @classmethod
     def from_engine(cls, engine: Engine, text: TextCodec | None = None, seed: int = 0) -> AsyncLLM:

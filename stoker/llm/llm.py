@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, NoReturn
 
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions
 from stoker.engine.engine import Engine
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import RequestOutput
@@ -41,9 +41,10 @@ class LLM:
     Args:
         model: a local folder, a shipped model's name, or a Hugging Face id.
         revision, token: for the hub.
-        options: fields of `EngineConfig` (device, dtype, max_batch_tokens, seed, ...).
+        options: fields of `EngineOptions` (device, dtype, max_batch_tokens, seed, ...).
 
     Attributes:
+        plan: what the options came to on this machine (`print(llm.plan)`).
         budget: where a GPU's memory goes, line by line (`print(llm.budget)`); None on a CPU, and
             where the size of the cache was given.
         outliers: which columns of weights in llm_int8 were kept apart; None for other weights.
@@ -61,15 +62,15 @@ class LLM:
         token: str | None = None,
         **options: Any,
     ) -> None:
-        config = EngineConfig.from_options(**options)
-        built = build_engine(str(model), config, revision=revision, token=token)
-        self.config = built.config
+        asked = EngineOptions.from_options(**options)
+        built = build_engine(str(model), asked, revision=revision, token=token)
+        self.plan = built.plan
         self.spec = built.spec
         self.text = built.text
         self.head = built.head
         self.budget = built.budget
         self.outliers = built.outliers
-        self.session = Session(built.engine, built.config.seed)
+        self.session = Session(built.engine, built.plan.seed)
         self._pooled = PooledRequests(
             self.session, built.text, self.encode_prompt, built.head, built.embedding
         )
@@ -132,7 +133,7 @@ class LLM:
                 iterable propagate in the same way.
         """
         if in_flight is None:
-            in_flight = 4 * self.config.max_running
+            in_flight = 4 * self.plan.max_running
         return generate_iter(
             self.session,
             self.encode_prompt,

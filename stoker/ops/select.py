@@ -48,6 +48,15 @@ class Operations:
     make_inputs: MakeInputs = make_inputs
 
 
+BACKENDS: dict[type, str] = {  # as `EngineOptions.attention_backend` names them
+    NativeAttention: "native",
+    CpuAttention: "torch",
+    TritonAttention: "triton",
+    VarlenAttention: "varlen",
+    ReferenceAttention: "reference",
+}
+
+
 def select_operations(
     device: torch.device,
     dtype: torch.dtype,
@@ -59,7 +68,7 @@ def select_operations(
     """The fastest operations for `device` and `dtype`.
 
     Args:
-        backend: the implementation of attention (`EngineConfig.attention_backend`).
+        backend: the implementation of attention (`EngineOptions.attention_backend`).
         cache_dtype: of keys and values, if it is not `dtype`.
         soft_capped: whether a layer caps its scores.
 

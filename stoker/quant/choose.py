@@ -48,7 +48,7 @@ def choose_formats(quantization: str, dtype: torch.dtype, device: torch.device) 
     """The formats for floating-point weights that are loaded in `dtype`.
 
     Args:
-        quantization: as in `EngineConfig`.
+        quantization: as in `EngineOptions`.
         dtype: of the arithmetic.
         device: where the weights are.
 

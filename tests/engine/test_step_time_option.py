@@ -3,7 +3,7 @@
 import pytest
 
 from stoker import LLM, SamplingParams
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions
 from stoker.errors import ConfigError
 
 
@@ -26,4 +26,4 @@ def test_tokens_are_the_same_whatever_steps_take(checkpoint, prompts, overlap):
 @pytest.mark.parametrize("value", [0, -1, "50", True, float("inf"), float("nan")])
 def test_a_time_must_be_a_number_of_milliseconds(value):
     with pytest.raises(ConfigError, match="step_time must be a number of milliseconds above 0"):
-        EngineConfig(step_time=value)
+        EngineOptions(step_time=value)

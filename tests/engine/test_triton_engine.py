@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stoker import LLM, SamplingParams
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions
 from stoker.errors import ConfigError
 from stoker.ops.triton.available import triton_serves
 
@@ -40,10 +40,10 @@ def test_triton_reads_the_quantised_pages_that_the_reference_reads(checkpoint, p
 def test_fp8_keys_and_values_on_a_cpu(checkpoint, prompts, caplog):
     folder = checkpoint("qwen3").folder
     with caplog.at_level(logging.WARNING), LLM(folder, kv_dtype="fp8", cache_memory=10**6) as llm:
-        eighth = llm.config.num_blocks
+        eighth = llm.plan.num_blocks
     assert caplog.text.count("slow reference") == 1
     with LLM(folder, cache_memory=10**6) as llm:
-        assert eighth // 4 == llm.config.num_blocks
+        assert eighth // 4 == llm.plan.num_blocks
 
 
 def test_fp8_survives_forks_and_preemption(checkpoint, prompts):
@@ -70,9 +70,9 @@ def test_fp8_changes_logits_a_little(checkpoint, prompts):
 
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="kv_dtype='fp4' is not known"):
-        EngineConfig(kv_dtype="fp4")
+        EngineOptions(kv_dtype="fp4")
     with pytest.raises(ConfigError, match=r"attention_backend='tritan' is not known; .*triton"):
-        EngineConfig(attention_backend="tritan")
+        EngineOptions(attention_backend="tritan")
 
 
 def test_a_backend_that_is_not_there_is_named(checkpoint):

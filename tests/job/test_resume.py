@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,36 @@ def test_dtype_int8_is_quantization_int8(job):
     for dtype in ("auto", "float32", "int8"):
         spelt = dataclasses.replace(job, dtype=dtype, quantization="int8")
         assert spelt.described() == short
+
+
+def test_a_job_begun_before_plans_were_stored_goes_on(llm, tmp_path, text_model):
+    """job-0.1.json was written before `quantization`, and before job.json held a plan."""
+    rows = [json.dumps({"prompt": f"hello {number}", "n": number}) for number in range(6)]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows) + "\n")
+    job = JobSettings(
+        tmp_path / "in.jsonl",
+        tmp_path / "out.jsonl",
+        PARAMS,
+        seed=1,
+        raw=True,
+        model=text_model,
+        dtype="float32",
+    )
+    run(llm, job)
+    whole = job.output.read_text()
+    cut_to(job.output, 2)
+    stored = tmp_path / "out.jsonl.stoker" / "job.json"
+    before = Path(__file__).with_name("job-0.1.json").read_text()
+    stored.write_text(before)
+    _, asked = run(llm, job)
+    assert asked == [3, 4, 5, 6]
+    assert job.output.read_text() == whole
+    told = json.loads(stored.read_text())
+    assert told["plan"] == llm.plan.described()
+    assert (
+        told["settings"]
+        == json.loads(Path(__file__).with_name("job-0.1.json").read_text())["settings"]
+    )
 
 
 def test_settings_that_change_no_result_may_differ(llm, job):

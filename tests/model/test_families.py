@@ -107,7 +107,7 @@ def test_bfloat16(name, zoo, short_prompts):
 
 
 def generate(llm, prompts, n=1):
-    if llm.config.num_blocks == 20:
+    if llm.plan.num_blocks == 20:
         llm.engine.scheduler.lengths.observe(1)  # a forecast that is wrong, so that it preempts
     params = SamplingParams(n=n, temperature=0, max_tokens=COUNT, stop_token_ids=[10**6])
     return [[one.token_ids for one in output.outputs] for output in llm.generate(prompts, params)]

@@ -204,4 +204,4 @@ def test_the_setting():
     with pytest.raises(ConfigError, match="overlap must be True, False or 'auto', not 'on'"):
         LLM(overlap="on")
     with LLM() as llm:
-        assert llm.config.overlap is False, "a CPU has no use for it"
+        assert llm.plan.overlap is False, "a CPU has no use for it"

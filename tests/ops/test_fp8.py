@@ -102,7 +102,7 @@ def test_a_whole_model_with_its_head_left_alone(checkpoint, prompts, monkeypatch
         rows = []
         with LLM(checkpoint("llama").folder, dtype=dtype) as llm:
             model = llm.engine.runner.model
-            assert llm.config.dtype == "bfloat16"
+            assert llm.plan.dtype == "bfloat16"
             assert isinstance(model.layers[0].ffn.up.product, kind)
             assert not isinstance(model._logits.product, Fp8Linear | Fp8Reference)
             forward = llm.engine.runner.forward

@@ -65,7 +65,7 @@ def test_a_result_does_not_depend_on_its_neighbours(checkpoint, prompts):
     runs = []
     for options in ({}, {"max_batch_tokens": 7}, {"max_running": 1}):
         with LLM(checkpoint("qwen3").folder, dtype="int8", **options) as llm:
-            assert (llm.config.dtype, llm.config.quantization) == ("float32", "int8")
+            assert (llm.plan.dtype, llm.plan.quantization) == ("float32", "int8")
             outputs = llm.generate(prompts[:10], params)
             runs.append([output.outputs[0].token_ids for output in outputs])
     assert runs[0] == runs[1] == runs[2]

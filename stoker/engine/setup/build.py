@@ -1,19 +1,22 @@
-"""Makes an engine from a model folder: loads, sizes the cache, joins the parts.
+"""Make an engine from a model folder and options.
 
-"Auto" settings are resolved here, once, into the `EngineConfig` the engine keeps.
+    options --> find_place --> load --> size_memory --> resolve --> assemble
+                 Place         Loaded     Room        EnginePlan    Engine
+
+What the options leave open is decided here, once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions, EnginePlan
 from stoker.engine.engine import Engine
+from stoker.engine.execution.buckets import Buckets
 from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import graph_buckets, make_graphs
 from stoker.engine.execution.runner import ModelRunner
@@ -38,7 +41,7 @@ from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Transformer
 from stoker.ops.kv_pages import FP8
 from stoker.ops.native.build import building, start_build
-from stoker.ops.select import select_operations
+from stoker.ops.select import BACKENDS, Operations, select_operations
 from stoker.quant.choose import check_device, choose_formats
 
 log = logging.getLogger(__name__)
@@ -46,15 +49,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BuiltEngine:
-    """An engine with what its faces need beside it.
-
-    `budget` is of a GPU's memory, `outliers` of weights in llm_int8.
-    """
+    """An engine with what its faces need beside it; `budget` is of a GPU's memory."""
 
     engine: Engine
     text: TextCodec
     spec: ModelSpec
-    config: EngineConfig
+    plan: EnginePlan
     folder: Path
     head: Head
     embedding: EmbeddingDefaults
@@ -62,9 +62,65 @@ class BuiltEngine:
     outliers: OutlierReport | None = None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an engine computes.
+
+    Attributes:
+        device: a CPU or a GPU.
+        memory: counts what is taken of a GPU's memory from here on; None on a CPU.
+        threads: of PyTorch.
+    """
+
+    device: torch.device
+    memory: DeviceMemory | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A prepared model with what belongs to it.
+
+    Attributes:
+        text: its tokenizer.
+        model: loaded, its weights prepared and its operations chosen.
+        operations: these.
+        eos_ids, dtype, head: as in `LoadedModel`.
+        kv_dtype: of cached keys and values.
+        sizes: of the cache's groups, and the limits of a step and of a sequence: those asked for,
+            or the model's and the device's own.
+        outliers: what llm_int8 has kept apart; None for other weights.
+    """
+
+    text: TextCodec
+    model: Transformer
+    operations: Operations
+    eos_ids: frozenset[int]
+    dtype: str
+    head: Head
+    kv_dtype: torch.dtype
+    sizes: CacheSizes
+    outliers: OutlierReport | None
+
+
+@dataclass(frozen=True)
+class Room:
+    """What memory has room for.
+
+    Attributes:
+        num_blocks: blocks of the cache's group that keeps the most; see `CacheSizes`.
+        buckets: shapes of the CUDA graphs; None for no graphs.
+        budget: how the blocks of a GPU were found; None elsewhere.
+    """
+
+    num_blocks: int
+    buckets: Buckets | None
+    budget: Budget | None
+
+
 def build_engine(
     model: str,
-    config: EngineConfig,
+    options: EngineOptions,
     *,
     revision: str | None = None,
     token: str | None = None,
@@ -73,136 +129,161 @@ def build_engine(
     """Load `model` (folder, shipped name or Hugging Face id) and make its engine.
 
     Raises:
-        ModelError: the model can't be had or is damaged.
-        ConfigError: the settings don't fit the model or the machine.
+        ModelError: there is no such model, or it is damaged.
+        ConfigError: the options don't fit the model or the machine.
+        StokerError: this is a forked process, where the engine would hang.
     """
     folder = resolve_folder(model, revision, token)
-    device = find_device(config.device)
+    place = find_place(options)
+    loaded = load(folder, options, place)
+    room = size_memory(options, place, loaded)
+    plan = resolve(options, place, loaded, room)
+    engine = assemble(plan, loaded, room, record)
+    defaults = embedding_defaults(folder)
+    spec = loaded.model.spec
+    return BuiltEngine(
+        engine,
+        loaded.text,
+        spec,
+        plan,
+        folder,
+        loaded.head,
+        defaults,
+        room.budget,
+        loaded.outliers,
+    )
+
+
+def find_place(options: EngineOptions) -> Place:
+    """Find the device and the number of threads; begin to compile what it needs."""
+    device = find_device(options.device)
     memory = DeviceMemory(device) if device.type == "cuda" else None
-    start_build(config.device, config.dtype, config.quantization)
-    check_device(config.quantization, device)
-    threads = config.threads or (default_threads() if device.type == "cpu" else None)
+    start_build(options.device, options.dtype, options.quantization)
+    check_device(options.quantization, device)
+    threads = options.threads or (default_threads() if device.type == "cpu" else None)
     check_fork(device.type, threads)
     if threads is not None:
         torch.set_num_threads(threads)
-        config = dataclasses.replace(config, threads=threads)
+    return Place(device, memory, torch.get_num_threads())
+
+
+def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
+    """Load the model in `folder` and prepare it."""
     text = TextCodec(folder)
     if text.available and building():
         import_tokenizers()  # rather than wait for the compiler, and import them later
     source = SafetensorsFolder(folder)
-    dtype = resolve_dtype(source.config(), config.dtype, device)
-    formats = choose_formats(config.quantization, DTYPES[dtype], device)
+    dtype = resolve_dtype(source.config(), options.dtype, place.device)
+    formats = choose_formats(options.quantization, DTYPES[dtype], place.device)
     try:
-        loaded = load_model(source, device, dtype, formats)
+        loaded = load_model(source, place.device, dtype, formats)
     except torch.OutOfMemoryError:
-        assert memory is not None
-        weights = weight_bytes(source, device, dtype, formats)
-        raise ConfigError(weights_do_not_fit(memory, weights, config)) from None
+        if place.memory is None:
+            raise
+        weights = weight_bytes(source, place.device, dtype, formats)
+        raise ConfigError(weights_do_not_fit(place.memory, weights, options)) from None
     spec = loaded.model.spec
-    cache_dtype = FP8 if config.kv_dtype == "fp8" else DTYPES[loaded.dtype]
-    config = _resolve(config, spec, loaded.dtype)
-    sizes = cache_sizes(spec, config, cache_dtype.itemsize)
-    if config.num_blocks is None and (memory is None or config.cache_memory is not None):
-        config = dataclasses.replace(config, num_blocks=host_blocks(config, sizes))
-    config = dataclasses.replace(config, cache_memory=None)
-    assert config.max_context is not None
-    ops = select_operations(
-        device,
-        DTYPES[loaded.dtype],
-        backend=config.attention_backend,
-        cache_dtype=cache_dtype,
-        soft_capped=spec.soft_capped,
-    )
-    loaded.model.prepare(config.max_context, formats, ops)
-    outliers = None
-    if config.quantization == "llm_int8":
-        outliers = split_outliers(loaded.model, config.max_context, formats)
-        log.info("%s", outliers)
-    config, runner, budget = _with_runner(config, loaded.model, sizes, cache_dtype, memory)
-    tokenizer = text if text.available else None
-    engine = Engine(
-        _scheduler(config, sizes, loaded.eos_ids),
-        runner,
-        tokenizer,
-        spec.vocab,
-        record,
-        loaded.head.tasks,
-        overlap=bool(config.overlap),
-    )
-    defaults = embedding_defaults(folder)
-    return BuiltEngine(engine, text, spec, config, folder, loaded.head, defaults, budget, outliers)
-
-
-def _scheduler(config: EngineConfig, sizes: CacheSizes, eos_ids: frozenset[int]) -> Scheduler:
-    """The scheduler of settings with nothing left to be decided."""
-    assert config.num_blocks is not None
-    assert config.max_batch_tokens is not None
-    assert config.max_context is not None
-    return Scheduler(
-        groups=sizes.groups(config.num_blocks),
-        block_size=config.block_size,
-        max_batch_tokens=config.max_batch_tokens,
-        max_running=config.max_running,
-        max_context=config.max_context,
-        eos_ids=eos_ids,
-        prefix_cache=config.prefix_cache,
-        policy=config.policy,
-        step_time=None if config.step_time is None else config.step_time / 1000,
-    )
-
-
-def _with_runner(
-    config: EngineConfig,
-    model: Transformer,
-    sizes: CacheSizes,
-    dtype: torch.dtype,
-    memory: DeviceMemory | None,
-) -> tuple[EngineConfig, ModelRunner, Budget | None]:
-    """The prepared model's runner with cache and CUDA graphs, and the settings with the blocks.
-
-    Blocks that are left open so far are those that a GPU's memory has room for beside the model;
-    the budget says how that was found.
-    """
-    assert config.max_batch_tokens is not None
-    assert model.ops is not None
-    device, budget = model.embedding.device, None
-    buckets = graph_buckets(
-        config.cuda_graphs,
-        device,
-        model.ops.attention,
-        config.max_running,
-        config.max_batch_tokens,
-    )
-    if config.num_blocks is None:
-        assert memory is not None
-        budget = gpu_budget(memory, model, config, dtype, sizes, buckets)
-        config = dataclasses.replace(config, num_blocks=budget.blocks, gpu_memory=None)
-    assert config.num_blocks is not None
-    assert config.max_context is not None
-    # the last block of each group is that of the graphs' dummies
-    blocks = [count + (buckets is not None) for count in sizes.blocks(config.num_blocks)]
-    scales = kv_scales(model, config.max_context) if dtype == FP8 else None
-    groups = len(model.spec.cache_groups)  # none if no layer caches anything
-    cache = PagedCache(model.spec, blocks[:groups], config.block_size, dtype, device, scales)
-    longest = max(config.max_context, buckets.largest.tokens if buckets else 0)
-    idle = [count - 1 if buckets else 0 for count in blocks]
-    slots = DeviceSlots(config.max_running, longest, config.block_size, device, idle)
-    graphs = make_graphs(buckets, model, cache, slots)
-    return config, ModelRunner(model, cache, slots, graphs=graphs), budget
-
-
-def _resolve(config: EngineConfig, spec: ModelSpec, dtype: str) -> EngineConfig:
-    """`config` with nothing left to be decided but how many blocks there are."""
-    context = config.max_context or spec.context
+    context = options.max_context or spec.context
     if context > spec.context:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
-    return dataclasses.replace(
-        config,
-        dtype=dtype,
-        max_context=context,
-        max_batch_tokens=config.max_batch_tokens or (512 if config.device == "cpu" else 2048),
-        cuda_graphs=config.cuda_graphs if config.device != "cpu" else False,
-        overlap=config.device != "cpu" if config.overlap == "auto" else config.overlap,
+    chunk = options.max_batch_tokens or (512 if place.device.type == "cpu" else 2048)
+    kv_dtype = FP8 if options.kv_dtype == "fp8" else DTYPES[loaded.dtype]
+    operations = select_operations(
+        place.device,
+        DTYPES[loaded.dtype],
+        backend=options.attention_backend,
+        cache_dtype=kv_dtype,
+        soft_capped=spec.soft_capped,
     )
+    loaded.model.prepare(context, formats, operations)
+    outliers = None
+    if options.quantization == "llm_int8":
+        outliers = split_outliers(loaded.model, context, formats)
+        log.info("%s", outliers)
+    return Loaded(
+        text,
+        loaded.model,
+        operations,
+        loaded.eos_ids,
+        loaded.dtype,
+        loaded.head,
+        kv_dtype,
+        cache_sizes(spec, options, kv_dtype.itemsize, context, chunk),
+        outliers,
+    )
+
+
+def size_memory(options: EngineOptions, place: Place, loaded: Loaded) -> Room:
+    """Find how many blocks there is room for: as asked for, or measured."""
+    sizes = loaded.sizes
+    buckets = graph_buckets(
+        options.cuda_graphs,
+        place.device,
+        loaded.operations.attention,
+        sizes.max_running,
+        sizes.max_chunk,
+    )
+    if options.num_blocks is not None:
+        return Room(options.num_blocks, buckets, None)
+    if place.memory is None or options.cache_memory is not None:
+        return Room(host_blocks(options, sizes), buckets, None)
+    budget = gpu_budget(place.memory, loaded.model, options, loaded.kv_dtype, sizes, buckets)
+    return Room(budget.blocks, buckets, budget)
+
+
+def resolve(options: EngineOptions, place: Place, loaded: Loaded, room: Room) -> EnginePlan:
+    """Decide all that the options leave open."""
+    on_gpu = place.device.type != "cpu"
+    return EnginePlan(
+        dtype=loaded.dtype,
+        quantization="none" if options.quantization == "auto" else options.quantization,
+        device=str(place.device),
+        threads=place.threads,
+        attention_backend=BACKENDS[type(loaded.operations.attention)],
+        overlap=on_gpu if options.overlap == "auto" else bool(options.overlap),
+        cuda_graphs=room.buckets is not None,
+        kv_dtype=options.kv_dtype if options.kv_dtype != "auto" else loaded.dtype,
+        block_size=options.block_size,
+        num_blocks=room.num_blocks,
+        cache_memory=loaded.sizes.nbytes(room.num_blocks),
+        prefix_cache=options.prefix_cache,
+        max_batch_tokens=loaded.sizes.max_chunk,
+        step_time=options.step_time or 0.0,
+        max_running=options.max_running,
+        max_context=loaded.sizes.context,
+        policy=options.policy,
+        seed=options.seed,
+    )
+
+
+def assemble(plan: EnginePlan, loaded: Loaded, room: Room, record: bool) -> Engine:
+    """Join scheduler, runner and tokenizer."""
+    model, sizes, buckets = loaded.model, loaded.sizes, room.buckets
+    device = model.embedding.device
+    # the last block of each group is that of the graphs' dummies
+    blocks = [count + (buckets is not None) for count in sizes.blocks(plan.num_blocks)]
+    scales = kv_scales(model, plan.max_context) if loaded.kv_dtype == FP8 else None
+    groups = len(model.spec.cache_groups)  # none if no layer caches anything
+    cache = PagedCache(
+        model.spec, blocks[:groups], plan.block_size, loaded.kv_dtype, device, scales
+    )
+    longest = max(plan.max_context, buckets.largest.tokens if buckets else 0)
+    idle = [count - 1 if buckets else 0 for count in blocks]
+    slots = DeviceSlots(plan.max_running, longest, plan.block_size, device, idle)
+    runner = ModelRunner(model, cache, slots, graphs=make_graphs(buckets, model, cache, slots))
+    scheduler = Scheduler(
+        groups=sizes.groups(plan.num_blocks),
+        block_size=plan.block_size,
+        max_batch_tokens=plan.max_batch_tokens,
+        max_running=plan.max_running,
+        max_context=plan.max_context,
+        eos_ids=loaded.eos_ids,
+        prefix_cache=plan.prefix_cache,
+        policy=plan.policy,
+        step_time=plan.step_time / 1000 or None,
+    )
+    tokenizer = loaded.text if loaded.text.available else None
+    vocab, tasks = model.spec.vocab, loaded.head.tasks
+    return Engine(scheduler, runner, tokenizer, vocab, record, tasks, overlap=plan.overlap)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions
 from stoker.engine.execution.buckets import Buckets
 from stoker.engine.execution.device_slots import DeviceSlots, slot_bytes
 from stoker.engine.execution.runner import ModelRunner
@@ -26,30 +26,34 @@ from stoker.model.transformer import Transformer
 GPU_MEMORY = 0.9  # the share of a GPU's memory that may be in use, where nothing else is asked for
 
 
-def cache_sizes(spec: ModelSpec, config: EngineConfig, element_size: int) -> CacheSizes:
-    """The groups of a model's cache under `config`, in which all but `num_blocks` is decided."""
-    assert config.max_context is not None
-    assert config.max_batch_tokens is not None
+def cache_sizes(
+    spec: ModelSpec,
+    options: EngineOptions,
+    element_size: int,
+    max_context: int,
+    max_batch_tokens: int,
+) -> CacheSizes:
+    """The groups of a model's cache, whose elements take `element_size` bytes."""
     # a model whose layers cache nothing has one group of no bytes
     groups = [(group.elements_per_token, group.spec.window) for group in spec.cache_groups]
     elements, windows = zip(*(groups or [(0, None)]), strict=True)
     return CacheSizes(
-        tuple(max(1, count * element_size * config.block_size) for count in elements),
+        tuple(max(1, count * element_size * options.block_size) for count in elements),
         windows,
-        config.block_size,
-        config.max_context,
-        config.max_running,
-        config.max_batch_tokens,
+        options.block_size,
+        max_context,
+        options.max_running,
+        max_batch_tokens,
     )
 
 
-def host_blocks(config: EngineConfig, sizes: CacheSizes) -> int:
+def host_blocks(options: EngineOptions, sizes: CacheSizes) -> int:
     """Blocks that fit `cache_memory`, or a quarter of the memory that is free on the host.
 
     Raises:
         ConfigError: not one fits.
     """
-    memory = config.cache_memory or _free_memory() // 4
+    memory = options.cache_memory or _free_memory() // 4
     blocks = min(sizes.most_in(memory), sizes.useful)
     if blocks < 1:
         raise ConfigError(
@@ -62,7 +66,7 @@ def host_blocks(config: EngineConfig, sizes: CacheSizes) -> int:
 def gpu_budget(
     memory: DeviceMemory,
     model: Transformer,
-    config: EngineConfig,
+    options: EngineOptions,
     dtype: torch.dtype,
     sizes: CacheSizes,
     buckets: Buckets | None = None,
@@ -71,65 +75,60 @@ def gpu_budget(
 
     Args:
         memory: was made before the model was.
-        config: settled, but for `num_blocks`.
+        options: say what share of the GPU may be in use.
         dtype: of the cache.
-        sizes: of the cache's groups.
+        sizes: of the cache's groups, and the limits of a step and of a sequence.
         buckets: of the CUDA graphs, if there are to be any.
 
     Raises:
         ConfigError: not even one sequence fits that is as long as a step, or as the context.
     """
-    assert config.max_context is not None
-    assert config.max_batch_tokens is not None
-    size, context = config.block_size, config.max_context
-    shortest = min(config.max_batch_tokens, context)
+    size, context, most = sizes.block_size, sizes.context, sizes.max_chunk
+    shortest = min(most, context)
     blocks = (-(-shortest // size),) * len(model.spec.cache_groups)
     trial = PagedCache(model.spec, blocks, size, dtype, memory.device)
-    slots = DeviceSlots(config.max_running, context, size, memory.device)
+    slots = DeviceSlots(sizes.max_running, context, size, memory.device)
     runner = ModelRunner(model, trial, slots)
     weights = memory.held() - trial.nbytes
     try:
-        activations = memory.activations(
-            runner, config.max_batch_tokens, config.max_running, context
-        )
+        activations = memory.activations(runner, most, sizes.max_running, context)
     except torch.OutOfMemoryError:
         raise ConfigError(
-            f"the largest step, of max_batch_tokens={config.max_batch_tokens}, does not fit on the "
+            f"the largest step, of max_batch_tokens={most}, does not fit on the "
             f"GPU beside weights of {gib(weights)} and {gib(memory.others())} of others; lower "
             "max_batch_tokens, or take a smaller model"
         ) from None
     del runner, trial, slots
-    most = config.max_batch_tokens
     graphs = buckets.reserve(activations, most, sum(sizes.block_bytes)) if buckets else 0
     needs = MemoryNeeds(
         total=memory.total,
-        share=config.gpu_memory or GPU_MEMORY,
+        share=options.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
-        activations=activations + slot_bytes(config.max_running, context, size, len(blocks)),
+        activations=activations + slot_bytes(sizes.max_running, context, size, len(blocks)),
         graphs=graphs,
         cache=sizes,
     )
-    return blocks_that_fit(needs, -(-shortest // size), sizes.useful, advice(config))
+    return blocks_that_fit(needs, -(-shortest // size), sizes.useful, advice(options))
 
 
-def weights_do_not_fit(memory: DeviceMemory, weights: int, config: EngineConfig) -> str:
+def weights_do_not_fit(memory: DeviceMemory, weights: int, options: EngineOptions) -> str:
     """The message for a model whose `weights`, of so many bytes, ran out of memory."""
     needs = MemoryNeeds(
         total=memory.total,
-        share=config.gpu_memory or GPU_MEMORY,
+        share=options.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
         activations=0,
         graphs=0,
         cache=CacheSizes((1,), (None,), 1, 1, 1, 1),
     )
-    return does_not_fit(needs, 1, advice(config))
+    return does_not_fit(needs, 1, advice(options))
 
 
-def advice(config: EngineConfig) -> str:
+def advice(options: EngineOptions) -> str:
     """A narrower format that would help, if there is one."""
-    return "quantization fp8" if config.quantization == "auto" else ""
+    return "quantization fp8" if options.quantization == "auto" else ""
 
 
 def _free_memory() -> int:

@@ -50,7 +50,7 @@ _started: dict[str, Future[Path]] = {}
 def start_build(device: str, dtype: str, quantization: str = "auto") -> None:
     """Begin to build, in the background, what a model will `load_kernels`.
 
-    Takes the names as they are in `EngineConfig`. Calling it twice is fine; `load_kernels`
+    Takes the names as they are in `EngineOptions`. Calling it twice is fine; `load_kernels`
     reports problems.
     """
     linear = {

@@ -138,10 +138,10 @@ def test_memory_set_aside():
 
 @pytest.mark.parametrize("setting", [3, "on"])
 def test_the_setting(setting):
-    from stoker.config import EngineConfig
+    from stoker.config import EngineOptions
     from stoker.errors import ConfigError
 
     with pytest.raises(ConfigError, match="cuda_graphs must be True, False or 'auto'"):
-        EngineConfig(cuda_graphs=setting)
+        EngineOptions(cuda_graphs=setting)
     with pytest.raises(ConfigError, match="cuda_graphs=True needs device='cuda', not 'cpu'"):
-        EngineConfig(cuda_graphs=True)
+        EngineOptions(cuda_graphs=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stoker import LLM
 from stoker.cli.main import main
-from stoker.config import EngineConfig
+from stoker.config import EngineOptions
 from stoker.engine.setup import sizing
 from stoker.engine.setup.budget import GIB, Budget, MemoryNeeds, blocks_that_fit, suggestions
 from stoker.engine.setup.cache_sizes import CacheSizes
@@ -130,7 +130,7 @@ def test_what_is_measured(checkpoint, monkeypatch):
         memory = DeviceMemory(torch.device("cpu"))  # where the "GPU's" tensors really are
         counter.allocated += 50 << 20  # the model, and the cache of the trial
         counter.peak = counter.allocated + (7 << 20)
-        config = EngineConfig(max_batch_tokens=40, max_context=100, max_running=8, block_size=4)
+        config = EngineOptions(max_batch_tokens=40, max_context=100, max_running=8, block_size=4)
         block = 4 * 4 * 2 * 2 * 16 * 4
         found = sizing.gpu_budget(
             memory, llm.engine.runner.model, config, torch.float32, one(block, 4)
@@ -146,7 +146,7 @@ def test_what_is_measured(checkpoint, monkeypatch):
 
 def test_running_out_while_measuring(checkpoint, monkeypatch):
     counter = Counter(monkeypatch)
-    config = EngineConfig(max_batch_tokens=40, max_context=100)
+    config = EngineOptions(max_batch_tokens=40, max_context=100)
     with LLM(checkpoint("qwen3").folder) as llm:
         memory = DeviceMemory(torch.device("cpu"))
 
@@ -165,14 +165,14 @@ def test_running_out_while_measuring(checkpoint, monkeypatch):
 @pytest.mark.parametrize("share", [0, -1, 1.5, True, "half"])
 def test_the_share_is_checked(share):
     with pytest.raises(ConfigError, match=r"gpu_memory must lie in \(0, 1\]"):
-        EngineConfig(device="cuda", gpu_memory=share)
+        EngineOptions(device="cuda", gpu_memory=share)
 
 
 def test_a_share_of_no_gpu(capsys, tmp_path):
     with pytest.raises(ConfigError, match=r"gpu_memory=0\.9 needs device='cuda', not 'cpu'"):
         LLM(gpu_memory=0.9)
     with pytest.raises(ConfigError, match="num_blocks or gpu_memory, not both"):
-        EngineConfig(device="cuda", gpu_memory=0.9, num_blocks=3)
+        EngineOptions(device="cuda", gpu_memory=0.9, num_blocks=3)
     (tmp_path / "in.txt").write_text("hello\n")
     command = ["run", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl")]
     assert main([*command, "--gpu-memory", "0.5"]) == 1

@@ -150,10 +150,10 @@ def test_an_engine_takes_its_threads(text_model, monkeypatch):
     before = torch.get_num_threads()
     try:
         with LLM(text_model, threads=3) as llm:
-            assert (llm.config.threads, torch.get_num_threads()) == (3, 3)
+            assert (llm.plan.threads, torch.get_num_threads()) == (3, 3)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         with LLM(text_model) as llm:
-            assert (llm.config.threads, torch.get_num_threads()) == (1, 1)
+            assert (llm.plan.threads, torch.get_num_threads()) == (1, 1)
     finally:
         torch.set_num_threads(before)
     for wrong in (0, -1, 1.5, "2"):
