@@ -79,6 +79,9 @@ def test_two_replicas_write_what_one_engine_writes(tmp_path, text_model, alone):
         run_replicated(replicas, settings, report, lambda report: None)
     assert rows_of(settings) == alone
     assert (report.rows, report.failed_rows) == (60, 1)
+    told = json.loads((tmp_path / "two.jsonl.stoker" / "job.json").read_text())
+    assert told["plan"] == replicas[0].plan.described()
+    assert told["plan"]["num_blocks"] >= 1
     assert not any(replica.process.is_alive() for replica in replicas)
 
 
