@@ -59,6 +59,6 @@ class Home:
         """Raise StokerError if this is another process than the one `what` was made in."""
         if not self.here:
             raise StokerError(
-                f"{what} was made in process {self._pid} and this is a fork of it, "
-                f"{os.getpid()}; {SPAWN} and make one in each"
+                f"{what} was made in process {self._pid}, and this process ({os.getpid()}) is a "
+                f"fork of it; {SPAWN} and make one in each"
             )
