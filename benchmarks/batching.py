@@ -4,8 +4,8 @@
 
 Output tokens per second with 1 to 64 sequences at a time on all cores, and with 64 at a time on
 1 core to all. Then a job with one engine on all cores beside as many replicas as cores
-(`--replicas`), each pinned to one of them: the same total of threads. All are loaded before anything
-is measured; rounds are interleaved, and each figure is the median over rounds.
+(`--replicas`), each pinned to one of them: the same total of threads. All are loaded before
+anything is measured; rounds are interleaved, and each figure is the median over rounds.
 
 Prompts have 9 to 25 words, outputs 32 tokens; a job has as many rows for each core. The model is
 of random weights in the 17 M-parameter shape of `workloads.py` (with the tokenizer and the
