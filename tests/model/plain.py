@@ -189,6 +189,10 @@ PLAIN = {
         ),
         [(None, 40), (1, 24), (2, None), (LINEAR, None), (None, 56)],
     ),
+    "no_attention": (
+        blocks((NO_OP, {"intermediate_size": 40}), (REPLACED, {"intermediate_size": 24})),
+        [(None, 40), (LINEAR, 24)],
+    ),
     "decilm_7b": (
         {
             **blocks(),

@@ -6,7 +6,14 @@ import json
 import pytest
 import torch
 import transformers as hf
-from plain import PLAIN, blocks, heads_in_group, multiplier
+from plain import (
+    LINEAR,
+    PLAIN,
+    PlainCheckpoint,
+    blocks,
+    heads_in_group,
+    multiplier,
+)
 from test_families import COUNT, SETTINGS, generate, keep_logits, short_prompts, worst_difference
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from zoo import SIZES
@@ -85,7 +92,7 @@ def test_keys_and_values_are_allocated_for_each_layer():
     spec = spec_from_config(config)[0]
     heads = [kv if isinstance(kv, int) else 0 for kv, _ in layers]
     for dtype in (torch.float32, FP8):
-        cache = PagedCache(spec, 3, 16, dtype, torch.device("cpu"))
+        cache = PagedCache(spec, [3] * len(spec.cache_groups), 16, dtype, torch.device("cpu"))
         found = [0 if pages is None else pages[0].shape[2] for pages in cache.layers]
         assert found == heads
         assert cache.nbytes == 3 * 16 * kv_bytes_per_token(spec, dtype.itemsize)
@@ -93,8 +100,6 @@ def test_keys_and_values_are_allocated_for_each_layer():
 
 
 def test_a_cache_in_fp8_has_scales_for_the_layers_it_has(tmp_path, short_prompts):
-    from plain import PlainCheckpoint
-
     model = PlainCheckpoint(tmp_path, "decilm")
     with LLM(model.folder, kv_dtype="fp8") as llm:
         tokens = generate(llm, short_prompts)
@@ -112,8 +117,6 @@ def test_sizes_of_published_networks():
 
 
 def test_behind_the_last_attention_only_sampled_rows_are_computed(tmp_path):
-    from plain import PlainCheckpoint
-
     model = PlainCheckpoint(tmp_path, "decilm_ends")
     with LLM(model.folder) as llm:
         rows, blocks_ = [], llm.engine.runner.model._blocks
@@ -190,8 +193,6 @@ def test_bad_per_layer_configs(value, message):
 
 
 def test_tensors_that_disagree_with_the_blocks(tmp_path):
-    from plain import PlainCheckpoint
-
     model = PlainCheckpoint(tmp_path, "decilm")
     wider = blocks(
         (heads_in_group(4), multiplier(1.3125)),
@@ -205,3 +206,16 @@ def test_tensors_that_disagree_with_the_blocks(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fewer))
     with pytest.raises(ModelError, match=r"no place for: model.layers.0.input_layernorm"):
         LLM(model.folder)
+
+
+def test_a_model_without_attention_has_no_cache(tmp_path):
+    config, layers = PLAIN["no_attention"]
+    assert layers == [(None, 40), (LINEAR, 24)]
+    spec = spec_from_config(config)[0]
+    assert (spec.cache_groups, spec.last_mixing_layer) == ((), -1)
+    model = PlainCheckpoint(tmp_path, "no_attention")
+    prompts = [[1, 2, 3], [4], [5] * 20]
+    for budget in (7, 512):
+        with LLM(model.folder, max_batch_tokens=budget) as llm:
+            tokens = generate(llm, prompts)
+        assert tokens == [[model.greedy(prompt, COUNT)] for prompt in prompts]
