@@ -12,6 +12,7 @@ cache (blocks, block_size, G, D).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -45,6 +46,9 @@ class RaggedLayout:
         return slice(self.query_starts[s], self.query_starts[s + 1])
 
 
+ScoreFunction = Callable[[Any, Any, Any, Any], Any]  # score, query, key, head -> score
+
+
 @dataclass(frozen=True)
 class Scores:
     """How scores come from queries and keys.
@@ -54,12 +58,21 @@ class Scores:
 
     A sink is one more score per head, as it stands, that takes part in the softmax and has no
     value (attention sinks, Xiao et al., 2023; learned per head in gpt-oss, 2025).
+
+    `modify(score, query, key, head)` gives what takes the place of a score, scaled and capped, in
+    float32, from the positions of query and key and the number of the query's head (FlashInfer's
+    variants, Ye et al., 2025). It is made of operators that work on tensors of torch and of Triton
+    alike, and its names are its arguments, so that Triton can compile its source:
+
+        def alibi(score, query, key, head):
+            return score - (query - key) * 0.125 / (head + 1)
     """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = field(default=None, compare=False)  # (H,)
+    modify: ScoreFunction | None = None
 
 
 class Attention(Protocol):
@@ -117,6 +130,10 @@ class ReferenceAttention:
             x = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scores.scale
             if scores.softcap:
                 x = scores.softcap * torch.tanh(x / scores.softcap)
+            if scores.modify is not None:
+                places = torch.arange(context - seen, context, device=q.device)
+                head = torch.arange(q.shape[1], device=q.device).view(1, k.shape[2], group, 1)
+                x = scores.modify(x, places[-len(queries) :].view(-1, 1, 1, 1), places, head)
             mask = visible(len(queries), seen, scores.window, q.device)
             x = x.masked_fill(~mask[:, None, None], -math.inf)
             if scores.sinks is not None:

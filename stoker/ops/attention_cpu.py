@@ -101,7 +101,7 @@ class CpuAttention:
     def run(self, plan: _CpuPlan, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
         assert isinstance(k, Tensor)
         assert isinstance(v, Tensor)
-        if scores.sinks is not None:  # the fused call has none
+        if scores.sinks is not None or scores.modify is not None:  # the fused call has neither
             return self.run_with_lse(plan, q, k, v, scores)[0]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for group in plan.decodes:

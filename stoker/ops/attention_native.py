@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, Scores, with_sinks
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, with_sinks
 from stoker.ops.kv_pages import Pages
 from stoker.ops.native.build import signature
 from stoker.ops.shared_prefix import prefix_groups
@@ -23,6 +23,7 @@ class _NativePlan:
     tasks: NDArray[np.int64]  # (n, 3): its first member, their number, the keys they share
     members: NDArray[np.int64]  # (T, 3): a row of q, its sequence, the context it sees
     tables: Tensor  # (S, width)
+    layout: RaggedLayout
 
 
 class NativeAttention:
@@ -60,7 +61,7 @@ class NativeAttention:
             members, tasks = np.concatenate((members, chunked)), np.concatenate((tasks, chunks))
         work = np.add.reduceat(members[:, 2], tasks[:, 0])
         tasks = tasks[np.argsort(-work, kind="stable")]  # the longest first, for balance
-        return _NativePlan(tasks, members, tables)
+        return _NativePlan(tasks, members, tables, layout)
 
     def _chunks(
         self, starts: NDArray[np.int64], contexts: NDArray[np.int64], several: NDArray[np.int64]
@@ -80,13 +81,15 @@ class NativeAttention:
         return np.stack((row, sequence, seen), axis=1), tasks
 
     def run(self, plan: _NativePlan, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
-        if scores.sinks is not None:
+        if scores.sinks is not None or scores.modify is not None:
             return self.run_with_lse(plan, q, k, v, scores)[0]
         return self._call(plan, q, k, v, None, scores)
 
     def run_with_lse(
         self, plan: _NativePlan, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
+        if scores.modify is not None:  # the kernel is compiled, and can't call Python
+            return ReferenceAttention().run_with_lse(plan.layout, q, k, v, scores)
         lse = torch.empty(q.shape[:2])
         return with_sinks(self._call(plan, q, k, v, lse, scores), lse, scores.sinks)
 

@@ -77,6 +77,11 @@ class VarlenAttention:
         from torch.nn.attention import varlen
 
         assert scores.softcap is None
+        if scores.modify is not None:
+            raise ValueError(
+                f"attention_backend='varlen' has no place for a score function "
+                f"({scores.modify.__qualname__}); take 'triton' or 'reference'"
+            )
         call: Any = varlen.varlen_attn
         out, lse = call(
             *(q, k, v, plan.starts, None, plan.most_queries, plan.most_keys),

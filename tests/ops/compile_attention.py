@@ -8,10 +8,12 @@ import sys
 
 import torch
 import triton
+from score_functions import alibi, near_and_far
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stoker.ops.triton import attention_kernels
+from stoker.ops.triton.attention import compilable
 from stoker.ops.triton.tuning import Launch, Tuning
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -33,7 +35,16 @@ def compiled(kernel, types, constants, launch):
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-def attend(wide, dtype="bf16", cache=None, head_dim=128, group=4, page=16, every_option=False):
+def attend(
+    wide,
+    dtype="bf16",
+    cache=None,
+    head_dim=128,
+    group=4,
+    page=16,
+    every_option=False,
+    modify=None,
+):
     launch = Tuning().launches(DTYPES[dtype], head_dim)[wide]
     cache = cache or dtype
     types = dict.fromkeys(("q_ptr", "sinks", "out_ptr"), f"*{dtype}")
@@ -45,7 +56,7 @@ def attend(wide, dtype="bf16", cache=None, head_dim=128, group=4, page=16, every
     constants |= {"BLOCK_D": triton.next_power_of_2(head_dim), "BLOCK_N": launch.keys}
     constants |= {"BLOCK_M": launch.rows_for(group), "QUANTISED": cache == "fp8e4nv"}
     constants |= dict.fromkeys(("SOFTCAP", "WINDOWED", "SINKS", "LSE"), every_option)
-    constants |= {"APART": bool(wide)}
+    constants |= {"APART": bool(wide), "MODIFY": modify and compilable(modify)}
     if not constants["QUANTISED"]:
         constants |= {"k_scale": None, "v_scale": None}
     if not every_option:
@@ -72,6 +83,8 @@ def main():
         kind = "wide" if wide else "narrow"
         kernels[f"{kind} 256"] = attend(wide, head_dim=256)
         kernels[f"{kind} options"] = attend(wide, every_option=True, head_dim=80, page=1)
+        kernels[f"{kind} alibi"] = attend(wide, modify=alibi)
+        kernels[f"{kind} near and far"] = attend(wide, modify=near_and_far)
         kernels[f"{kind} fp32"] = attend(wide, "fp32", head_dim=64)
     found = {}
     for name, kernel in kernels.items():

@@ -6,10 +6,11 @@ import itertools
 import pytest
 import torch
 from layouts import freed, make, shared
+from score_functions import alibi, near_and_far
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.kv_pages import Fp8Pages, quantise
-from stoker.ops.triton.attention import TritonAttention
+from stoker.ops.triton.attention import TritonAttention, compilable
 from stoker.ops.triton.available import triton_serves
 from stoker.ops.triton.tuning import Launch, Tuning
 
@@ -86,6 +87,22 @@ def test_equals_the_definition(size, option, dtype, cache):
         k, v = fp8(k, kv_heads), fp8(v, kv_heads)
     sink = torch.linspace(-3, 3, heads, device=DEVICE) if sinks else None
     check(layout, q, k, v, Scores(dim**-0.5, window, softcap, sink))
+
+
+@pytest.mark.parametrize("function", [alibi, near_and_far])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (24, 2.5)])
+def test_a_score_function_is_compiled_in(function, window, softcap):
+    layout, *tensors = make(
+        COUNTS, LENS, block_size=16, heads=6, kv_heads=2, dim=32, poison=float("nan")
+    )
+    layout, q, k, v = on_device(layout, *tensors)
+    check(layout, q, k, v, Scores(0.3, window, softcap, modify=function))
+
+
+def test_a_score_function_needs_a_source():
+    function = eval("lambda score, query, key, head: score")
+    with pytest.raises(ValueError, match="define it with def, in a file"):
+        compilable(function)
 
 
 @pytest.mark.parametrize("pieces", range(1, 9))

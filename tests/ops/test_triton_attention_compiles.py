@@ -25,7 +25,7 @@ def kernels(tmp_path_factory):
 
 
 def test_triton_kernels_fit_into_shared_memory(kernels):
-    assert len(kernels) == 11
+    assert len(kernels) == 15
     for name, kernel in kernels.items():
         assert kernel["shared"] <= SHARED, name
 
@@ -36,7 +36,9 @@ def test_triton_kernels_use_the_matrix_units(kernels):
             assert kernel["wgmma" if "wide" in name else "mma"] > 0, name
 
 
-@pytest.mark.parametrize("name", ["narrow bf16", "narrow fp8e4nv", "wide bf16", "wide fp8e4nv"])
+@pytest.mark.parametrize(
+    "name", ["narrow bf16", "narrow fp8e4nv", "wide bf16", "wide fp8e4nv", "wide alibi"]
+)
 def test_triton_kernels_have_keys_and_values_on_their_way(kernels, name):
     """Two buffers or more: while a tile is multiplied the next is being fetched."""
     assert min(kernels[name]["buffers"]) >= 2

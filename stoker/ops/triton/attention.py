@@ -7,17 +7,39 @@ or FP8 (pages.py). Products have float32 sums; FP8 meets bfloat16 queries in flo
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, Scores
+from stoker.ops.attention import RaggedLayout, ScoreFunction, Scores
 from stoker.ops.kv_pages import Fp8Pages, Pages
-from stoker.ops.triton.available import mend_interpreter
+from stoker.ops.triton.available import interpreted, mend_interpreter
 from stoker.ops.triton.plan import Shape, TritonPlan
 from stoker.ops.triton.tasks import Cutting
 from stoker.ops.triton.tuning import Tuning, power_of_2
+
+
+@cache
+def compilable(function: ScoreFunction) -> Any:
+    """A score function as Triton compiles it into the kernel, when that is first launched with it.
+
+    Raises:
+        ValueError: its source can't be had, as that of a lambda, or of what was typed in a shell.
+    """
+    import triton
+
+    try:
+        inspect.getsource(function)
+    except (OSError, TypeError) as problem:
+        raise ValueError(
+            f"the source of the score function {function!r} cannot be read ({problem}); define it "
+            "with def, in a file"
+        ) from None
+    # interpreted, a kernel calls it as it is: its operators are those of the interpreter's tensors
+    return function if interpreted() else triton.jit(function)
 
 
 class TritonAttention:
@@ -100,6 +122,7 @@ class TritonAttention:
                 WINDOWED=scores.window is not None,
                 QUANTISED=k_scale is not None,
                 APART=list_ is wide,
+                MODIFY=None if scores.modify is None else compilable(scores.modify),
                 num_warps=launch.warps,
                 num_stages=launch.stages,
                 **shared,

@@ -32,6 +32,7 @@ def _keys(
     v_ptr,
     table,
     head,
+    q_head,
     positions,
     lo,
     hi,
@@ -48,6 +49,7 @@ def _keys(
     SOFTCAP: tl.constexpr,
     WINDOWED: tl.constexpr,
     MASKED: tl.constexpr,
+    MODIFY: tl.constexpr,
 ):
     """Take in the keys lo to hi - 1. Not MASKED: every row sees them all, in whole tiles."""
     d = tl.arange(0, BLOCK_D)
@@ -62,6 +64,8 @@ def _keys(
         s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale
         if SOFTCAP:  # tanh(x) = 1 - 2 / (e^2x + 1); scale made x = score / cap, times 2 log2 e
             s = softcap * (1.0 - 2.0 / (tl.exp2(tl.minimum(s, 126.0)) + 1.0))
+        if MODIFY is not None:
+            s = MODIFY(s * LN2, positions[:, None], n[None, :], q_head[:, None]) * LOG2E
         if MASKED:
             seen = here[None, :] & (n[None, :] <= positions[:, None])
             if WINDOWED:
@@ -113,10 +117,12 @@ def attend_kernel(  # noqa: PLR0915
     QUANTISED: tl.constexpr,
     LSE: tl.constexpr,
     APART: tl.constexpr,
+    MODIFY: tl.constexpr,
 ):
     """Grid (G, tasks). A task without members is padding. `partial` -1: the rows are done here.
 
     APART: keys that every row sees go without masks, in a loop of their own.
+    MODIFY: a function of score, query, key and head that is compiled in, or None.
     """
     head = tl.program_id(0)
     task = tasks + tl.program_id(1) * 6
@@ -168,14 +174,14 @@ def attend_kernel(  # noqa: PLR0915
     if APART and not WINDOWED:
         whole += tl.maximum(tl.minimum(end, lowest + 1) - begin, 0) // BLOCK_N * BLOCK_N
         m, mass, acc = _keys(
-            q, m, mass, acc, k_ptr, v_ptr, table, head, position, begin, whole,
+            q, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, begin, whole,
             scale, softcap, window, stride_page, stride_token, stride_head,
-            HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, False,
+            HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, False, MODIFY,
         )  # fmt: skip
     m, mass, acc = _keys(
-        q, m, mass, acc, k_ptr, v_ptr, table, head, position, whole, end,
+        q, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, whole, end,
         scale, softcap, window, stride_page, stride_token, stride_head,
-        HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, True,
+        HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, True, MODIFY,
     )  # fmt: skip
 
     if QUANTISED:
