@@ -38,18 +38,19 @@ class Turns:
                 "this LLM was called from inside one of its own steps (by a logits processor, "
                 "say), which would wait for itself; use another LLM there"
             )
-        ticket = (me, threading.Event())
+        called: threading.Event | None = None  # set when this thread's turn comes
         try:  # an interruption (Ctrl-C) at any line below passes the turn on
             with self._mutex:
                 if self._owner is None:
                     self._owner = me
                 else:
-                    self._waiting.append(ticket)
-            if self._owner != me:
-                ticket[1].wait()
+                    called = threading.Event()
+                    self._waiting.append((me, called))
+            if called is not None:
+                called.wait()
             yield
         finally:
-            self._give_back(ticket)
+            self._give_back(me, called)
 
     @contextlib.contextmanager
     def take_if_free(self) -> Iterator[bool]:
@@ -66,13 +67,13 @@ class Turns:
             yield taken
         finally:
             if taken:
-                self._give_back((me, threading.Event()))
+                self._give_back(me)
 
-    def _give_back(self, ticket: tuple[int, threading.Event]) -> None:
+    def _give_back(self, me: int, called: threading.Event | None = None) -> None:
         with self._mutex:
-            if ticket in self._waiting:  # interrupted before its turn came
-                self._waiting.remove(ticket)
-            elif self._owner == ticket[0]:
+            if called is not None and (me, called) in self._waiting:
+                self._waiting.remove((me, called))  # interrupted before its turn came
+            elif self._owner == me:
                 self._owner = None
                 if self._waiting:
                     self._owner, event = self._waiting.popleft()
