@@ -141,7 +141,7 @@ def test_a_model_with_outliers_keeps_its_logits(extreme, prompts):
     split, layers, llm = first_logits(extreme, prompts, quantization="llm_int8")
     assert relative(split, exact) < 0.1  # as int8 without outliers
     assert relative(naive, exact) > 5 * relative(split, exact)
-    assert (llm.config.dtype, llm.config.quantization) == ("float32", "llm_int8")
+    assert (llm.plan.dtype, llm.plan.quantization) == ("float32", "llm_int8")
     for layer in layers:
         assert layer.mixer.qkv.format.columns == layer.ffn.up.format.columns == (3,)
     report = llm.outliers
