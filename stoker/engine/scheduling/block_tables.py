@@ -116,8 +116,9 @@ class BlockTables:
 
     def has_place(self, seq: Sequence) -> bool:
         """Whether the next token goes to a block that is there, and is nobody else's."""
+        table = seq.tables[0] if seq.tables else ()
         at = seq.computed // self.pool.block_size
-        return at < seq.num_blocks and self._first.refs(seq.tables[0][at]) == 1
+        return at < len(table) and self._first.refs(table[at]) == 1
 
     def needed(self, seq: Sequence, count: int) -> int:
         """Blocks that every group must have available for `count` more tokens of `seq`."""

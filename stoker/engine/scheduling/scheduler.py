@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 
 from stoker.engine.blocks.cache_pool import CachePool
 from stoker.engine.blocks.groups import GroupSize
@@ -23,20 +22,8 @@ from stoker.engine.scheduling.length_limit import length_limit
 from stoker.engine.scheduling.policy import POLICIES
 from stoker.engine.scheduling.sequence import Sequence, Status
 from stoker.engine.scheduling.slot_pool import NO_SLOT, SlotPool
-from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, Step, StepItem
+from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, PlannedStep, Step, StepItem
 from stoker.engine.scheduling.step_time import StepTime
-
-
-@dataclass
-class _Plan:
-    """A step in the making."""
-
-    number: int
-    budget: int
-    items: list[StepItem] = field(default_factory=list)
-    copies: list[tuple[int, int, int]] = field(default_factory=list)
-    admitted: list[int] = field(default_factory=list)
-    preempted: list[int] = field(default_factory=list)
 
 
 class Scheduler:
@@ -161,29 +148,45 @@ class Scheduler:
         left of the budget; then waiting requests are admitted while the forecast fits.
         """
         self._step += 1
-        plan = _Plan(self._step, self.max_batch_tokens)
+        plan = PlannedStep(self._step, self.max_batch_tokens)
         drafts = propose(self.proposer, self.running, self.max_batch_tokens)
         prompts = []
+        has_place = self.tables.has_place
         for seq in tuple(self.running):
-            remaining = seq.remaining
+            remaining = len(seq.tokens) - seq.computed
             if remaining > 1:
                 prompts.append(seq)
-            elif remaining and plan.budget:
+            elif not remaining or not plan.budget:
+                continue
+            elif drafts or seq.computed < seq.prompt_len or not has_place(seq):
                 self._plan_sequence(plan, seq, drafts.get(seq.serial))
+            elif seq.status is Status.RUNNING:  # else preempted earlier in this plan
+                self._plan_decode(plan, seq)
         for seq in prompts:
             if plan.budget:
                 self._plan_sequence(plan, seq)
         if plan.budget and not plan.preempted:
             self._admit(plan)
-        return Step(
-            plan.number,
-            tuple(plan.items),
-            tuple(plan.copies),
-            tuple(plan.admitted),
-            tuple(plan.preempted),
-        )
+        return plan.done()
 
-    def _plan_sequence(self, plan: _Plan, seq: Sequence, drafts: Seq[int] | None = None) -> None:
+    def _plan_decode(self, plan: PlannedStep, seq: Sequence) -> None:
+        """What `_plan_sequence` does with the newest token of an answer if its place is there.
+
+        Nearly all items of a long run are such. Without what concerns prompts, drafts and missing
+        blocks they take a third less time.
+        """
+        start = seq.computed
+        seq.computed, seq.planned = start + 1, plan.number
+        plan.items.append(
+            StepItem(seq.serial, seq.slot, start, (seq.tokens[start],), seq.tables, (seq.index,))
+        )
+        plan.budget -= 1
+        if seq.computed >= (seq.num_indexed + 1) * self.block_size:
+            self.tables.index_filled(seq)
+
+    def _plan_sequence(
+        self, plan: PlannedStep, seq: Sequence, drafts: Seq[int] | None = None
+    ) -> None:
         """Give `seq` as much of the budget as its tokens and the free blocks allow.
 
         `drafts` are added to its tokens, as far as there are blocks for them.
@@ -222,7 +225,7 @@ class Scheduler:
         plan.budget -= count
         self.tables.index_filled(seq)
 
-    def _make_room(self, plan: _Plan, seq: Sequence, count: int) -> bool:
+    def _make_room(self, plan: PlannedStep, seq: Sequence, count: int) -> bool:
         """Preempt the last admitted until `count` tokens fit; False if they can't.
 
         Sequences that are part of this step already are spared. A decode that is itself the
@@ -239,7 +242,7 @@ class Scheduler:
                 return False
         return True
 
-    def _preempt(self, plan: _Plan, seq: Sequence) -> None:
+    def _preempt(self, plan: PlannedStep, seq: Sequence) -> None:
         """Take the blocks of `seq` back. Its tokens stay and are computed again later."""
         self.running.remove(seq)
         plan.preempted.append(seq.serial)
@@ -254,7 +257,7 @@ class Scheduler:
         seq.status, seq.slot = Status.WAITING, NO_SLOT
         self.preempted.appendleft(seq)
 
-    def _admit(self, plan: _Plan) -> None:
+    def _admit(self, plan: PlannedStep) -> None:
         forecast: Forecast | None = None
         while plan.budget and len(self.running) < self.max_running:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
@@ -319,12 +322,14 @@ class Scheduler:
             if drafted:
                 taken += item.verify
             seq = self._by_serial.get(item.sequence)
-            if seq is not None and len(item.tokens) > 1 and not item.verify:
+            if seq is None:
+                continue  # cancelled meanwhile
+            if len(item.tokens) > 1 and not item.verify:
                 self.tables.free_behind(seq)  # a decode does so when it needs another block
-            if seq is not None and seq.request.pooling and item.end == seq.prompt_len:
-                advanced.append(seq)
-            if seq is None or not item.draws:
-                continue  # cancelled meanwhile, or a prompt still under way
+            if not item.draws:  # a prompt still under way, or one to be pooled
+                if seq.request.pooling and item.end == seq.prompt_len:
+                    advanced.append(seq)
+                continue
             advanced.append(seq)
             if drafted and item.verify:
                 self.accepted[seq.serial] = accept(seq, tokens[first:taken], self.eos_ids)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stoker.engine.blocks.cache_pool import Tables
@@ -155,3 +155,25 @@ class Step:
                 + (f" verifies {item.verify}" if item.verify else "")
             )
         return "\n".join(lines)
+
+
+@dataclass
+class PlannedStep:
+    """A step in the making; `budget` is how many more tokens it may have."""
+
+    number: int
+    budget: int
+    items: list[StepItem] = field(default_factory=list)
+    copies: list[tuple[int, int, int]] = field(default_factory=list)
+    admitted: list[int] = field(default_factory=list)
+    preempted: list[int] = field(default_factory=list)
+
+    def done(self) -> Step:
+        """The step, to which nothing is added any more."""
+        return Step(
+            self.number,
+            tuple(self.items),
+            tuple(self.copies),
+            tuple(self.admitted),
+            tuple(self.preempted),
+        )
