@@ -94,7 +94,8 @@ def make(rng, overlap, fails=lambda launched, step: None, **changes):
         "max_context": 64,
     }
     sizes |= changes
-    groups = [GroupSize(sizes.pop("num_blocks"))]
+    blocks = sizes.pop("num_blocks")
+    groups = [GroupSize(blocks, window) for window in sizes.pop("windows", [None])]
     scheduler = Scheduler(**sizes, groups=groups, eos_ids=EOS)
     runner = Runner(scheduler, rng, fails)
     return Engine(scheduler, runner, Words(), VOCAB, record=True, overlap=overlap)
@@ -173,11 +174,13 @@ CHANGES = {
     "max_running": st.integers(1, 12),
     "prefix_cache": st.booleans(),
     "spare": st.integers(0, 30),
+    "windows": st.sampled_from([(None,), (None,), (None, 6), (5,), (3, 11)]),
 }
 
 
-def sizes(block_size, budget, max_running, prefix_cache, spare):
+def sizes(block_size, budget, max_running, prefix_cache, spare, windows):
     return {
+        "windows": windows,
         "num_blocks": -(-48 // block_size) + spare,
         "block_size": block_size,
         "max_batch_tokens": budget,

@@ -14,6 +14,7 @@ from zoo import CONTEXTS, VOCAB, ZOO, make
 
 import stoker
 from stoker import LLM, SamplingParams
+from stoker.engine.scheduling.forecast import Forecast
 from stoker.model.families import FAMILIES
 from stoker.model.families.__main__ import page
 from stoker.ops.attention_cpu import CpuAttention
@@ -62,12 +63,14 @@ def test_the_page_of_models_is_up_to_date():
 
 
 @pytest.mark.parametrize("name", [*ZOO, *(name for name in PLAIN if name != "no_attention")])
-def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts):
+def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts, monkeypatch):
     model, context = zoo(name), CONTEXTS.get(name)
     expected = [model.greedy(prompt, COUNT) for prompt in short_prompts]
     assert len({tuple(tokens) for tokens in expected}) > 5, "the model repeats itself"
     first = None
     for setting, options in SETTINGS.items():
+        if setting.startswith("preempted"):  # all are admitted, with few blocks
+            monkeypatch.setattr(Forecast, "fits", lambda *_: True)
         with LLM(model.folder, max_context=context, **options) as llm:
             seen = keep_logits(llm)
             tokens = generate(llm, short_prompts)
@@ -107,8 +110,6 @@ def test_bfloat16(name, zoo, short_prompts):
 
 
 def generate(llm, prompts, n=1):
-    if llm.plan.num_blocks == 20:
-        llm.engine.scheduler.lengths.observe(1)  # a forecast that is wrong, so that it preempts
     params = SamplingParams(n=n, temperature=0, max_tokens=COUNT, stop_token_ids=[10**6])
     return [[one.token_ids for one in output.outputs] for output in llm.generate(prompts, params)]
 

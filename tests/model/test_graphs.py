@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+import zoo
 from test_planning_ahead import random_params
 
 from stoker import LLM, SamplingParams
@@ -73,32 +74,40 @@ class Recorded:
 def with_graphs(llm, **options):
     """Let `llm`, which has been made anew, run by graphs; returns what captures them."""
     runner, scheduler = llm.engine.runner, llm.engine.scheduler
-    blocks, size = scheduler.pool.num_blocks, scheduler.block_size
+    size, groups = scheduler.block_size, [group.num_blocks for group in scheduler.pool.groups]
     attend, capture = Reserved(), Recorded(**options)
     runner.model.ops = Operations(attend)
-    runner.cache = PagedCache(llm.spec, [blocks + 1], size, torch.float32, runner.device)
+    runner.cache = PagedCache(
+        llm.spec, [blocks + 1 for blocks in groups], size, torch.float32, runner.device
+    )
     buckets = Buckets(scheduler.max_running, scheduler.max_batch_tokens)
     hidden = runner.model.hidden
 
     def forward(batch):
-        for layer in runner.cache.layers:  # what the dummy reads is nobody's business
-            for pages in layer:
-                pages[blocks] = torch.nan
+        for pages in runner.cache.pages:  # what the dummy reads is nobody's business
+            pages[-1] = torch.nan
         return hidden(batch, runner.cache)
 
     longest = max(scheduler.max_context, buckets.largest.tokens)
     runner.slots = DeviceSlots(
-        scheduler.slots.num_slots, longest, size, runner.device, (blocks,), shared=False
+        scheduler.slots.num_slots, longest, size, runner.device, groups, shared=False
     )
     make = runner.model.ops.make_inputs
     runner.graphs = Graphs(forward, attend, buckets, runner.slots, make, capture)
     return capture
 
 
+@pytest.fixture(scope="module")
+def windowed(save_checkpoint):
+    """A model whose layers have full attention or a window of 16."""
+    return save_checkpoint("gemma3", zoo.make("gemma3"))
+
+
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("setting", [{}, {"block_size": 4, "num_blocks": 48}])
-def test_greedy_tokens_equal_transformers(overlap, setting, checkpoint, prompts):
-    model = checkpoint("qwen3")
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_greedy_tokens_equal_transformers(name, overlap, setting, checkpoint, windowed, prompts):
+    model = checkpoint("qwen3") if name == "qwen3" else windowed
     with LLM(model.folder, overlap=overlap, max_batch_tokens=60, max_running=12, **setting) as llm:
         capture = with_graphs(llm)
         llm.engine.runner.draws_there = overlap

@@ -165,8 +165,7 @@ class Scheduler:
         for seq in prompts:
             if plan.budget:
                 self._plan_sequence(plan, seq)
-        if plan.budget and not plan.preempted:
-            self._admit(plan)
+        self._admit(plan)
         return plan.done()
 
     def _plan_decode(self, plan: PlannedStep, seq: Sequence) -> None:
@@ -259,7 +258,8 @@ class Scheduler:
 
     def _admit(self, plan: PlannedStep) -> None:
         forecast: Forecast | None = None
-        while plan.budget and len(self.running) < self.max_running:
+        # once room had to be made for one that was admitted, the others wait
+        while plan.budget and not plan.preempted and len(self.running) < self.max_running:
             seq = self.preempted[0] if self.preempted else self.waiting.peek()
             if seq is None:
                 return
