@@ -42,6 +42,21 @@ def test_rows_of_states_and_scores_follow_those_of_draws():
     assert not arrays.has_last
 
 
+def test_drafts_have_rows_too():
+    """Tokens 0 to 2 are a prompt, 3 a decode, 4 to 6 a decode with drafts, 7 part of a prompt."""
+    items = (
+        StepItem(0, 0, 0, (1, 2, 3), ((1,),), (0,)),
+        StepItem(1, 1, 2, (4,), ((2,),), (0,)),
+        StepItem(2, 2, 5, (5, 6, 7), ((3, 4),), (0,), verify=2),
+        StepItem(3, 3, 0, (8,), ((5,),), ()),
+    )
+    arrays = to_arrays(Step(1, items), DeviceSlots(4, 64, 4, CPU))
+    assert arrays.rows.tolist() == [2, 3, 4, 5, 6]
+    assert arrays.drawing.tolist() == [0, 1, 2]
+    assert Step(1, items).num_logits == 5
+    assert Step(1, items).last_tokens([10, 11, 12, 13, 14]) == {0: 10, 1: 11, 2: 12}
+
+
 def test_a_token_under_way_is_the_last_of_its_slot():
     slots, ops = DeviceSlots(5, 64, 4, CPU), Operations(ReferenceAttention())
     first = (StepItem(2, 0, 0, (7,), ((5,),), (0,)), StepItem(9, 1, 0, (8, 9), ((6,),), (0,)))
