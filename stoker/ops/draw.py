@@ -18,7 +18,7 @@ draw, and drawing the same position again gives the same token.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -85,18 +85,24 @@ class Draw(Protocol):
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), (R,) float64, of seeds and positions (R,) int64.
 
-    splitmix64's finaliser (Steele et al., 2014), in integers that wrap around.
+    The hash is splitmix64's finaliser (Steele et al., 2014).
     """
-    z = seeds
+    if seeds.device.type == "cpu":  # a third of the time in NumPy, with the same operations
+        return torch.from_numpy(_hash(seeds.numpy(), positions.numpy()) * 2.0**-53)
+    return cast(Tensor, _hash(seeds, positions)).double() * 2.0**-53
+
+
+def _hash(z: Any, positions: Any) -> Any:
+    """53 bits of each seed and position, in int64, which wraps around; of NumPy or torch."""
     for words in (positions + 1, 1):
         z = z + words * _GOLDEN
         for shift, mixer in zip((30, 27), _MIXERS, strict=True):
             z = (z ^ _shifted(z, shift)) * mixer
         z = z ^ _shifted(z, 31)
-    return _shifted(z, 11).double() * 2.0**-53
+    return _shifted(z, 11)
 
 
-def _shifted(z: Tensor, bits: int) -> Tensor:
+def _shifted(z: Any, bits: int) -> Any:
     """z >> bits with zeros shifted in, of int64."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 

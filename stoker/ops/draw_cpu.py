@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,42 +20,48 @@ from stoker.ops.tail_filters import cut_min_p, cut_typical
 def draw_on_cpu(logits: Tensor, params: DrawParams) -> Drawn:
     """See `stoker.ops.draw.Draw`."""
     tops, tokens = largest(logits)
-    rows = ((params.temperature > 0) & tops.isfinite()).nonzero()[:, 0]
-    if len(rows):
-        tokens[rows] = _draw_random(logits[rows].float(), params.select(rows))
+    random = params.temperature.numpy() > 0
+    if random.any():
+        rows = torch.from_numpy(np.flatnonzero(random & tops.isfinite().numpy()))
+        chosen = params if len(rows) == len(logits) else params.select(rows)
+        if len(rows):
+            tokens[rows] = _draw_random(logits[rows].float(), chosen)
     return Drawn(tokens, tops)
 
 
 def _draw_random(scores: Tensor, params: DrawParams) -> Tensor:
     """Tokens (R,) of rows with a temperature; scores (R, V) float32 are logits, overwritten."""
-    vocab = scores.shape[1]
     scores.sub_(scores.amax(-1, keepdim=True)).div_(params.temperature[:, None])
     numbers = uniforms(params.seeds, params.positions)
-    every = torch.arange(len(scores))
+    if params.min_p is not None:
+        _filter_rows(scores, params.min_p > 0, params.min_p, cut_min_p)
+    if params.top_k is None and params.top_p is None and params.typical_p is None:
+        return _draw_whole(scores, numbers)
+    every, vocab = torch.arange(len(scores)), scores.shape[1]
     top_k = torch.zeros_like(every) if params.top_k is None else params.top_k
     top_p = numbers.new_ones(len(every)) if params.top_p is None else params.top_p
     cut = ((top_k > 0) & (top_k < vocab)) | (top_p < 1)
-    if params.min_p is not None:
-        _filter_rows(scores, params.min_p > 0, params.min_p, cut_min_p)
     if params.typical_p is not None:
         typical = params.typical_p < 1
-        both = (cut & typical).nonzero()[:, 0]
+        both = every[cut & typical]
         if len(both):
             scores[both] = filter_logits(scores[both], top_k[both], top_p[both])
         _filter_rows(scores, typical, params.typical_p, cut_typical)
         cut &= ~typical
-    tokens = torch.empty_like(every)
-    for group, few in ((every[cut], True), (every[~cut], False)):
-        if not len(group):
-            continue
-        part = scores if len(group) == len(every) else scores[group]
-        if few:
-            kept = keep_top(part, top_k[group], top_p[group])
-            tokens[group] = draw_kept(part, kept, numbers[group])
-        else:
-            probs = part.softmax(-1, dtype=torch.float64)
-            tokens[group] = find(probs, probs.cumsum(-1), numbers[group])
+    if cut.all():
+        return draw_kept(scores, keep_top(scores, top_k, top_p), numbers)
+    tokens, few, whole = torch.empty_like(every), every[cut], every[~cut]
+    if len(few):
+        part = scores[few]
+        tokens[few] = draw_kept(part, keep_top(part, top_k[few], top_p[few]), numbers[few])
+    tokens[whole] = _draw_whole(scores[whole], numbers[whole])
     return tokens
+
+
+def _draw_whole(scores: Tensor, numbers: Tensor) -> Tensor:
+    """Tokens (R,) from all that have a score, of scores (R, V) and numbers (R,) in [0, 1)."""
+    probs = scores.softmax(-1, dtype=torch.float64)
+    return find(probs, probs.cumsum(-1), numbers)
 
 
 def _filter_rows(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from stoker.ops.draw import DrawParams, cut_tails, draw, keep_top, uniforms
+from stoker.ops.draw import DrawParams, _hash, cut_tails, draw, keep_top, uniforms
 from stoker.ops.draw_cpu import draw_on_cpu
 from stoker.ops.tail_filters import cut_min_p, cut_typical
 
@@ -72,6 +72,8 @@ def test_uniform_numbers_are_those_of_the_hash():
     positions = [rng.randrange(1 << 40) for _ in seeds]
     expected = [scalar_uniform(*pair) for pair in zip(seeds, positions, strict=True)]
     assert uniforms(signed(seeds), torch.tensor(positions)).tolist() == expected
+    bits = _hash(signed(seeds), torch.tensor(positions))  # as on a device
+    assert (bits.double() * 2.0**-53).tolist() == expected
 
 
 def test_uniform_numbers_are_uniform_over_seeds_and_positions():

@@ -92,6 +92,9 @@ class SamplingBatch:
 
     def params(self, vocab: int, device: torch.device) -> DrawParams:
         """The parameters on `device`, with the filters that some row uses."""
+        if not any(self.temperature):
+            none, nowhere = np.zeros(len(self), np.float32), np.zeros(len(self), np.int64)
+            return DrawParams(*upload([none, nowhere, nowhere], device))
         top_k, top_p = np.array(self.top_k, np.int64), np.array(self.top_p, np.float64)
         arrays: dict[str, NDArray[Any]] = {
             "temperature": np.array(self.temperature, np.float32),
