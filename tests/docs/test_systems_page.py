@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "systems.md").read_text("utf-8")
 MARKS = ["option", "exact", "measured"]
+WAITING = "\n# Waiting for a GPU\n"
 
 
 @functools.cache
@@ -25,8 +26,10 @@ def names_of_tests(path):
 
 def problems(page):
     """What is wrong with the page, a line each."""
+    holding, _, waiting = page.partition(WAITING)
+    rows = [re.split(r"^## ", part, flags=re.M)[1:] for part in (holding, waiting)]
     found, seen = [], []
-    for section in re.split(r"^## ", page, flags=re.M)[1:]:
+    for number, section in enumerate(rows[0] + rows[1]):
         title, _, body = section.partition("\n")
         row = title.split()[0]
         seen.append(row)
@@ -42,11 +45,14 @@ def problems(page):
         files = re.findall(r"`(benchmarks/results/[^`]+)`", measured)
         if not files and not re.match(r"- \w", measured):
             found.append(f"{row}: measured must name a result file, or say '- why there is none'")
+        if measured.startswith("- needs a GPU") != (number >= len(rows[0])):
+            found.append(f"{row}: what needs a GPU waits for one, and nothing else does")
         # every other path in backticks too: scripts, pages
         paths = re.findall(r"`((?:benchmarks|docs|stoker|tests)/[^`:\s]+)", body)
         found += [f"{row}: no file {path}" for path in paths if not (ROOT / path).is_file()]
     found += [f"{row} is there twice" for row in set(seen) if seen.count(row) > 1]
-    if seen != sorted(seen):
+    parts = seen[: len(rows[0])], seen[len(rows[0]) :]
+    if any(part != sorted(part) for part in parts):
         found.append("the rows are not in order")
     return found
 
@@ -97,6 +103,14 @@ def test_a_right_row_is_accepted():
 def test_a_wrong_row_is_told(old, new, message):
     (problem, *_) = problems(ROW.replace(old, new))
     assert message in problem
+
+
+def test_rows_that_wait_for_a_gpu():
+    other = ROW.replace("S001", "S000")
+    waiting = other.replace("- no speed", "- needs a GPU: no speed")
+    assert problems(ROW + WAITING + waiting) == []
+    message = "S000: what needs a GPU waits for one, and nothing else does"
+    assert problems(waiting + ROW) == problems(ROW + WAITING + other) == [message]
 
 
 def test_order_and_doubles():
