@@ -165,9 +165,10 @@ def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
     groups, width = (2, lanes) if gated else (1, 2 * lanes)
     parts = x.view(groups, -1, *x.shape[1:])
     panels = -(-parts.shape[1] // width)
-    around = [0, 0] * (x.dim() - 1)
-    padded = F.pad(parts, (*around, 0, panels * width - parts.shape[1]))
-    shaped = padded.view(groups, panels, width // lanes, lanes, *x.shape[1:])
+    missing = panels * width - parts.shape[1]
+    if missing:  # else no copy is made here
+        parts = F.pad(parts, (*[0, 0] * (x.dim() - 1), 0, missing))
+    shaped = parts.reshape(groups, panels, width // lanes, lanes, *x.shape[1:])
     return shaped.transpose(0, 1).flatten(1, 2)
 
 
