@@ -40,7 +40,7 @@ class ActiveRequest:
         scores: of its prompt, if asked for.
         shows_progress: partial outputs are wanted.
         needs_text: text is wanted after every token.
-        seeds: of the random streams, by completion.
+        seeds: of the random streams, one for each completion; empty until it has begun.
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
         pool: what has been gathered of its states, where it is pooled.
@@ -55,7 +55,7 @@ class ActiveRequest:
     scores: PromptScores | None = None
     shows_progress: bool = False
     needs_text: bool = False
-    seeds: dict[int, int] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
     pool: PoolState | None = None
@@ -83,14 +83,8 @@ class ActiveRequest:
     def begin(self) -> None:
         """Note that the request is part of a step for the first time."""
         self.begun = True
+        self.seeds = [self.request.sample_seed(one.index) for one in self.output.outputs]
         self.output.queued_seconds = time.monotonic() - self.made
-
-    def seed(self, index: int) -> int:
-        """The seed of completion `index`, made when first asked for."""
-        found = self.seeds.get(index)
-        if found is None:
-            found = self.seeds[index] = self.request.sample_seed(index)
-        return found
 
     def control(self, rules: Rules, index: int) -> RowControls:
         """The controls of completion `index`, made when first asked for."""

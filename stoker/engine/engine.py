@@ -162,7 +162,8 @@ class Engine:
         """What the runner needs beside the step."""
         pools, draws = self._pools(step), self._draws(step)
         answers = [row.grammar for row in draws.controls.values() if row.grammar is not None]
-        begin_masks([state for state in answers if state.mask is None])  # at their first tokens
+        if answers:
+            begin_masks([state for state in answers if state.mask is None])  # at their first tokens
         return draws, pools
 
     def _draws(self, step: Step) -> SamplingBatch:
@@ -183,7 +184,7 @@ class Engine:
                 batch.temperature.append(params.temperature)
                 batch.top_k.append(params.top_k)
                 batch.top_p.append(params.top_p)
-                batch.seeds.append(live.seed(index))
+                batch.seeds.append(live.seeds[index])
                 batch.positions.append(item.end)
             if item.verify:
                 batch.repeat_last(range(item.end - item.verify, item.end + 1))

@@ -5,14 +5,15 @@ Rows are handled in groups by the filters they use, so a row pays for its own al
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stoker.ops.argmax import largest
 from stoker.ops.draw import Drawn, DrawParams, find, uniforms
+from stoker.ops.native.build import load_kernels, signature
 from stoker.ops.nucleus import draw_kept, filter_logits, keep_top
 from stoker.ops.tail_filters import cut_min_p, cut_typical
 
@@ -71,3 +72,25 @@ def _filter_rows(
     rows = chosen.nonzero()[:, 0]
     if len(rows):
         scores[rows] = keep(scores[rows], values[rows])
+
+
+def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logits (R,) and their places (R,) int64, which greedy decoding draws.
+
+    Reference: `torch.max`; in float32 on a CPU one pass in C (native/elementwise.c). logits (R, V)
+    hold no NaN; of equal ones the first counts.
+    """
+    kernel = _kernel() if logits.device.type == "cpu" and logits.dtype == torch.float32 else None
+    if kernel is None:
+        values, places = logits.max(-1)
+        return values, places
+    logits = logits.contiguous()
+    values, places = logits.new_empty(len(logits)), torch.empty(len(logits), dtype=torch.int64)
+    kernel(logits.data_ptr(), values.data_ptr(), places.data_ptr(), *logits.shape)
+    return values, places
+
+
+@functools.cache
+def _kernel() -> Callable[..., None] | None:
+    library = load_kernels("elementwise")
+    return signature(library.largest, "ppp ii") if library else None

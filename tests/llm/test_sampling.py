@@ -10,7 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from stoker import LLM, RepetitionDetectionParams, SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import Request
-from stoker.engine.scheduling.ending import is_looping
+from stoker.engine.scheduling.sequence import is_looping
 from stoker.errors import InvalidRequestError, ModelError, StokerError
 
 VOCAB = 300

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stoker import LLM, SamplingParams
-from stoker.ops import norm, sampling
+from stoker.ops import draw, norm
 from stoker.ops.select import select_operations
 from stoker.ops.triton import select
 from stoker.ops.triton.available import interpreted
@@ -27,7 +27,7 @@ def test_without_triton_the_references_serve_and_it_is_said_once(on_a_gpu, monke
         operations = [on_a_gpu() for _ in range(2)]
     select.fused_operations.cache_clear()
     assert operations[0].rms_norm is norm.rms_norm
-    assert operations[0].draw is sampling.draw
+    assert operations[0].draw is draw.draw
     assert [record.message for record in caplog.records if "Triton" in record.message] == [
         "Triton is not installed: norms, activations and draws take slower paths"
     ]

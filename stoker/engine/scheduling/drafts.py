@@ -20,8 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
-from stoker.engine.scheduling.ending import finish_reason
-from stoker.engine.scheduling.sequence import Sequence
+from stoker.engine.scheduling.sequence import Sequence, finish_reason
 from stoker.engine.scheduling.step import LAST_TOKEN
 
 
@@ -37,7 +36,7 @@ class Proposer(Protocol):
 
 
 def propose(
-    proposer: Proposer | None, running: Seq[Sequence], max_batch_tokens: int
+    proposer: Proposer, running: Seq[Sequence], max_batch_tokens: int
 ) -> dict[int, Seq[int]]:
     """Drafts by serial number, as many as a step has room for beside a token of each that runs.
 
@@ -45,7 +44,7 @@ def propose(
     prompt is computed, which takes what the decodes leave of the step.
     """
     spare = max_batch_tokens - len(running)
-    if proposer is None or spare <= 0 or any(seq.remaining > 1 for seq in running):
+    if spare <= 0 or any(seq.remaining > 1 for seq in running):
         return {}
     chosen, limits = [], []
     for seq in running:

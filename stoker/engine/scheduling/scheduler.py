@@ -16,11 +16,10 @@ from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.block_tables import BlockTables
 from stoker.engine.scheduling.drafts import Proposer, accept, propose
-from stoker.engine.scheduling.ending import finish_reason
 from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
 from stoker.engine.scheduling.length_limit import length_limit
 from stoker.engine.scheduling.policy import POLICIES
-from stoker.engine.scheduling.sequence import Sequence, Status
+from stoker.engine.scheduling.sequence import Sequence, Status, finish_reason
 from stoker.engine.scheduling.slot_pool import NO_SLOT, SlotPool
 from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, PlannedStep, Step, StepItem
 from stoker.engine.scheduling.step_time import StepTime
@@ -149,7 +148,8 @@ class Scheduler:
         """
         self._step += 1
         plan = PlannedStep(self._step, self.max_batch_tokens)
-        drafts = propose(self.proposer, self.running, self.max_batch_tokens)
+        guess = self.proposer
+        drafts = propose(guess, self.running, self.max_batch_tokens) if guess else {}
         prompts = []
         has_place = self.tables.has_place
         for seq in tuple(self.running):
@@ -257,6 +257,8 @@ class Scheduler:
         self.preempted.appendleft(seq)
 
     def _admit(self, plan: PlannedStep) -> None:
+        if len(self._by_serial) == len(self.running):
+            return  # nobody waits
         forecast: Forecast | None = None
         # once room had to be made for one that was admitted, the others wait
         while plan.budget and not plan.preempted and len(self.running) < self.max_running:

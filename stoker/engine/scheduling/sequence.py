@@ -17,10 +17,12 @@ the placeholder `LAST_TOKEN`: it is still being drawn, and only the device has i
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from enum import Enum
 
 from stoker.engine.blocks.cache_pool import Tables
 from stoker.engine.blocks.prefix_index import Parent, Root
+from stoker.engine.request.params import RepetitionDetectionParams
 from stoker.engine.request.pooling import NO_STATES
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.slot_pool import NO_SLOT
@@ -56,6 +58,7 @@ class Sequence:
         "shared_blocks",
         "slot",
         "status",
+        "stop_ids",
         "tables",
         "tokens",
     )
@@ -69,6 +72,7 @@ class Sequence:
         self.length_limit = length_limit
         # completions to draw from the prompt's last position
         self.pending_samples = request.params.num_drawn if request.pooling is None else 0
+        self.stop_ids = request.params.stop_ids
         self.status = Status.WAITING
         self.finish_reason: str | None = None
         self.num_cached_tokens = 0  # prompt tokens that the prefix index spared it
@@ -150,3 +154,38 @@ class Sequence:
         twin.num_cached_tokens = self.prompt_len
         twin.scored, twin.draftable = self.scored, self.draftable
         return twin
+
+
+def finish_reason(seq: Sequence, eos_ids: frozenset[int]) -> str | None:
+    """The reason why `seq` ends with its last token; None if it goes on."""
+    if seq.request.pooling:
+        return "pooled"
+    params, token = seq.request.params, seq.tokens[-1]
+    if token in seq.stop_ids or (not params.ignore_eos and token in eos_ids):
+        return "stop"
+    detect = params.repetition_detection
+    if (
+        detect is not None
+        and seq.generated >= params.min_tokens
+        and is_looping(seq.tokens, seq.prompt_len, detect)
+    ):
+        return "repetition"
+    return "length" if len(seq.tokens) >= seq.length_limit else None
+
+
+def is_looping(tokens: Seq[int], start: int, params: RepetitionDetectionParams) -> bool:
+    """Whether `tokens[start:]` ends with one pattern `min_count` times in a row.
+
+    A sequence repeats with period p over its last p * count tokens exactly if these equal
+    themselves shifted by p. The last token alone rules out most periods.
+    """
+    last, length = len(tokens) - 1, len(tokens) - start
+    for size in range(params.min_pattern_size, params.max_pattern_size + 1):
+        span = size * params.min_count
+        if span > length:
+            return False
+        if tokens[last] != tokens[last - size]:
+            continue
+        if tokens[len(tokens) - span + size :] == tokens[len(tokens) - span : -size]:
+            return True
+    return False

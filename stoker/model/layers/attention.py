@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from stoker.model import roles
-from stoker.model.layers.linear import Linear
-from stoker.model.layers.part import LayerPart
+from stoker.model.layers.linear import LayerPart, Linear
 from stoker.model.norms import RmsNorm, make_norm
 from stoker.model.spec import AttentionSpec, ModelSpec
 from stoker.model.step import StepContext

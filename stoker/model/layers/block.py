@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from stoker.model.layers.attention import Attention
-from stoker.model.layers.dense import Dense
-from stoker.model.layers.linear_map import LinearMap
-from stoker.model.layers.part import LayerPart
+from stoker.model.layers.linear import LayerPart
+from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.spec import AttentionSpec, DenseSpec, LinearMapSpec, ModelSpec, PartSpec

@@ -1,13 +1,15 @@
-"""The network of a `DenseSpec`: up, activation, down."""
+"""Networks: that of a `DenseSpec`, and the single matrix of a `LinearMapSpec`.
+
+A linear map may stand in the place of a mixer too.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from stoker.model import roles
-from stoker.model.layers.linear import Linear
-from stoker.model.layers.part import LayerPart
-from stoker.model.spec import DenseSpec, ModelSpec
+from stoker.model.layers.linear import LayerPart, Linear
+from stoker.model.spec import DenseSpec, LinearMapSpec, ModelSpec
 from stoker.model.step import StepContext
 from stoker.quant.choose import Formats
 
@@ -34,3 +36,16 @@ class Dense(LayerPart):
         if not self.fused:
             inner = step.ops.activate(inner, self.spec.activation, self.spec.gated)
         return self.joined(self.down, inner, residual, step.ops)
+
+
+class LinearMap(LayerPart):
+    """x + W x."""
+
+    def __init__(self, spec: LinearMapSpec, model: ModelSpec, index: int) -> None:
+        super().__init__(model.layers[index], model)
+        self.linear = Linear(model.hidden, model.hidden, spec.bias)
+
+    def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
+        if x is residual:  # without a norm before: the product may not overwrite what it reads
+            residual = residual.clone()
+        return self.joined(self.linear, x, residual, step.ops)

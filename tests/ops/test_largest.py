@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stoker.ops.argmax import largest
+from stoker.ops.draw_cpu import largest
 
 
 @pytest.mark.parametrize("size", [1, 63, 1024, 1025, 2047, 5000])
