@@ -71,7 +71,8 @@ class EngineOptions:
             holds twice as many tokens and changes results a little: an element by at most 1/16.
             Each head has a scale, found at load.
         block_size: tokens per cache block.
-        num_blocks: cache blocks; None sizes the pool by `cache_memory` or `gpu_memory`.
+        num_blocks: cache blocks; None sizes the pool by `cache_memory` or `gpu_memory`. Layers with
+            a window have blocks of their own, fewer or as many (engine/setup/cache_sizes.py).
         cache_memory: bytes for keys and values; None takes a quarter of the free memory on a CPU,
             and never more than `max_running` sequences of full context could use.
         gpu_memory: the share of a GPU's memory that may be in use, by anyone; what the model
