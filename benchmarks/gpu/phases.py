@@ -6,6 +6,7 @@
       to_arrays  the step as arrays
       upload     arrays to the device
       attention  the plan of attention
+    draw       draws left out at the launch (PendingStep.draw)
     wait       for the tokens
     commit     sequences advance
     collect    outputs are brought up to date
@@ -23,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 from stoker.engine.execution import runner, step_tensors
+from stoker.engine.sampling import sampler
 
 WITHIN_LAUNCH = ("to_arrays", "upload", "attention")
 
@@ -31,7 +33,7 @@ class _TimedHandle:
     """A step under way; its wait is timed."""
 
     def __init__(self, handle: Any, timed: Callable[..., Any]) -> None:
-        self.wait = timed("wait", handle.wait)
+        self.draw, self.wait = timed("draw", handle.draw), timed("wait", handle.wait)
 
 
 @contextlib.contextmanager
@@ -62,7 +64,7 @@ def phases(engine: Any) -> Iterator[dict[str, float]]:
         wrap(engine, "_prepare", "prepare")
         wrap(engine, "_collect", "collect")
         wrap(runner, "to_arrays", "to_arrays")
-        for module in (step_tensors, runner):
+        for module in (step_tensors, runner, sampler):
             wrap(module, "upload", "upload")
         for name in ("plan", "refill"):
             if hasattr(attend, name):

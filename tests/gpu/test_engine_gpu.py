@@ -43,6 +43,29 @@ def test_sampled_tokens_are_those_of_the_plain_loop(checkpoint, prompts):
     assert run(overlap=True) == run(overlap=False, cuda_graphs=False)
 
 
+def test_draws_under_controls_are_those_of_the_plain_loop(checkpoint, prompts):
+    kinds = [
+        {"repetition_penalty": 1.3, "frequency_penalty": 0.4},
+        {"logit_bias": {5: 2.0}, "logprobs": 3},
+        {"bad_words": [[5, 6], [7]], "min_tokens": 6, "stop_token_ids": range(40)},
+        {"allowed_token_ids": range(50, 90), "min_p": 0.05},
+        {"typical_p": 0.8, "top_k": 30},
+        {"logits_processors": [lambda outputs, logits: logits * 1.5]},
+        {},
+    ]
+    params = [
+        SamplingParams(temperature=0.8, seed=n, max_tokens=COUNT, **kinds[n % len(kinds)])
+        for n in range(len(prompts))
+    ]
+
+    def run(**options):
+        with LLM(checkpoint("llama").folder, device="cuda", dtype="float32", **options) as llm:
+            outputs = [one.outputs for one in llm.generate(prompts, params)]
+            return [[(one.token_ids, one.finish_reason) for one in some] for some in outputs]
+
+    assert run(overlap=True) == run(overlap=False, cuda_graphs=False)
+
+
 def test_the_budget_holds(checkpoint, prompts):
     with LLM(checkpoint("qwen3").folder, device="cuda", gpu_memory=0.5, max_running=64) as llm:
         needs = llm.budget.needs

@@ -18,7 +18,7 @@ from stoker.engine.sampling.logprobs import (
     score_prompts,
 )
 from stoker.engine.sampling.rules import make_rules
-from stoker.engine.sampling.sampler import SamplingBatch, sample
+from stoker.engine.sampling.sampler import SamplingBatch, draw_rows, sample
 from stoker.errors import InvalidRequestError
 from stoker.ops.draw import draw, uniforms
 
@@ -386,6 +386,51 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
             if isinstance(one, torch.Tensor):
                 self.most = max(self.most, one.numel())
         return out
+
+
+class Waits(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes operations whose sizes or values a device would have to tell the host."""
+
+    NAMES = ("nonzero", "_local_scalar_dense", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = name == "index" and any(
+            one is not None and one.dtype == torch.bool for one in args[1]
+        )
+        if masks or any(name.startswith(one) for one in self.NAMES):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_draws_are_enqueued_without_a_wait(seed, monkeypatch):
+    """As on a GPU: with the definition of draws, and of what a CPU does otherwise."""
+    monkeypatch.setattr(logprobs_module, "_likeliest_on_cpu", likeliest_by_keys)
+    rows = random_rows(seed)
+    batch = batch_of(rows)
+    assert {"processors", "bias", "bars", "penalties", "min_p", "logprobs"} <= batch.features
+    logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+    params = batch.params(VOCAB, logits.device)
+    with Waits() as waits:
+        draws = draw_rows(logits.clone(), batch, params, draw)
+    assert waits.found == []
+    tokens = draws.take(draws.tokens.tolist(), draws.results)
+    expected = drawn(logits, rows)
+    for row, (token, found) in enumerate(expected):
+        controls = batch.controls.get(row)
+        if token is None:
+            assert controls.error is not None
+            continue
+        assert token == tokens[row]
+        assert found == (None if controls is None else controls.found)
+    with Waits() as waits:
+        drawn(logits, rows)
+    assert "nonzero" in waits.found, "a CPU may look"
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * VOCAB, 10**6])
