@@ -68,16 +68,13 @@ def bar_ungrammatical(logits: Tensor, rows: Mapping[int, RowControls]) -> None:
     A row whose constraint can't be followed any further gets an `error`. One whose answer has
     ended stays as it is: its step was planned before that was known, and its draw is dropped.
     """
-    states = {
-        row: one.grammar
-        for row, one in rows.items()
-        if one.grammar is not None and not one.grammar.ended
-    }
-    if not states:
-        return
+    states = {row: one.grammar for row, one in rows.items() if one.grammar is not None}
     for row, state in states.items():
         if state.followed != len(rows[row].output):  # a step that failed was drawn already
             state.restart(rows[row].output)
+    states = {row: state for row, state in states.items() if not state.ended}
+    if not states:
+        return
     bits = take_masks([*states.values()])
     for row, state in states.items():
         if state.matcher.is_error():
