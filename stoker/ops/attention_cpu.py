@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, first_block, visible
 from stoker.ops.kv_pages import Pages
+from stoker.ops.rounding import ceil_div
 
 
 @dataclass
@@ -52,7 +53,7 @@ class _DecodeGroup:
 
 def _decode_group(layout: RaggedLayout, group: list[int]) -> _DecodeGroup:
     """The sequences `group`, the longest first."""
-    width = -(-layout.context_lens[group[0]] // layout.block_size)
+    width = ceil_div(layout.context_lens[group[0]], layout.block_size)
     return _DecodeGroup(
         rows=torch.tensor([layout.query_starts[s] for s in group]),
         tables=layout.block_tables[torch.tensor(group), :width],
@@ -156,7 +157,7 @@ class CpuAttention:
         rows, context = layout.queries(s), layout.context_lens[s]
         count = rows.stop - rows.start
         first = first_block(context - count, scores.window, layout.block_size)
-        blocks = layout.block_tables[s, first : -(-context // layout.block_size)]
+        blocks = layout.block_tables[s, first : ceil_div(context, layout.block_size)]
         context -= first * layout.block_size
         keys, values = (
             cache.index_select(0, blocks).flatten(0, 1)[:context].transpose(0, 1)[None]

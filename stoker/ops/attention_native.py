@@ -13,6 +13,7 @@ from torch import Tensor
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, with_sinks
 from stoker.ops.kv_pages import Pages
 from stoker.ops.native.build import signature
+from stoker.ops.rounding import ceil_div
 from stoker.ops.shared_prefix import prefix_groups
 
 
@@ -45,7 +46,7 @@ class NativeAttention:
         single = np.flatnonzero(counts == 1)
         tables = layout.block_tables.contiguous()
         if len(single):
-            most = min(self.most_queries, -(-len(single) // torch.get_num_threads()))
+            most = min(self.most_queries, ceil_div(len(single), torch.get_num_threads()))
             own = tables.numpy() if len(single) == len(counts) else tables.numpy()[single]
             held = layout.held_from[single] if layout.held_from is not None else None
             groups = prefix_groups(own, contexts[single], layout.block_size, most, held)

@@ -16,6 +16,7 @@ from torch import Tensor
 from stoker.ops.huge_pages import in_huge_pages
 from stoker.ops.linear import LinearFn
 from stoker.ops.native.build import load_kernels, signature
+from stoker.ops.rounding import ceil_div
 
 MULTIPLE = 8  # what a GPU's product of integers asks of both sizes
 _LEAST_ROWS = 17  # what it asks of the rows
@@ -69,7 +70,7 @@ class Int8Linear:
         width, group = library.panel_width(), library.group_size()
         self.out_features, size = weight.shape
         self._input_bytes = library.input_bytes(size)
-        panels, groups = -(-self.out_features // width), -(-size // group)
+        panels, groups = ceil_div(self.out_features, width), ceil_div(size, group)
         padded = F.pad(weight, (0, groups * group - size, 0, panels * width - self.out_features))
         shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
         shaped = shifted.view(panels, width, groups, group)

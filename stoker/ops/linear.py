@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stoker.ops.huge_pages import in_huge_pages
 from stoker.ops.native.build import load_kernels, signature
+from stoker.ops.rounding import ceil_div
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
     """
     groups, width = (2, lanes) if gated else (1, 2 * lanes)
     parts = x.view(groups, -1, *x.shape[1:])
-    panels = -(-parts.shape[1] // width)
+    panels = ceil_div(parts.shape[1], width)
     missing = panels * width - parts.shape[1]
     if missing:  # else no copy is made here
         parts = F.pad(parts, (*[0, 0] * (x.dim() - 1), 0, missing))

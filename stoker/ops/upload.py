@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stoker.ops.rounding import ceil_div
+
 ALIGNMENT = 8  # bytes; the widest element there is
 
 Arrays = Seq[NDArray[Any]]
@@ -52,5 +54,5 @@ def unpack(packed: Tensor, like: Arrays) -> list[Tensor]:
 
 def _offsets(arrays: Arrays) -> list[int]:
     """Where each array begins, and the end."""
-    sizes = (-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)
+    sizes = (ceil_div(array.nbytes, ALIGNMENT) * ALIGNMENT for array in arrays)
     return [0, *accumulate(sizes)]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stoker.ops.int8 import MULTIPLE, SplitLinear, prepare_int8, quantize_rows
 from stoker.ops.linear import LinearFn, PlainLinear, linear_reference
+from stoker.ops.rounding import ceil_div
 from stoker.quant.floats import FloatFormat
 from stoker.quant.format import Parts, PartSpec, WeightFormat, convert
 
@@ -121,5 +122,5 @@ def outlier_columns(largest: Tensor) -> tuple[int, ...]:
         columns              2              5
     """
     bound = FACTOR * largest.median()
-    count = min(int((largest > bound).sum()), -(-len(largest) // MOST))
+    count = min(int((largest > bound).sum()), ceil_div(len(largest), MOST))
     return tuple(sorted(largest.topk(count).indices.tolist()))

@@ -22,6 +22,7 @@ from torch import Tensor
 from stoker.engine.request.constraint import library
 from stoker.engine.sampling.controls import RowControls
 from stoker.engine.sampling.grammar import GrammarState, Masks
+from stoker.ops.rounding import ceil_div
 from stoker.ops.token_bitmask import Bits, bar_unset
 
 
@@ -29,7 +30,7 @@ def begin_masks(states: Seq[GrammarState]) -> None:
     """Start to fill the masks of `states`, which have none."""
     if not states:
         return
-    bits = np.zeros((len(states), -(-states[0].grammar.compiler.width // 32) * 4), np.uint8)
+    bits = np.zeros((len(states), ceil_div(states[0].grammar.compiler.width, 32) * 4), np.uint8)
     masks, started = Masks(bits), Lock()
     matchers = [(state.matcher, row) for row, state in enumerate(states)]
     for row, state in enumerate(states):

@@ -15,6 +15,7 @@ from pathlib import Path
 from stoker.engine.blocks.block_pool import UNUSED
 from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.scheduling.step import Step, StepItem
+from stoker.ops.rounding import ceil_div
 
 NextToken = Callable[[tuple[int, ...], int], int]
 
@@ -95,7 +96,7 @@ class FakeCache:
         first = 0 if window is None else max(0, item.start - window + 1)
         seen: list[int | None] = []
         begin = first // self._size
-        for entry, number in enumerate(table[begin : -(-item.end // self._size)], begin):
+        for entry, number in enumerate(table[begin : ceil_div(item.end, self._size)], begin):
             where = f"#{item.sequence} reads block {number} at entry {entry} of group {group}"
             if number == UNUSED:
                 raise ValueError(f"{where}: it was freed")

@@ -22,6 +22,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from stoker.engine.blocks.groups import GroupSize, policy_of
+from stoker.ops.rounding import ceil_div
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class CacheSizes:
 
         Every chunk may begin in a block of its own.
         """
-        chunk = -(-min(self.max_chunk, self.context) // self.block_size) + 1
-        chunks = -(-self.max_chunk // self.block_size) + self.max_running
+        chunk = ceil_div(min(self.max_chunk, self.context), self.block_size) + 1
+        chunks = ceil_div(self.max_chunk, self.block_size) + self.max_running
         bounded = min(int(num_blocks * share), self.max_running * most + chunks)
         return min(num_blocks, max(bounded, most + chunk))
 
@@ -79,7 +80,7 @@ class CacheSizes:
     @property
     def useful(self) -> int:
         """The most blocks of the group that keeps the most that can be in use at a time."""
-        return self.max_running * -(-self.context // self.block_size)
+        return self.max_running * ceil_div(self.context, self.block_size)
 
     def nbytes(self, num_blocks: int) -> int:
         """Bytes of all pools."""

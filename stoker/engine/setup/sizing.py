@@ -22,6 +22,7 @@ from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Transformer
+from stoker.ops.rounding import ceil_div
 
 GPU_MEMORY = 0.9  # the share of a GPU's memory that may be in use, where nothing else is asked for
 
@@ -85,7 +86,7 @@ def gpu_budget(
     """
     size, context, most = sizes.block_size, sizes.context, sizes.max_chunk
     shortest = min(most, context)
-    blocks = (-(-shortest // size),) * len(model.spec.cache_groups)
+    blocks = (ceil_div(shortest, size),) * len(model.spec.cache_groups)
     trial = PagedCache(model.spec, blocks, size, dtype, memory.device)
     slots = DeviceSlots(sizes.max_running, context, size, memory.device)
     runner = ModelRunner(model, trial, slots)
@@ -109,7 +110,7 @@ def gpu_budget(
         graphs=graphs,
         cache=sizes,
     )
-    return blocks_that_fit(needs, -(-shortest // size), sizes.useful, advice(options))
+    return blocks_that_fit(needs, ceil_div(shortest, size), sizes.useful, advice(options))
 
 
 def weights_do_not_fit(memory: DeviceMemory, weights: int, options: EngineOptions) -> str:

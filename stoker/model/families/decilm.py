@@ -29,6 +29,7 @@ from stoker.model.families.parts import (
 )
 from stoker.model.spec import AttentionSpec, DenseSpec, LinearMapSpec, ModelSpec, PartSpec
 from stoker.model.weights import names
+from stoker.ops.rounding import ceil_div
 
 MULTIPLE = 256  # sizes of networks given by a multiplier are rounded up to multiples of it
 ABSENT = (None, False)  # values by which a field says that it changes nothing
@@ -106,7 +107,7 @@ def _network(f: Fields, block: Fields) -> PartSpec | None:
 def ffn_size(multiplier: float, hidden: int) -> int:
     """The size of a network: two thirds of multiplier * hidden, up to a multiple of 256."""
     size = int(2 * round(multiplier, 6) * hidden / 3)
-    return -(-size // MULTIPLE) * MULTIPLE
+    return ceil_div(size, MULTIPLE) * MULTIPLE
 
 
 def _absent(block: Fields) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout
+from stoker.ops.rounding import ceil_div
 from stoker.ops.triton.tasks import Cutting, TaskLists, make_tasks
 
 
@@ -118,9 +119,9 @@ def capacity(cut: Cutting, sequences: int, queries: int) -> tuple[int, ...]:
     """
     narrow, wide = 2 * sequences + cut.programs, cut.programs
     if cut.wide > cut.narrow:
-        wide += -(-queries // cut.wide) + min(sequences, queries // (cut.narrow + 1))
+        wide += ceil_div(queries, cut.wide) + min(sequences, queries // (cut.narrow + 1))
     else:  # the heads alone fill a tile: all are narrow
-        narrow += -(-queries // cut.wide)
+        narrow += ceil_div(queries, cut.wide)
     partials = 1024 + 4 * sequences
     return narrow, wide, queries, min(queries, partials // 2), partials
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stoker.ops.rounding import ceil_div
 from stoker.ops.shared_prefix import prefix_tree
 
 Ints = NDArray[np.int64]
@@ -149,7 +150,7 @@ def _pieces(tiles: Ints, cut: Cutting) -> Ints:
         1000 in 2 pieces of 512, 488;  2400 in 4 of 640, 640, 640, 480
     """
     length = tiles[:, 4] - tiles[:, 3]
-    share = max(-(-int(length.sum()) // cut.programs), cut.piece)
+    share = max(ceil_div(int(length.sum()), cut.programs), cut.piece)
     unit = min(LARGEST_UNIT, 1 << max(0, (share // 10).bit_length() - 1))
     number = -(-length // (-(-share // unit) * unit))
     even = np.maximum(-(-length // (number * unit)) * unit, cut.piece)
