@@ -82,7 +82,7 @@ def stages(model: str, start: float) -> dict[str, float]:
         llm = LLM(model)
     marks["load"] = time.monotonic() - at - marks["compiler"]
     at = time.monotonic()
-    text, ids = llm.text.encode_chat([{"role": "user", "content": PROMPT}])
+    text, ids, _ = llm.text.encode_chat([{"role": "user", "content": PROMPT}])
     marks["tokenizer"] = time.monotonic() - at
     at = time.monotonic()
     params = SamplingParams(temperature=0, max_tokens=256)

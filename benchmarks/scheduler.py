@@ -40,7 +40,7 @@ class FreeModel:
             torch.device("cpu"),
         )
 
-    def launch(self, step: Step, draws: SamplingBatch, pools: Any) -> CompletedStep:
+    def launch(self, step: Step, draws: SamplingBatch, pools: Any, vectors: Any) -> CompletedStep:
         to_tensors(to_arrays(step, self.slots), self.slots, self.ops)
         drawn = [item.end % 1000 for item in step.items for _ in item.draws]
         self.slots.keep(drawn)

@@ -15,7 +15,7 @@ def generate(args: argparse.Namespace) -> int:
     with LLM(args.model, **engine_options(args)) as llm:
         prompt = args.prompt
         if prompt and llm.text.has_chat_template and not args.raw:
-            text, ids = llm.text.encode_chat([{"role": "user", "content": prompt}])
+            text, ids, _ = llm.text.encode_chat([{"role": "user", "content": prompt}])
             prompt = {"prompt": text, "prompt_token_ids": ids}
         for piece in llm.stream(prompt, params):
             print(piece, end="", flush=True)

@@ -65,7 +65,7 @@ class ActiveRequest:
     @classmethod
     def make(cls, request: Request, rules: Rules | None, seq: Sequence) -> ActiveRequest:
         """The state of a request that has just been added, as the sequence `seq`."""
-        params, ids = request.params, request.prompt_token_ids
+        params, ids, vectors = request.params, request.prompt_token_ids, request.vectors
         outputs = [CompletionOutput(index, "", []) for index in range(seq.pending_samples)]
         for one in outputs:
             if rules is not None and "logprobs" in rules.features:
@@ -74,7 +74,8 @@ class ActiveRequest:
         scores = None
         if params.prompt_logprobs is not None:
             scores = PromptScores(ids, params.prompt_logprobs, [])
-        output = RequestOutput(request.id, request.prompt, list(ids), outputs)
+        shown = list(ids) if vectors is None else vectors.shown(ids)
+        output = RequestOutput(request.id, request.prompt, shown, outputs)
         # which of several drawn completions stay is known at the end only
         shows = request.stream and not params.ranked
         needs_text = shows or bool(params.stop_strings)
@@ -91,7 +92,7 @@ class ActiveRequest:
         found = self.controls.get(index)
         if found is None:
             output = self.output.outputs[index].token_ids
-            found = RowControls.make(rules, self.request.prompt_token_ids, output)
+            found = RowControls.make(rules, self.request.prompt_tokens, output)
             self.controls[index] = found
         return found
 

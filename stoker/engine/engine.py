@@ -11,11 +11,13 @@ import collections
 from stoker.engine.active_request import ActiveRequest
 from stoker.engine.execution.pending_step import Runner
 from stoker.engine.execution.pooler import PoolState
+from stoker.engine.execution.step_vectors import StepVectors, step_vectors
 from stoker.engine.loop import EngineStats, Loop
 from stoker.engine.request.constraint import Constraint
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import require
 from stoker.engine.request.request import CompletionOutput, Request, RequestOutput
+from stoker.engine.request.vectors import PromptVectors
 from stoker.engine.sampling.grammar import Grammar, GrammarCompiler, make_compiler
 from stoker.engine.sampling.grammar_masks import begin_masks
 from stoker.engine.sampling.rules import Rules, make_rules
@@ -38,6 +40,7 @@ class Engine:
         record: keep every step, for a trace.
         overlap: launch a step before the tokens of the one before it are known.
         tasks: what the model can do: "generate", "embed", "classify".
+        vector_width: of vectors in prompts; None: prompts have none.
     """
 
     def __init__(
@@ -49,17 +52,20 @@ class Engine:
         record: bool = False,
         tasks: tuple[str, ...] = ("generate", "embed"),
         overlap: bool = False,
+        vector_width: int | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
         self.vocab = vocab
         self.tasks = tasks
+        self.vector_width = vector_width
         self.stats = EngineStats()
         self.loop = Loop(scheduler, runner, self.stats, overlap, record)
         self._live: dict[str, ActiveRequest] = {}
         self._token_texts: dict[int, str] = {}
         self._compiler: GrammarCompiler | None = None
+        self._had_vectors = False  # some prompt had
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -72,13 +78,14 @@ class Engine:
         params = request.params
         self.require(request.pooling.task if request.pooling else "generate")
         # C speed over what may be a million ids; the slow search names the culprit
-        if request.prompt_token_ids and (
-            max(request.prompt_token_ids) >= self.vocab or min(request.prompt_token_ids) < 0
-        ):
-            bad = next(t for t in request.prompt_token_ids if not 0 <= t < self.vocab)
+        ids = request.prompt_tokens
+        if ids and (max(ids) >= self.vocab or min(ids) < 0):
+            bad = next(token for token in ids if not 0 <= token < self.vocab)
             raise InvalidRequestError(
                 f"token id {bad} is out of range; the model has ids 0 to {self.vocab - 1}"
             )
+        if request.vectors is not None:
+            self._check_vectors(request.vectors, params)
         rules = self.check(params)
         seq = self.scheduler.add(request)
         # controls may depend on tokens before the drawn one, of which drafts are not certain
@@ -87,6 +94,19 @@ class Engine:
         live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
         self._live[request.id] = live
         self.stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def _check_vectors(self, vectors: PromptVectors, params: SamplingParams) -> None:
+        if vectors.width != self.vector_width:
+            right = f"(tokens, {self.vector_width})" if self.vector_width else "token ids alone"
+            raise InvalidRequestError(
+                f"the prompt's vectors have a width of {vectors.width}; the model takes {right}"
+            )
+        if params.prompt_logprobs is not None:
+            raise InvalidRequestError(
+                "prompt_logprobs is for prompts of tokens, and this one has vectors, which have "
+                "no probability; leave it out"
+            )
+        self._had_vectors = True
 
     def check(self, params: SamplingParams) -> Rules | None:
         """The rules of requests with these parameters, which are checked against the model.
@@ -158,13 +178,17 @@ class Engine:
         self.scheduler.reset()
         self.loop.discard()
 
-    def _prepare(self, step: Step) -> tuple[SamplingBatch, list[PoolState]]:
+    def _prepare(self, step: Step) -> tuple[SamplingBatch, list[PoolState], StepVectors | None]:
         """What the runner needs beside the step."""
         pools, draws = self._pools(step), self._draws(step)
         answers = [row.grammar for row in draws.controls.values() if row.grammar is not None]
         if answers:
             begin_masks([state for state in answers if state.mask is None])  # at their first tokens
-        return draws, pools
+        vectors = step_vectors(step, self._vectors_of) if self._had_vectors else None
+        return draws, pools, vectors
+
+    def _vectors_of(self, serial: int) -> PromptVectors | None:
+        return self.scheduler[serial].request.vectors
 
     def _draws(self, step: Step) -> SamplingBatch:
         batch = SamplingBatch([], [], [], [], [])

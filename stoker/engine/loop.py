@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from stoker.engine.execution.pending_step import CompletedStep, FailedStep, PendingStep, Runner
 from stoker.engine.execution.pooler import PoolState
+from stoker.engine.execution.step_vectors import StepVectors
 from stoker.engine.oom import free_unused, is_out_of_memory, requeue_and_shrink
 from stoker.engine.sampling.sampler import SamplingBatch
 from stoker.engine.scheduling.scheduler import Scheduler
@@ -34,7 +35,7 @@ from stoker.engine.scheduling.sequence import Sequence
 from stoker.engine.scheduling.step import Step
 from stoker.engine.scheduling.step_time import step_work
 
-Prepare = Callable[[Step], tuple[SamplingBatch, list[PoolState]]]
+Prepare = Callable[[Step], tuple[SamplingBatch, list[PoolState], StepVectors | None]]
 
 
 @dataclass
@@ -156,8 +157,8 @@ class Loop:
         if self.trace is not None:
             self.trace.append(step)
         try:
-            flight.draws, pools = prepare(step)
-            flight.handle = self.runner.launch(step, flight.draws, pools)
+            flight.draws, pools, vectors = prepare(step)
+            flight.handle = self.runner.launch(step, flight.draws, pools, vectors)
         except Exception as problem:
             flight.fail(problem)
             return True

@@ -117,7 +117,7 @@ class Encoder:
     def _tokens(self, row: Row | BadRow, prompt: RowPrompt) -> PreparedRow:
         """A row whose prompt is token ids."""
         try:
-            text, ids = self._llm.encode_prompt({prompt.kind: prompt.value})
+            text, ids, _ = self._llm.encode_prompt({prompt.kind: prompt.value})
         except Exception as problem:
             return _refused(row, problem)
         return PreparedRow(row, text, ids, prompt.params)

@@ -162,7 +162,7 @@ class AsyncLLM:
         Leaving the loop early, or cancelling the task, cancels the request.
 
         Args:
-            prompt: a text, a list of token ids, or a dict with "prompt" or "prompt_token_ids".
+            prompt: one prompt, in a form that `LLM.generate` takes.
 
         Raises:
             InvalidRequestError: the request cannot be served.
@@ -209,9 +209,10 @@ class AsyncLLM:
         pooling: PoolingParams | None,
     ) -> Request:
         params = params or SamplingParams()
-        (text, ids), number = prompt, next(self._numbers)
+        (text, ids, vectors), number = prompt, next(self._numbers)
         seed = params.seed if params.seed is not None else mix(self._seed, number)
-        return Request(f"async-{number}", tuple(ids), params, seed, text, stream, pooling)
+        name = f"async-{number}"
+        return Request(name, tuple(ids), params, seed, text, stream, pooling, vectors=vectors)
 
     async def _outputs(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
         self._home.require("this AsyncLLM")

@@ -19,7 +19,7 @@ from stoker.engine.request.checks import known_names, number, whole
 from stoker.engine.request.constraint import KINDS
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Logprobs, RequestOutput
-from stoker.engine.text.tokenizer import TextCodec
+from stoker.engine.text.tokenizer import Encoded, TextCodec
 from stoker.errors import InvalidRequestError
 
 if TYPE_CHECKING:  # it has tensors, which are not looked into here
@@ -109,13 +109,14 @@ def search_all(
         raise InvalidRequestError(f"params must be a BeamSearchParams, not {params!r}")
     with session.turn() as engine:
         engine.require("generate")
-        trial = [session.request(None, ids, SamplingParams(max_tokens=1)) for ids in prompts]
+        one = SamplingParams(max_tokens=1)
+        trial = [session.request(Encoded(None, ids), one) for ids in prompts]
         session.add_all(trial)  # refuses bad prompts
         for request in trial:
             session.cancel(request)
 
     def extend(beams: list[list[int]], step: SamplingParams) -> list[RequestOutput]:
-        return session.run(lambda: [session.request(None, ids, step) for ids in beams])
+        return session.run(lambda: [session.request(Encoded(None, ids), step) for ids in beams])
 
     scheduler = engine.scheduler
     at_once = max(1, scheduler.max_running // params.beam_width)

@@ -67,9 +67,9 @@ def _read(
             own = next(params, None)
             if not isinstance(own, SamplingParams):
                 raise InvalidRequestError(f"it has no SamplingParams but {own!r}")
-            text, ids = encode(prompt)
+            encoded = encode(prompt)
             with session.turn():
-                request = session.request(text, ids, own)
+                request = session.request(encoded, own)
                 session.add(request)
         except InvalidRequestError as problem:
             raise InvalidRequestError(f"prompt {index}: {problem}") from None

@@ -19,7 +19,15 @@ from stoker.engine.text.tokenizer import Encoded, Prompt
 from stoker.llm.beam import BeamSearchOutput, BeamSearchParams, search_all
 from stoker.llm.generate_iter import generate_iter
 from stoker.llm.pooled import PooledRequests
-from stoker.llm.prompts import Params, Prompts, as_chats, as_list, encode_prompt, spread
+from stoker.llm.prompts import (
+    Params,
+    Prompts,
+    as_chats,
+    as_list,
+    as_tokens,
+    encode_prompt,
+    spread,
+)
 from stoker.llm.scoring import (
     ClassificationOutput,
     EmbeddingOutput,
@@ -84,8 +92,8 @@ class LLM:
         """Complete each prompt; results come in the order of the prompts.
 
         Args:
-            prompts: a text, a list of token ids, a dict with "prompt" or "prompt_token_ids",
-                or a list of these.
+            prompts: a text, a list of token ids, a dict with "prompt", "prompt_token_ids",
+                "prompt_embeds" or "prompt_parts" (prompt_vectors.py), or a list of these.
             sampling_params: one for all, or a list with one for each.
 
         Raises:
@@ -161,7 +169,7 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt cannot be served; nothing has been run.
         """
-        ids = [self.encode_prompt(prompt)[1] for prompt in as_list(prompts)]
+        ids = [as_tokens(self.encode_prompt(prompt)) for prompt in as_list(prompts)]
         return search_all(self.session, self.text, ids, params)
 
     def embed(
@@ -208,7 +216,7 @@ class LLM:
         return self._pooled.score(texts_1, texts_2)
 
     def encode_prompt(self, prompt: Prompt) -> Encoded:
-        """Return the text (where there is one) and token ids of a prompt in any form."""
+        """Return the text (where there is one), token ids and vectors of a prompt in any form."""
         return encode_prompt(self.text, prompt)
 
     def close(self) -> None:
@@ -228,6 +236,4 @@ class LLM:
     def _run(self, prompts: Seq[Encoded], params: Params) -> list[RequestOutput]:
         self.engine.require("generate")
         each = list(zip(prompts, spread(params, len(prompts)), strict=True))
-        return self.session.run(
-            lambda: [self.session.request(text, ids, one) for (text, ids), one in each]
-        )
+        return self.session.run(lambda: [self.session.request(prompt, one) for prompt, one in each])

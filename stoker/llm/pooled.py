@@ -85,7 +85,7 @@ class PooledRequests:
         """Pool each prompt; outputs in their order."""
         session, plain = self._session, SamplingParams()
         return session.run(
-            lambda: [session.request(text, ids, plain, pooling=params) for text, ids in prompts]
+            lambda: [session.request(prompt, plain, pooling=params) for prompt in prompts]
         )
 
     def _encode(self, prompts: Prompts) -> list[Encoded]:
@@ -102,10 +102,10 @@ class PooledRequests:
                     "pairs for a scoring head must be texts; join token ids yourself and pass "
                     "them as texts_1"
                 )
-            joined.append((None, self._text.encode_pair(first, second)))
+            joined.append(Encoded(None, self._text.encode_pair(first, second)))
         return joined
 
     def _head_values(self, prompts: Seq[Encoded]) -> list[RequestOutput]:
         """The head's output for each prompt, one number per label."""
-        trimmed = [(text, self._head.without_padding(ids)) for text, ids in prompts]
+        trimmed = [one._replace(ids=self._head.without_padding(one.ids)) for one in prompts]
         return self._run(trimmed, PoolingParams("classify"))

@@ -7,10 +7,13 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 from stoker.engine.request.params import SamplingParams
+from stoker.engine.request.vectors import PromptVectors
 from stoker.engine.text.tokenizer import Encoded, Prompt, TextCodec
 from stoker.errors import InvalidRequestError
+from stoker.llm.prompt_vectors import as_vectors, is_array, join_parts
 
 Prompts = Prompt | Seq[Prompt]
+FORMS = "prompt_token_ids", "prompt_embeds", "prompt_parts"
 Params = SamplingParams | Seq[SamplingParams] | None
 
 
@@ -42,7 +45,7 @@ def as_chats(messages: Seq[Any]) -> Any:
 
 
 def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:
-    """Return the text (where there is one) and token ids of a prompt in any form.
+    """Return the text (where there is one), token ids and vectors of a prompt in any form.
 
     Args:
         text: encodes texts; None takes token ids alone.
@@ -51,20 +54,35 @@ def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:
         InvalidRequestError: the prompt is empty or of another form.
     """
     if isinstance(prompt, Mapping):
-        if "prompt_token_ids" in prompt:
-            return prompt.get("prompt"), _token_ids(prompt["prompt_token_ids"])
-        if "prompt" not in prompt:
+        form = [name for name in FORMS if name in prompt]
+        if len(form) > 1 or not (form or "prompt" in prompt):
             raise InvalidRequestError(
-                f"a prompt dict needs 'prompt' or 'prompt_token_ids', not {sorted(prompt)}"
+                f"a prompt dict needs 'prompt' or one of {', '.join(map(repr, FORMS))}, "
+                f"not {sorted(prompt)}"
             )
+        if form:
+            return Encoded(prompt.get("prompt"), *_parts(form[0], prompt[form[0]]))
         prompt = prompt["prompt"]
     if isinstance(prompt, str):
         if not prompt:
             raise InvalidRequestError("the prompt is empty; it needs some text")
         if text is None:
             raise InvalidRequestError("this engine has no tokenizer; pass token ids")
-        return prompt, text.encode(prompt)
-    return None, _token_ids(prompt)
+        return Encoded(prompt, text.encode(prompt))
+    return Encoded(None, _token_ids(prompt))
+
+
+def as_tokens(prompt: Encoded) -> list[int]:
+    """The ids of a prompt that must have no vectors.
+
+    Raises:
+        InvalidRequestError: it has some.
+    """
+    if prompt.vectors is not None:
+        raise InvalidRequestError(
+            "beam search takes prompts of tokens, and this one has vectors; use generate"
+        )
+    return prompt.ids
 
 
 def spread(params: Params, count: int) -> list[SamplingParams]:
@@ -93,9 +111,27 @@ def spread(params: Params, count: int) -> list[SamplingParams]:
     return found
 
 
-def _token_ids(ids: Any) -> list[int]:
+def _parts(form: str, value: Any) -> tuple[list[int], PromptVectors | None]:
+    if form == "prompt_token_ids":
+        return _token_ids(value), None
+    if form == "prompt_embeds":
+        return join_parts([as_vectors(value, form)])
+    if not isinstance(value, list | tuple):
+        raise InvalidRequestError(
+            f"prompt_parts must be a list of token ids and tensors, not {type(value).__name__}"
+        )
+    names = [f"prompt_parts[{at}]" for at in range(len(value))]
+    return join_parts(
+        [
+            as_vectors(part, name) if is_array(part) else _token_ids(part, name)
+            for name, part in zip(names, value, strict=True)
+        ]
+    )
+
+
+def _token_ids(ids: Any, name: str = "prompt_token_ids") -> list[int]:
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InvalidRequestError(f"prompt_token_ids must be a list of whole numbers, not {ids!r}")
+        raise InvalidRequestError(f"{name} must be a list of whole numbers, not {ids!r}")
     found = list(ids)
     for token in found:
         if not isinstance(token, int) or isinstance(token, bool):

@@ -22,6 +22,7 @@ from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import Request, RequestOutput, mix
 from stoker.engine.setup.fork import SPAWN, Home
+from stoker.engine.text.tokenizer import Encoded
 from stoker.errors import InvalidRequestError, StokerError
 from stoker.llm.turns import Turns
 
@@ -76,8 +77,7 @@ class Session:
 
     def request(
         self,
-        text: str | None,
-        ids: Seq[int],
+        prompt: Encoded,
         params: SamplingParams,
         *,
         pooling: PoolingParams | None = None,
@@ -87,7 +87,9 @@ class Session:
         number = self._numbered
         self._numbered += 1
         seed = params.seed if params.seed is not None else mix(self._seed, number)
-        return Request(f"llm-{number}", tuple(ids), params, seed, text, stream, pooling)
+        text, ids, vectors = prompt
+        name = f"llm-{number}"
+        return Request(name, tuple(ids), params, seed, text, stream, pooling, vectors=vectors)
 
     def add(self, request: Request) -> None:
         """Queue a request. Needs the turn.

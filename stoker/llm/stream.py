@@ -23,7 +23,7 @@ def stream(session: Session, prompt: Encoded, params: SamplingParams) -> Iterato
             "prompt_logprobs out, or use generate"
         )
     with session.turn():
-        request = session.request(*prompt, params, stream=True)
+        request = session.request(prompt, params, stream=True)
     return _pieces(session, request)
 
 

@@ -231,6 +231,7 @@ class ModelSpec:
             not `hidden`; linear maps lead into the layers and out of them.
         final_norm: whether there is one.
         embedding_scale: multiplies embeddings.
+        scales_vectors: it also multiplies what a prompt has in their place.
         logit_scale, logit_softcap: logits become logit * scale, then soft-capped.
     """
 
@@ -244,9 +245,15 @@ class ModelSpec:
     embedding_width: int | None = None
     final_norm: bool = True
     embedding_scale: float = 1.0
+    scales_vectors: bool = False
     positions: LearnedPositions | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+
+    @property
+    def vector_width(self) -> int:
+        """Width of the embedding, and of vectors that a prompt has in place of embeddings."""
+        return self.embedding_width or self.hidden
 
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:

@@ -6,12 +6,19 @@ Legend: T tokens, R sampled rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from stoker.model.cache import PagedCache
 from stoker.ops.select import Operations
+
+
+class TokenVectors(NamedTuple):
+    """E of a step's tokens that are vectors of a prompt; see `ModelSpec.scales_vectors`."""
+
+    rows: Tensor  # (E,) int64, places among the tokens
+    values: Tensor  # (E, width of the embedding) float32
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,13 @@ class StepTensors:
         sample_rows            2    3
 
     Attributes:
-        token_ids: (T,) int64.
+        token_ids: (T,) int64; any id for a vector.
         positions: (T,) int64, absolute.
         cells: of each cache group (T,) int64, where each token's keys and values go. One for all
             groups if they share their block tables.
         sample_rows: (R,) int64, the tokens whose logits or final states are wanted.
         attention: of each cache group, or one for all, the attention implementation's plan.
+        vectors: what takes the place of embeddings of tokens; None for nothing.
     """
 
     token_ids: Tensor
@@ -40,6 +48,7 @@ class StepTensors:
     cells: tuple[Tensor, ...]
     sample_rows: Tensor
     attention: tuple[Any, ...]
+    vectors: TokenVectors | None = None
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ class Transformer(Module):
         x_TD = self.embedding[tensors.token_ids]
         if self.spec.embedding_scale != 1:
             x_TD = x_TD * self._embedding_scale
+        if tensors.vectors is not None:
+            rows, values = tensors.vectors
+            values = values.to(x_TD.dtype)
+            x_TD[rows] = values * self._embedding_scale if self.spec.scales_vectors else values
         if self.project_in is not None:
             x_TD = self.project_in(x_TD)
         if self.positions is not None and self.spec.positions:

@@ -31,7 +31,7 @@ class Runner:
         self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, hash_context(VOCAB))
         self.runs = 0
 
-    def launch(self, step, draws, pools):
+    def launch(self, step, draws, pools, vectors):
         self.runs += 1
         if self.fails(self.runs, step):
             raise PROBLEMS[self.runs % 3]

@@ -5,6 +5,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,9 +16,11 @@ from stoker.engine.engine import Engine
 from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import Request
+from stoker.engine.request.vectors import FIRST_VECTOR_ID, content_ids
 from stoker.engine.scheduling.replay import FakeCache, hash_context, replay, save_trace
 from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.engine.scheduling.sequence import Status
+from stoker.llm.prompt_vectors import join_parts
 
 VOCAB = 23
 EOS = frozenset({7})
@@ -59,7 +62,8 @@ class Runner:
         self.rng, self.fails, self.launched, self.ahead = rng, fails, 0, 0
         self.pending = None
 
-    def launch(self, step, draws, pools):
+    def launch(self, step, draws, pools, vectors):
+        check_vectors(step, vectors)
         self.launched += 1
         ahead = any(item.tokens[-1] < 0 for item in step.items)
         self.ahead += ahead
@@ -85,6 +89,15 @@ class Runner:
         return tokens
 
 
+def check_vectors(step, vectors):
+    """They are those whose ids the step has, in its order."""
+    tokens = [token for item in step.items for token in item.tokens]
+    rows = [at for at, token in enumerate(tokens) if token >= FIRST_VECTOR_ID]
+    assert rows == ([] if vectors is None else vectors.rows.tolist())
+    if rows:
+        assert content_ids(vectors.values) == [tokens[at] for at in rows]
+
+
 def make(rng, overlap, fails=lambda launched, step: None, **changes):
     sizes = {
         "num_blocks": 24,
@@ -98,7 +111,7 @@ def make(rng, overlap, fails=lambda launched, step: None, **changes):
     groups = [GroupSize(blocks, window) for window in sizes.pop("windows", [None])]
     scheduler = Scheduler(**sizes, groups=groups, eos_ids=EOS)
     runner = Runner(scheduler, rng, fails)
-    return Engine(scheduler, runner, Words(), VOCAB, record=True, overlap=overlap)
+    return Engine(scheduler, runner, Words(), VOCAB, record=True, overlap=overlap, vector_width=1)
 
 
 def shown(output):
@@ -165,7 +178,22 @@ def random_requests(rng, count, special):
         if pooling:
             params = SamplingParams()
         streams = rng.random() < 0.2
-        yield Request(f"r{number}", tuple(prompt), params, stream=streams, pooling=pooling)
+        vectors = None
+        if rng.random() < 0.3 and params.prompt_logprobs is None:
+            prompt, vectors = with_vectors(rng, prompt)
+        yield Request(
+            f"r{number}", tuple(prompt), params, 0, None, streams, pooling, vectors=vectors
+        )
+
+
+def with_vectors(rng, prompt):
+    """A prompt with a vector of one number, its id, in place of each token of a span or two."""
+    cuts = sorted(rng.randint(0, len(prompt)) for _ in range(4))
+    parts = [prompt[start:end] for start, end in zip([0, *cuts], [*cuts, None], strict=True)]
+    for at in (1, 3):
+        if parts[at]:
+            parts[at] = np.array(parts[at], np.float32)[:, None]
+    return join_parts(parts)
 
 
 CHANGES = {

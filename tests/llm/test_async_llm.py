@@ -27,7 +27,7 @@ class FakeRunner:
         self.cache = FakeCache([GroupSize(64)], 4, NEXT)
         self.fail = False
 
-    def launch(self, step, draws, pools):
+    def launch(self, step, draws, pools, vectors):
         time.sleep(0.0005)
         if self.fail:
             self.fail = False
@@ -247,7 +247,7 @@ def test_nothing_is_handed_over_twice():
             max_context=7000,
         )
         runner = FakeRunner()
-        runner.launch = lambda step, draws, pools: CompletedStep([step.items[0].end % 50])
+        runner.launch = lambda step, *rest: CompletedStep([step.items[0].end % 50])
         face = AsyncLLM.from_engine(Engine(scheduler, runner, Letters(), vocab=50))
         begun = time.thread_time()
         outputs = asyncio.run(collect(face, [3], SamplingParams(max_tokens=count)))

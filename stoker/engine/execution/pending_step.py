@@ -13,6 +13,7 @@ from stoker.engine.scheduling.step import Step
 
 if TYPE_CHECKING:  # they have tensors, which are not looked into here
     from stoker.engine.execution.pooler import PoolState
+    from stoker.engine.execution.step_vectors import StepVectors
     from stoker.engine.sampling.sampler import SamplingBatch
 
 
@@ -36,14 +37,20 @@ class PendingStep(Protocol):
 class Runner(Protocol):
     """Computes steps in the order of their launches."""
 
-    def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> PendingStep:
+    def launch(
+        self,
+        step: Step,
+        draws: SamplingBatch,
+        pools: Seq[PoolState] = (),
+        vectors: StepVectors | None = None,
+    ) -> PendingStep:
         """Begin to compute `step`, and return as soon as it needs the host no more.
 
         A token that is `LAST_TOKEN` is the one that a step launched before has drawn, or is
         drawing, for the same slot. `draws` has an entry per draw, and takes in what its controls
         and scores ask for; `pools` has an entry per item whose states are wanted, and takes them
-        in. All results have been taken in when `wait` returns. Draws that depend on tokens under
-        way are left to `PendingStep.draw`.
+        in. `vectors` are those among the tokens of `step`. All results have been taken in when
+        `wait` returns. Draws that depend on tokens under way are left to `PendingStep.draw`.
         """
 
 

@@ -20,6 +20,7 @@ from stoker.engine.execution.graphs import Graphs
 from stoker.engine.execution.pending_step import CompletedStep, PendingStep
 from stoker.engine.execution.pooler import PoolState, gather
 from stoker.engine.execution.step_tensors import to_arrays, to_tensors
+from stoker.engine.execution.step_vectors import StepVectors
 from stoker.engine.sampling.controls import ScoreRange
 from stoker.engine.sampling.logprobs import score_prompts
 from stoker.engine.sampling.sampler import SamplingBatch, sample
@@ -60,7 +61,13 @@ class ModelRunner:
         self._known: tuple[Step, list[int]] | None = None  # the last step waited for, its draws
 
     @torch.inference_mode()
-    def launch(self, step: Step, draws: SamplingBatch, pools: Seq[PoolState] = ()) -> PendingStep:
+    def launch(
+        self,
+        step: Step,
+        draws: SamplingBatch,
+        pools: Seq[PoolState] = (),
+        vectors: StepVectors | None = None,
+    ) -> PendingStep:
         """Compute `step`, or see it on its way; see `Runner`.
 
         Errors of single rows are left with `draws`.
@@ -73,8 +80,9 @@ class ModelRunner:
         # what controls are told of a step is not to come before they were asked about the last one
         ahead = bool(draws.controls) and any(item.tokens[-1] == LAST_TOKEN for item in step.items)
         later = ahead or (self.draws_there and len(draws) > 0)
-        rest = pools or draws.scores or later
-        logits = self.forward(step, pools, draws.scores, not later) if rest else self.forward(step)
+        rest = pools or draws.scores or later or vectors
+        asked = (pools, draws.scores, not later, vectors) if rest else ()
+        logits = self.forward(step, *asked)
         counts = [len(item.draws) + item.verify for item in step.items if item.draws]
         several = max(counts, default=0) > 1
         if several:
@@ -86,7 +94,7 @@ class ModelRunner:
         draw = self.model.ops.draw
         if later:
             keep = partial(self._keep, counts)
-            pending = DeviceDraws(logits, draws, draw, keep, partial(self._arrived, step))
+            pending = DeviceDraws(logits, draws, draw, keep, partial(self._arrived, step, vectors))
             if not (ahead and draws.reads_tokens):
                 pending.draw()
             return pending
@@ -106,20 +114,21 @@ class ModelRunner:
         pools: Seq[PoolState] = (),
         scores: Seq[ScoreRange] = (),
         check: bool = True,
+        vectors: StepVectors | None = None,
     ) -> Tensor:
         """Logits (R, V), a row for each item of `step` that draws.
 
-        `pools` and `scores` take what they want of the other states. `check` looks whether the
-        logits are finite, which waits for the device.
+        `pools` and `scores` take what they want of the other states; `vectors` are those among
+        the tokens. `check` looks whether the logits are finite, which waits for the device.
         """
         if step.copies:
             groups, *pair = np.array(step.copies, np.int64).T
             for group in set(groups.tolist()):
                 of_group = [np.ascontiguousarray(blocks[groups == group]) for blocks in pair]
                 self.cache.copy_blocks(group, *upload(of_group, self.device))
-        arrays = to_arrays(step, self.slots)
+        arrays = to_arrays(step, self.slots, vectors)
         states = None
-        if self.graphs is not None and not pools and not scores:
+        if self.graphs is not None and not pools and not scores and vectors is None:
             states = self.graphs.run(arrays)
         assert self.model.ops is not None, "the model must be prepared"
         batch = partial(to_tensors, arrays, self.slots, self.model.ops)
@@ -141,7 +150,7 @@ class ModelRunner:
         return logits
 
     @torch.inference_mode()
-    def _arrived(self, step: Step, tokens: list[int]) -> None:
+    def _arrived(self, step: Step, vectors: StepVectors | None, tokens: list[int]) -> None:
         """Take note of the draws of `step`, in which ~token tells of a row that is not finite.
 
         Raises:
@@ -153,7 +162,8 @@ class ModelRunner:
                 before, drawn = self._known
                 step = step.resolved(before.last_tokens(drawn))
             assert self.model.ops is not None
-            batch = to_tensors(to_arrays(step, self.slots), self.slots, self.model.ops)
+            arrays = to_arrays(step, self.slots, vectors)
+            batch = to_tensors(arrays, self.slots, self.model.ops)
             states = self.model.hidden(batch, self.cache)
             logits = self.model.logits(states[: step.num_logits])
             self._check(lambda: batch, logits)

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from stoker.engine.execution.device_slots import DeviceSlots, Ints
+from stoker.engine.execution.step_vectors import StepVectors
 from stoker.engine.scheduling.step import Step
-from stoker.model.step import StepTensors
+from stoker.model.step import StepTensors, TokenVectors
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.rounding import ceil_div
 from stoker.ops.select import Operations
@@ -45,14 +46,15 @@ class DeviceArrays(NamedTuple):
     rows: Tensor
     drawing: Tensor
     changes: tuple[Tensor, ...]
+    vectors: TokenVectors | None
 
 
 @dataclass(frozen=True)
 class StepArrays:
-    """T tokens of S sequences, of which R rows go on; all int64, on the host.
+    """T tokens of S sequences, of which R rows go on; int64, on the host.
 
     Attributes:
-        tokens: (T,) ids; `LAST_TOKEN` for the last one of the sequence's slot.
+        tokens: (T,) ids; `LAST_TOKEN` for the last one of the sequence's slot, 0 for a vector.
         owners: (T,) the sequence of each token; below 0 for padding.
         shifts: (S,) the position of a sequence's tokens less their places in `tokens`.
         slots: (S,) where the device keeps what it knows of the sequences.
@@ -65,6 +67,7 @@ class StepArrays:
         tables: for each cache group, the block tables (S, width), unused entries its idle block.
         held_from: for each cache group, (S,) the first position whose block is held; None: 0.
         has_last: whether any token is `LAST_TOKEN`.
+        vectors: what takes the place of embeddings; None for nothing.
     """
 
     tokens: Ints
@@ -79,24 +82,34 @@ class StepArrays:
     tables: tuple[Ints, ...]
     held_from: tuple[Ints | None, ...]
     has_last: bool
+    vectors: StepVectors | None = None
 
     def to(self, device: torch.device) -> DeviceArrays:
         """Send what the device needs, in one copy that nobody waits for."""
         arrays = [self.tokens, self.owners, self.shifts, self.slots, self.rows, self.drawing]
-        tokens, owners, shifts, slots, rows, drawing, *changes = upload(
-            [*arrays, *self.changes], device
+        tokens, owners, shifts, slots, rows, drawing, *more = upload(
+            [*arrays, *self.changes, *(self.vectors or ())], device
         )
-        return DeviceArrays(FlatStep(tokens, owners, shifts, slots), rows, drawing, tuple(changes))
+        changes, vectors = more[: len(self.changes)], more[len(self.changes) :]
+        return DeviceArrays(
+            FlatStep(tokens, owners, shifts, slots),
+            rows,
+            drawing,
+            tuple(changes),
+            TokenVectors(*vectors) if vectors else None,
+        )
 
 
-def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
-    """Flatten `step`, and note its block tables in `slots`."""
+def to_arrays(step: Step, slots: DeviceSlots, vectors: StepVectors | None = None) -> StepArrays:
+    """Flatten `step`, of which some tokens may be `vectors`; note its block tables in `slots`."""
     # by column, because going through the items in Python is what takes the time
     _, slot, first, ids, tables, draws, states, scored, verify = zip(*step.items, strict=True)
     counts = np.array([*map(len, ids)], np.int64)
     starts = np.array(first, np.int64)
     ends, contexts = np.cumsum(counts), starts + counts
     tokens = np.fromiter(chain.from_iterable(ids), np.int64, int(ends[-1]))
+    if vectors is not None:
+        tokens[vectors.rows] = 0
     draw = np.array([*map(bool, draws)])
     rows = ends[draw] - 1
     if any(verify):  # tokens 5 to 8 of the step, the last two drafts: rows 6 7 8
@@ -126,6 +139,7 @@ def to_arrays(step: Step, slots: DeviceSlots) -> StepArrays:
         tables=tuple(group.entries[slot_of, :width] for group in slots.groups),
         held_from=tuple(group.held_from(slot_of, slots.block_size) for group in slots.groups),
         has_last=bool(tokens.min() < 0),
+        vectors=vectors,
     )
 
 
@@ -146,6 +160,7 @@ def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepT
         cells=tuple(cells),
         sample_rows=sent.rows,
         attention=tuple(plans),
+        vectors=sent.vectors,
     )
 
 

@@ -6,10 +6,12 @@ Both are plain data without tensors. Users see the outputs; the faces make the r
 from __future__ import annotations
 
 from collections.abc import Hashable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
+from stoker.engine.request.vectors import PromptVectors
 
 MASK_64 = (1 << 64) - 1
 
@@ -20,7 +22,8 @@ class Request:
 
     Args:
         id: unique among the requests the engine holds.
-        prompt_token_ids: at least one id, each below the model's vocabulary size.
+        prompt_token_ids: at least one id, each below the model's vocabulary size but those of
+            vectors (vectors.py).
         params: sampling parameters.
         seed: base of the random streams of its samples, any integer.
         prompt: the text the ids came from, where there was one.
@@ -28,6 +31,7 @@ class Request:
         pooling: pool the prompt's hidden states and generate nothing.
         prefix_root: what its keys and values follow from beside its tokens. Cached prefixes are
             shared only among requests where this is equal.
+        vectors: what the prompt has in place of embeddings of tokens; None for nothing.
     """
 
     id: str
@@ -38,6 +42,13 @@ class Request:
     stream: bool = False
     pooling: PoolingParams | None = None
     prefix_root: Hashable = None
+    vectors: PromptVectors | None = None
+
+    @property
+    def prompt_tokens(self) -> Seq[int]:
+        """The ids of the prompt without those of vectors."""
+        ids = self.prompt_token_ids
+        return ids if self.vectors is None else self.vectors.tokens_of(ids)
 
     def sample_seed(self, index: int) -> int:
         """The 64-bit seed of sample `index`'s stream."""
@@ -90,6 +101,7 @@ class CompletionOutput:
 class RequestOutput:
     """All completions of a request; `finished` once every one of them has a finish reason.
 
+    `prompt_token_ids` has -1 where the prompt has a vector.
     `prompt_logprobs`, where asked for, has an entry per prompt token, None for the first, and
     is complete with the first generated token.
     `queued_seconds` went by before its first step.

@@ -30,7 +30,8 @@ class Proposer(Protocol):
     def propose(self, sequences: Seq[Sequence], limits: Seq[int]) -> Seq[Seq[int]]:
         """For each of `sequences` the tokens that may follow its own, none or more.
 
-        The tokens are ids of the vocabulary. Those beyond its entry of `limits`, 1 or more, are
+        The tokens are ids of the vocabulary, so a guess must leave out what stands for vectors in
+        a prompt (`FIRST_VECTOR_ID` and above). Those beyond its entry of `limits`, 1 or more, are
         left out. The sequences stay as they are.
         """
 

@@ -8,6 +8,11 @@ Owned by the scheduler. Everything else follows from its counters:
              [ num_indexed ]             blocks whose content the prefix index knows
              [ -1  | -1  |  2  |  3  ]   a group with a window has freed `num_freed` of them
 
+A vector in the prompt is a token whose id names its content (request/vectors.py), and nothing here
+tells it from others. Two tokens, vectors of ids a, b, a, and a token; blocks of 2 tokens:
+
+    tokens   [ 11  12 | a  b | a  13 ]   in the index: (11, 12) --> (a, b) --> (a, 13)
+
 In a step that verifies drafts (drafts.py), these are the last tokens; they are computed, and not
 registered.
 

@@ -285,5 +285,13 @@ def assemble(plan: EnginePlan, loaded: Loaded, room: Room, record: bool) -> Engi
         step_time=plan.step_time / 1000 or None,
     )
     tokenizer = loaded.text if loaded.text.available else None
-    vocab, tasks = model.spec.vocab, loaded.head.tasks
-    return Engine(scheduler, runner, tokenizer, vocab, record, tasks, overlap=plan.overlap)
+    return Engine(
+        scheduler,
+        runner,
+        tokenizer,
+        model.spec.vocab,
+        record,
+        loaded.head.tasks,
+        plan.overlap,
+        model.spec.vector_width,
+    )

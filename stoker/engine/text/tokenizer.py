@@ -11,15 +11,23 @@ import threading
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from stoker.engine.request.vectors import PromptVectors
 from stoker.errors import InvalidRequestError, ModelError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 Message = Mapping[str, Any]
 Prompt = str | Seq[int] | Mapping[str, Any]
-Encoded = tuple[str | None, list[int]]  # the text, where there is one, and its tokens
+
+
+class Encoded(NamedTuple):
+    """A prompt as requests take it."""
+
+    text: str | None  # where there is one
+    ids: list[int]
+    vectors: PromptVectors | None = None  # which of the ids name
 
 
 def import_tokenizers() -> None:
@@ -100,14 +108,14 @@ class TextCodec:
         ids: list[int] = self.tokenizer.encode(first, second)
         return ids
 
-    def encode_chat(self, messages: Iterable[Message]) -> tuple[str, list[int]]:
+    def encode_chat(self, messages: Iterable[Message]) -> Encoded:
         """The prompt that the chat template makes of `messages`, as text and ids.
 
         Raises:
             InvalidRequestError: the messages are not a chat, or the template refuses them.
         """
         text = self.render_chat(messages)
-        return text, self.encode_plain(text)
+        return Encoded(text, self.encode_plain(text))
 
     def render_chat(self, messages: Iterable[Message]) -> str:
         """The prompt that the chat template makes of `messages`, as text.

@@ -83,6 +83,7 @@ def _granite(f: Fields) -> ModelSpec:
         attention(f, scale=f.number("attention_multiplier", 1.0)),
         layer={"residual_scale": f.number("residual_multiplier", 1.0)},
         embedding_scale=f.number("embedding_multiplier", 1.0),
+        scales_vectors=True,
         logit_scale=1.0 / f.number("logits_scaling", 1.0, above=0),
     )
 

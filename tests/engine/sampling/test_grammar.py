@@ -181,8 +181,8 @@ def test_a_step_that_fails_after_its_draws(text_model, together, monkeypatch):
         runner, failed = llm.engine.runner, []
         genuine = runner.launch
 
-        def launch(step, draws, pools):
-            handle = genuine(step, draws, pools)
+        def launch(step, draws, pools, vectors):
+            handle = genuine(step, draws, pools, vectors)
             follows = any(own.grammar and own.output for own in draws.controls.values())
             if follows and len(failed) < 3 and step.num_tokens > 1:
                 failed.append(step)

@@ -35,7 +35,7 @@ class FakeRunner:
         self.scheduler = scheduler
         self.cache = FakeCache(scheduler.pool.groups, scheduler.block_size, NEXT)
 
-    def launch(self, step, draws, pools):
+    def launch(self, step, draws, pools, vectors):
         assert Step.from_json(step.to_json()) == step
         tokens, pools = self.cache.run(step), iter(pools)
         for item in step.items:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stoker.engine.blocks.groups import GroupSize, policy_of
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Request
+from stoker.engine.request.vectors import content_ids
 from stoker.engine.scheduling.forecast import LengthEstimator
 from stoker.engine.scheduling.replay import FakeCache, hash_context, replay, save_trace
 from stoker.engine.scheduling.scheduler import Scheduler
@@ -21,6 +22,7 @@ from stoker.errors import InvalidRequestError
 VOCAB = 50
 NEXT = hash_context(VOCAB)
 EOS = frozenset({7})
+VECTOR_IDS = content_ids(np.eye(3))
 
 
 def expected_text(request, index, limit, window=None):
@@ -106,6 +108,7 @@ class Driver:
 
 def random_requests(rng, count, capacity):
     stems = [[rng.randrange(VOCAB) for _ in range(rng.randint(0, 20))] for _ in range(3)]
+    stems[0] = [rng.choice(VECTOR_IDS) if rng.random() < 0.7 else token for token in stems[0]]
     for number in range(count):
         prompt = rng.choice(stems)[: rng.randint(0, 20)]
         prompt = prompt + [rng.randrange(VOCAB) for _ in range(rng.randint(1, 8))]
