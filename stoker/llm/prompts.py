@@ -57,7 +57,7 @@ def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:
         form = [name for name in FORMS if name in prompt]
         if len(form) > 1 or not (form or "prompt" in prompt):
             raise InvalidRequestError(
-                f"a prompt dict needs 'prompt' or one of {', '.join(map(repr, FORMS))}, "
+                f"a prompt dict needs one of 'prompt', {', '.join(map(repr, FORMS))}, "
                 f"not {sorted(prompt)}"
             )
         if form:

@@ -55,7 +55,7 @@ def test_bad_sampling_parameters(params, message):
         (["a", "b"], [FOUR], "there are 2 prompts and 1 sampling parameters"),
         (["a"], [{"temperature": 0}], "must hold SamplingParams, not {'temperature': 0}"),
         ("a", {"temperature": 0}, "must be a SamplingParams or a list of them"),
-        ({"text": "x"}, None, "needs 'prompt' or 'prompt_token_ids'"),
+        ({"text": "x"}, None, "needs one of 'prompt', 'prompt_token_ids', 'prompt_embeds'"),
         (7, None, "prompts must be text"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from test_graphs import with_graphs
 
 from stoker import LLM, SamplingParams
 from stoker.engine.scheduling.forecast import Forecast
@@ -202,6 +203,17 @@ def test_steps_without_vectors_have_none(model, monkeypatch):
     assert seen[:4] == [(8, 5), (8, 1), (2, 0), (1, 0)]
 
 
+def test_graphs_run_the_steps_without_vectors(model):
+    prompts = prompts_of(model)
+    with LLM(model.folder, overlap=True, max_batch_tokens=20, block_size=4) as llm:
+        capture = with_graphs(llm)
+        llm.engine.runner.draws_there = True
+        outputs = llm.generate([asked(one) for one in prompts], GREEDY)
+        assert capture.replayed > 3
+        assert capture.captured + capture.replayed < llm.engine.stats.steps
+    assert texts(outputs) == [[expected(model, one)] for one in prompts]
+
+
 GOOD = torch.zeros(3, 48)
 BAD = [
     ({"prompt_embeds": torch.zeros(3, 47)}, "have a width of 47; the model takes (tokens, 48)"),
@@ -213,7 +225,7 @@ BAD = [
     ({"prompt_embeds": [[0.0] * 48]}, "must be a tensor or an array, not list"),
     ({"prompt_embeds": torch.full((3, 48), float("nan"))}, "NaN or infinity"),
     ({"prompt_embeds": np.full((3, 48), 1e300)}, "beyond float32: vector 0"),
-    ({"prompt_embeds": GOOD, "prompt_token_ids": [1]}, "needs 'prompt' or one of"),
+    ({"prompt_embeds": GOOD, "prompt_token_ids": [1]}, "needs one of 'prompt', 'prompt_token_ids', 'prompt_embeds'"),
     ({"prompt_parts": [[1, 2], GOOD[:, :9]]}, "width of 9"),
     ({"prompt_parts": [GOOD, GOOD[:, :9]]}, "a width of 9 and of 48"),
     ({"prompt_parts": [[1, "a"], GOOD]}, "whole numbers"),
