@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
 
     text: str | None  # where there is one
     ids: list[int]
-    vectors: PromptVectors | None = None  # which of the ids name
+    vectors: PromptVectors | None = None  # that some of the ids stand for
 
 
 def import_tokenizers() -> None:
