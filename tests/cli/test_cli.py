@@ -73,6 +73,7 @@ def test_flags_are_these():
     expect = ["--expect", "--expect-mode", "--group"]
     assert flags["embed"] == sorted([*embed, *files])
     inputs = ["--format", "--prompt", "--prompt-file", "--sample", "--shard"]
+    inputs += ["--policy", "--read-ahead"]
     chat = ["--answer-column", "--examples", "--system"]
     samples = ["--num-samples", "--sampling"]
     own = [*inputs, *chat, *samples, "--logprobs", "--replicas"]

@@ -53,6 +53,7 @@ class Attention(LayerPart):
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         spec, norms, ops, qkv = self.spec, None, step.ops, self.qkv(x)
+        del x
         if self.fused_norms:
             assert isinstance(self.q_norm, RmsNorm)
             assert isinstance(self.k_norm, RmsNorm)
@@ -67,6 +68,7 @@ class Attention(LayerPart):
         if spec.growth:
             q = q * spec.growth.at(step.positions)[:, None, None].to(q.dtype)
         mixed = ops.attention.run(step.attention[self.group], q, keys, values, self.scores)
+        del qkv, q
         mixed = mixed.flatten(1)
         if self.drops_rows:
             mixed, residual = mixed[step.rows], residual[step.rows]

@@ -53,19 +53,25 @@ class Block(Module):
                 part.prepare(formats)
 
     def forward(self, x: Tensor, step: StepContext) -> Tensor:
-        """The layer's output (T, D), or (R, D) if only the rows that go on are wanted."""
+        """The layer's output (T, D), or (R, D) if only the rows that go on are wanted.
+
+        Parts are called by `forward`, which lets them drop their input as soon as it is used: what
+        comes next then lies in memory that is still in the processor's cache.
+        """
         ops, beside = step.ops, None
         if self.mixer is not None:
-            normed = self.mixer_norm(x, ops)
             if self.parallel and self.ffn is not None:  # before the sum, which may overwrite x
+                normed = self.mixer_norm(x, ops)
                 beside = x if self.parallel == "two norms" else normed
                 beside = beside[step.rows] if self.drops_rows else beside
                 beside = self.ffn_norm(beside, ops)
-            x = self.mixer(normed, step, x)
+                x = self.mixer.forward(normed, step, x)
+            else:
+                x = self.mixer.forward(self.mixer_norm(x, ops), step, x)
             if self.sum_norms:
                 x = self.mixer_sum_norm(x, ops)
         if self.ffn is not None:
-            x = self.ffn(self.ffn_norm(x, ops) if beside is None else beside, step, x)
+            x = self.ffn.forward(self.ffn_norm(x, ops) if beside is None else beside, step, x)
             if self.sum_norms:
                 x = self.ffn_sum_norm(x, ops)
         return x

@@ -33,6 +33,7 @@ class Dense(LayerPart):
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         inner = self.up(x)
+        del x
         if not self.fused:
             inner = step.ops.activate(inner, self.spec.activation, self.spec.gated)
         return self.joined(self.down, inner, residual, step.ops)
