@@ -65,8 +65,8 @@ def stages(model: str, start: float) -> dict[str, float]:
     at = time.monotonic()
     from stoker.ops.native import build
 
-    build.start("cpu", "auto")
-    from stoker.llm.llm import LLM, SamplingParams
+    build.start_build("cpu", "auto", "auto")
+    from stoker import LLM, SamplingParams
 
     marks["imports"] = time.monotonic() - at
     result = Future.result
