@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -92,6 +92,11 @@ class PromptBuilder:
             for example in settings.examples
             for role, content in zip(("user", "assistant"), example, strict=True)
         ]
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """See that the template reads a column; see `Template.check_columns`."""
+        if self._template is not None:
+            self._template.check_columns(columns)
 
     def ask(self, row: Row) -> RowPrompt:
         """Build the row's prompt.
@@ -205,20 +210,28 @@ def check_prompts(source: Source, builder: PromptBuilder) -> None:
     """Try the first rows, so that a template that fits none of them fails early.
 
     Raises:
-        JobError: none of them has a column that the template refers to.
+        JobError: none of them has a column that the template refers to, or it refers to none.
     """
     problem = None
+    columns: dict[str, None] = {}
     for row in islice(source.rows(), TRIED):
         if isinstance(row, Row):
+            columns |= dict.fromkeys(row.fields)
             try:
                 builder.ask(row)
-                return
+                problem = None
+                break
             except MissingColumnError as found:
                 problem = problem or found
             except InvalidRequestError:
-                return
+                problem = None
+                break
     if problem is not None:
         raise JobError(f"none of the first rows can be used: {problem}")
+    try:
+        builder.check_columns(columns)
+    except InvalidRequestError as found:
+        raise JobError(str(found)) from None
 
 
 def check_column(source: Source, name: str) -> None:

@@ -6,21 +6,24 @@ Knows rows' columns and nothing of models. Called by prompts.py.
 from __future__ import annotations
 
 import difflib
-import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from stoker.errors import InvalidRequestError
 
 ABSENT = re.compile(r"^'(.+)' is undefined$")
-
-
-class _NullError(Exception):
-    """The template was about to write None."""
+ALL = "row"  # the name that all columns have together
+# What other languages write for a column: {text}, {0}, {text!r:>9}, %s, %(text)s, $text, ${text}
+OTHER_FORMS = re.compile(
+    r"(?<!\{)\{(?P<braces>\w*)(?:![rsa])?(?::[^{}\n]{0,20})?\}(?!\})"
+    r"|%\((?P<percent>\w+)\)[sdrf]|%[sdr]\b"
+    r"|\$\{(?P<shell>\w+)\}|\$(?P<dollar>[A-Za-z_]\w*)"
+)
 
 
 class MissingColumnError(InvalidRequestError):
-    """A template names a column that the row lacks."""
+    """A template names a column, or a field in one, that the row lacks."""
 
 
 class Template:
@@ -36,63 +39,107 @@ class Template:
 
     def __init__(self, text: str, origin: str) -> None:
         import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jinja2 import meta
+
+        from stoker.job.template_values import Environment, NullError, ObjectError
 
         self.origin = origin
-        env = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_written)
-        env.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
-        for name in ("lipsum", "cycler", "joiner", "dict"):
-            del env.globals[name]
+        self._source = text
+        env = Environment()
         try:
             self._template = env.from_string(text)
+            self._functions = frozenset(env.globals)
+            bare = Environment()
+            bare.globals.clear()  # a column may have such a name
+            self._names = frozenset(meta.find_undeclared_variables(bare.parse(text)))
         except jinja2.TemplateSyntaxError as problem:
             message = str(problem.message).rstrip(".")
             raise InvalidRequestError(
                 f"{origin}, line {problem.lineno}: the template is no Jinja: {message}; "
                 "a column is written {{ name }}"
             ) from None
-        except _NullError:
+        except NullError:
             raise InvalidRequestError(f"{origin}: the template writes a null") from None
+        except ObjectError as problem:
+            raise InvalidRequestError(f"{origin}: {_no_value(problem)}") from None
 
     def render(self, fields: dict[str, Any]) -> str:
         """The text for a row.
 
         Raises:
-            MissingColumnError: it lacks a column.
+            MissingColumnError: it lacks a column, or a field in one.
             InvalidRequestError: the template failed otherwise.
         """
         import jinja2
 
+        from stoker.job.template_values import NullError, ObjectError, as_seen
+
         try:
-            return self._template.render({"row": fields, **fields})
+            if ALL in self._names:
+                seen = as_seen(fields)
+                return self._template.render({ALL: seen, **seen})
+            seen = {name: as_seen(fields[name]) for name in self._names if name in fields}
+            return self._template.render(seen)
         except jinja2.UndefinedError as problem:
-            message = str(problem.message)
-            have = ", ".join(fields) or "none"
-            if not (found := ABSENT.match(message)):
-                raise InvalidRequestError(
-                    f"{self.origin}: the template failed: {message}; the columns are {have}"
-                ) from None
-            near = difflib.get_close_matches(found[1], fields, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise MissingColumnError(
-                f"{self.origin} refers to the column {found[1]!r}, which is not there; {hint}"
-                f"the columns are {have}"
-            ) from None
-        except _NullError:
+            raise self._missing(str(problem.message), fields) from None
+        except NullError:
             nulls = ", ".join(name for name, value in fields.items() if value is None)
             raise InvalidRequestError(
                 f"{self.origin} writes a value that is null ({nulls or 'inside a column'}); say "
                 "what to write instead: {{ column or '' }}"
             ) from None
+        except ObjectError as problem:
+            raise InvalidRequestError(f"{self.origin}: {_no_value(problem)}") from None
         except Exception as problem:  # whatever the template's own arithmetic raises
             kind = type(problem).__name__
             raise InvalidRequestError(
                 f"{self.origin}: the template failed on this row: {kind}: {problem}"
             ) from None
 
+    def _missing(self, message: str, fields: dict[str, Any]) -> MissingColumnError:
+        have = ", ".join(fields) or "none"
+        if not (found := ABSENT.match(message)):
+            return MissingColumnError(
+                f"{self.origin} refers to a field that is not there: {message}; the columns are "
+                f"{have}"
+            )
+        near = difflib.get_close_matches(found[1], fields, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return MissingColumnError(
+            f"{self.origin} refers to the column {found[1]!r}, which is not there; {hint}"
+            f"the columns are {have}"
+        )
 
-def _written(value: Any) -> Any:
-    """Refuse None: the text "None" in a prompt is never intended."""
-    if value is None:
-        raise _NullError
-    return value
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """See that it reads any column, as a template must to make prompts that differ.
+
+        Args:
+            columns: those that rows have.
+
+        Raises:
+            InvalidRequestError: it reads none; the message says what may have been meant.
+        """
+        names = list(columns)
+        if self._names - self._functions or self._names.intersection(names):
+            return
+        named = names[0] if names else "column"
+        hint = ""
+        for found in OTHER_FORMS.finditer(self._source):
+            word = next((name for name in found.groups() if name), "")
+            near = difflib.get_close_matches(word, names, n=1)
+            if near or not word or found["braces"] or found["percent"]:
+                named = near[0] if near else named
+                hint = f"{found[0]} is not filled in; "
+                break
+        example = f"{{{{ {named} }}}}" if named.isidentifier() else f'{{{{ row["{named}"] }}}}'
+        raise InvalidRequestError(
+            f"{self.origin} has no column in it, so all rows would have the same prompt; {hint}"
+            f"write a column as {example}; the columns are {', '.join(names) or 'none'}"
+        )
+
+
+def _no_value(problem: Exception) -> str:
+    return (
+        f"the template writes {str(problem)!r}, which is a function of Jinja's and no column; a "
+        'column of that name is written {{ row["..."] }}'
+    )

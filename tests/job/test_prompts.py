@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_template_is_said():
     assert "the template failed on this row: ZeroDivisionError" in wrong(
         {"n": 0}, template="{{ 1 / n }}"
     )
-    assert "has no attribute 'b'" in wrong({"a": {}}, template="{{ a.b }}")
+    assert "there is no 'b' in an empty object" in wrong({"a": {}}, template="{{ a.b }}")
     assert "the prompt is empty" in wrong({"a": ""}, template="{{ a }}")
     for text in ("{{ text", "{% if %}", "{% endfor %}", "{{ a | nosuch }}"):
         with pytest.raises(InvalidRequestError, match=r"f\.txt, line 2: the template is no Jinja"):
