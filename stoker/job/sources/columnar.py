@@ -1,15 +1,12 @@
 """Parquet and Arrow, and the folders that Hugging Face datasets are saved in, by pyarrow.
 
-Read a record batch at a time. What JSON has no place for (times, decimals, bytes) becomes text.
-Knows nothing of prompts.
+Read a record batch at a time; values.py makes JSON of what is in them. Knows nothing of prompts.
 """
 
 from __future__ import annotations
 
-import base64
-import datetime
 import json
-import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +16,9 @@ from stoker.errors import JobError
 from stoker.job.rows import BadRow, Row
 from stoker.job.sources.base import FileSource, Rows
 from stoker.job.sources.streams import arrow, unpacked_file
+from stoker.job.sources.values import Unreadable, column_values
 
 BATCH = 512  # rows turned into Python objects at once
-PLAIN = (str, bool, int)
 
 
 class Columnar(FileSource):
@@ -42,30 +39,36 @@ class Columnar(FileSource):
     def rows(self) -> Rows:
         number = 0
         for path in self.paths:
-            with self._errors(path, number):
+            with self._errors(path):
                 for batch in self._batches(path):
-                    for row in _lists(batch):
+                    for fields, bad in _records(batch):
                         number += 1
                         place = f"{self.name}, row {number}"
-                        if row is None:
-                            error = f"{place} holds text that is not UTF-8; store it as text"
-                            yield BadRow(number, error, {})
+                        if bad is None:
+                            yield Row(number, fields, place)
                         else:
-                            yield Row(number, row, place)
+                            yield BadRow(number, f"{place}, {bad}", fields)
 
     def count(self) -> int:
         total = 0
         for path in self.paths:
-            with self._errors(path, total):
+            with self._errors(path):
                 total += self._length(path)
         return total
 
     @contextmanager
-    def _errors(self, path: Path, number: int) -> Iterator[None]:
+    def _errors(self, path: Path) -> Iterator[None]:
         pa = arrow("these files")
         try:
             yield
-        except (pa.ArrowException, OSError) as problem:
+        except JobError:
+            raise
+        except pa.ArrowNotImplementedError as problem:
+            raise JobError(
+                f"{path} holds what cannot be read: {problem}; leave that column out, or store it "
+                "in another type"
+            ) from None
+        except Exception as problem:  # a damaged file makes pyarrow raise whatever it likes
             raise JobError(
                 f"{path} is damaged or cut off: {problem}; make or fetch it again"
             ) from None
@@ -80,9 +83,17 @@ class Columnar(FileSource):
         return str(self._unpacked[self.paths.index(path)][0])
 
     def _check(self, schema: Any) -> None:
-        twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-        if twice:
-            raise JobError(f"{self.name}: two columns are called {twice[0]!r}; rename one of them")
+        if not schema.names:
+            raise JobError(f"{self.name} has no columns; give a file with a prompt in each row")
+        twice = _twice(schema.names)
+        if twice is not None:
+            raise JobError(f"{self.name}: two columns are called {twice!r}; rename one of them")
+        for field in schema:
+            if (twice := _twice_within(field.type)) is not None:
+                raise JobError(
+                    f"{self.name}: the column {field.name!r} has two fields called {twice!r}; "
+                    "rename one of them"
+                )
 
 
 class Parquet(Columnar):
@@ -161,36 +172,31 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _lists(batch: Any) -> Iterator[dict[str, Any] | None]:
-    """The batch's rows; None for one whose text is no UTF-8."""
-    try:
-        rows = batch.to_pylist()
-    except UnicodeDecodeError:
-        if batch.num_rows == 1:
-            yield None
-            return
-        for at in range(batch.num_rows):
-            yield from _lists(batch.slice(at, 1))
-        return
-    for row in rows:
-        yield {name: plain(value) for name, value in row.items()}
+def _twice(names: Sequence[str]) -> str | None:
+    """A name that comes twice, or None."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-def plain(value: Any) -> Any:
-    """A value of a column as JSON can hold it; what is not a number becomes null."""
-    if value is None or isinstance(value, PLAIN):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return base64.b64encode(value).decode()
-    return str(value)
+def _twice_within(kind: Any) -> str | None:
+    """The same of the fields of structures in a type, at any depth."""
+    children = [kind.field(at) for at in range(kind.num_fields)]
+    if arrow("these files").types.is_struct(kind):
+        found = _twice([child.name for child in children])
+        if found is not None:
+            return found
+    below = (_twice_within(child.type) for child in children)
+    return next((name for name in below if name is not None), None)
+
+
+def _records(batch: Any) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Each row's readable values by column, and what is wrong with one of the others."""
+    names = batch.schema.names
+    columns = [column_values(column) for column in batch.columns]
+    doubtful = [
+        name for name, one in zip(names, columns, strict=True) if Unreadable in map(type, one)
+    ]
+    for values in zip(*columns, strict=True):
+        fields = dict(zip(names, values, strict=True))
+        bad = {name: fields.pop(name) for name in doubtful if type(fields[name]) is Unreadable}
+        name = next(iter(bad), None)
+        yield fields, None if name is None else f"column {name!r} holds {bad[name].reason}"

@@ -136,7 +136,7 @@ def test_invalid_utf8_is_a_bad_row(tmp_path):
     column = pa.StringArray.from_buffers(3, texts.buffers()[1], texts.buffers()[2])
     pq.write_table(pa.table({"prompt": column}), tmp_path / "a.parquet")
     found = list(open_source(tmp_path / "a.parquet").rows())
-    assert errors(found)[2].startswith("a.parquet, row 2 holds text that is not UTF-8")
+    assert errors(found)[2].startswith("a.parquet, row 2, column 'prompt' holds text that is")
     assert [row.number for row in found] == [1, 2, 3]
 
 

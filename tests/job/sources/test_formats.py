@@ -1,8 +1,6 @@
 """Every format gives the same rows, packed or not; fingerprints and counts agree with them."""
 
 import csv
-import datetime
-import decimal
 import gzip
 import io
 import json
@@ -19,7 +17,6 @@ from hypothesis import strategies as st
 
 from stoker.job.rows import Row
 from stoker.job.sources import open_source
-from stoker.job.sources.columnar import plain
 
 ROWS = [
     {"prompt": 'Grüße, "du"', "mark": "1"},
@@ -146,15 +143,6 @@ def test_folders_of_datasets(tmp_path):
     write_parquet(parquet / "train-00000.parquet")
     write_parquet(parquet / "train-00001.parquet")
     assert fields(open_source(parquet)) == ROWS * 2
-
-
-def test_values_that_json_lacks():
-    assert plain(datetime.datetime(2024, 5, 6, 7, 8)) == "2024-05-06T07:08:00"
-    assert plain(datetime.date(2024, 5, 6)) == "2024-05-06"
-    assert plain(decimal.Decimal("1.50")) == "1.50"
-    assert plain({"a": [float("nan"), 1.5, b"x", b"\xff", (1, True)]}) == {
-        "a": [None, 1.5, "x", "/w==", [1, True]]
-    }
 
 
 def test_numbers_that_are_none(tmp_path):
