@@ -6,7 +6,7 @@ Knows one request; the engine holds one of these for each and the scheduler has 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,10 @@ from stoker.engine.request.request import (
 from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange, TokenLogprobs
 from stoker.engine.sampling.rules import Rules
 from stoker.engine.scheduling.sequence import Sequence
-from stoker.engine.text.detokenizer import Detokenizer
+from stoker.engine.text.detokenizer import Detokenizer, TokenTexts
 
 if TYPE_CHECKING:  # it has tensors, which are not looked into here
     from stoker.engine.execution.pooler import PoolState
-
-TokenText = Callable[[int], str | None]
 
 
 @dataclass
@@ -106,21 +104,25 @@ class ActiveRequest:
         del self.scores.found[first - 1 :]
         return ScoreRange(self.scores, self.scores.prompt[first:last])
 
-    def take_draw(self, out: CompletionOutput, token: int, text: TokenText) -> RowControls:
+    def take_draw(self, out: CompletionOutput, token: int, texts: TokenTexts | None) -> RowControls:
         """Add a token drawn under controls to its completion, unless the draw failed.
 
-        Returns the controls, which hold the error then.
+        Args:
+            texts: of tokens, where there is a tokenizer.
+
+        Returns:
+            The controls, which hold the error if it did.
         """
         row = self.controls[out.index]
         if row.error is not None:
             out.error = row.error
             return row
-        out.token_ids.append(token)
         if row.found is not None:
             assert out.cumulative_logprob is not None
             out.cumulative_logprob += row.found.logprobs[0]
             if out.logprobs is not None:
-                out.logprobs.append(_named(row.found, text))
+                out.logprobs.append(_named(row.found, texts, _is_first(out.token_ids, texts)))
+        out.token_ids.append(token)
         return row
 
     def judge(self, out: CompletionOutput) -> None:
@@ -137,10 +139,16 @@ class ActiveRequest:
         else:
             out.complete = row.grammar.complete
 
-    def show_prompt_scores(self, text: TokenText) -> None:
+    def show_prompt_scores(self, texts: TokenTexts | None) -> None:
         """Give the scores of the prompt, once it has been computed."""
-        if self.scores is not None and self.output.prompt_logprobs is None:
-            self.output.prompt_logprobs = [None, *(_named(one, text) for one in self.scores.found)]
+        if self.scores is None or self.output.prompt_logprobs is not None:
+            return
+        entries: list[Logprobs | None] = [None]
+        first = _is_first(self.scores.prompt[:1], texts)
+        for token, found in zip(self.scores.prompt[1:], self.scores.found, strict=True):
+            entries.append(_named(found, texts, first))
+            first = first and _is_first([token], texts)
+        self.output.prompt_logprobs = entries
 
     def finish(self) -> None:
         """Close the output: of `best_of` completions the likeliest `n` stay, best first."""
@@ -158,8 +166,16 @@ def _worth(one: CompletionOutput) -> tuple[bool, float, int]:
     return one.error is not None, -(one.cumulative_logprob or 0.0), one.index
 
 
-def _named(found: TokenLogprobs, text: TokenText) -> Logprobs:
+def _is_first(before: Seq[int], texts: TokenTexts | None) -> bool:
+    """Return True if no text comes of the tokens `before`."""
+    return texts is not None and not any(texts.counts(token) for token in before)
+
+
+def _named(found: TokenLogprobs, texts: TokenTexts | None, first: bool) -> Logprobs:
+    entries = zip(*found, strict=True)
+    if texts is None:
+        return {token: Logprob(logprob, rank) for token, logprob, rank in entries}
     return {
-        token: Logprob(logprob, rank, text(token))
-        for token, logprob, rank in zip(*found, strict=True)
+        token: Logprob(logprob, rank, texts.text(token, first), texts.added(token, first))
+        for token, logprob, rank in entries
     }

@@ -7,6 +7,7 @@ in the caller's thread, `AsyncLLM` in a thread of its own, jobs through `LLM`.
 from __future__ import annotations
 
 import collections
+import functools
 
 from stoker.engine.active_request import ActiveRequest
 from stoker.engine.execution.pending_step import Runner
@@ -25,7 +26,8 @@ from stoker.engine.sampling.sampler import SamplingBatch
 from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.engine.scheduling.sequence import Sequence, Status
 from stoker.engine.scheduling.step import Step
-from stoker.engine.text.detokenizer import Detokenizer, Tokenizer
+from stoker.engine.text.detokenizer import Detokenizer, Tokenizer, TokenTexts
+from stoker.engine.text.token_windows import DecodedTokens
 from stoker.errors import InvalidRequestError
 
 
@@ -63,7 +65,6 @@ class Engine:
         self.stats = EngineStats()
         self.loop = Loop(scheduler, runner, self.stats, overlap, record)
         self._live: dict[str, ActiveRequest] = {}
-        self._token_texts: dict[int, str] = {}
         self._compiler: GrammarCompiler | None = None
         self._had_vectors = False  # some prompt had
 
@@ -239,7 +240,7 @@ class Engine:
                 else:
                     out.token_ids.append(seq.tokens[-1])
                 continue
-            row = live.take_draw(out, seq.tokens[-1], self._token_text)
+            row = live.take_draw(out, seq.tokens[-1], self.token_texts)
             if row.error is not None:
                 self.scheduler.finish(seq, "error")
                 self.stats.output_tokens -= 1
@@ -264,7 +265,7 @@ class Engine:
                 continue
             out = live.output.outputs[seq.index]
             if live.scores is not None:
-                live.show_prompt_scores(self._token_text)
+                live.show_prompt_scores(self.token_texts)
             if live.needs_text and out.error is None:
                 self._advance_text(live, seq, out)
             if seq.status is Status.FINISHED:
@@ -288,12 +289,12 @@ class Engine:
         return live.shows_progress
 
     def _advance_text(self, live: ActiveRequest, seq: Sequence, out: CompletionOutput) -> None:
-        if self.tokenizer is None:
+        if self.token_texts is None:
             return
         detokenizer = live.detokenizers.get(seq.index)
         if detokenizer is None:
-            params = live.request.params
-            detokenizer = Detokenizer(self.tokenizer, params.stop_strings, params.min_tokens)
+            params, stream = live.request.params, self.token_texts.stream()
+            detokenizer = Detokenizer(stream, params.stop_strings, params.min_tokens)
             live.detokenizers[seq.index] = detokenizer
         for end in range(len(out.token_ids) - self._num_new(seq) + 1, len(out.token_ids) + 1):
             detokenizer.push(out.token_ids[end - 1])
@@ -301,19 +302,17 @@ class Engine:
                 self.stats.output_tokens -= len(out.token_ids) - end
                 del out.token_ids[end:]
                 break
-        out.text = detokenizer.safe_text
+        if live.shows_progress:
+            out.grow(detokenizer.take())
         if detokenizer.stopped:
             self.scheduler.finish(seq, "stop")
 
-    def _token_text(self, token: int) -> str | None:
-        """A token's own text, remembered, since the same few come again and again."""
+    @functools.cached_property
+    def token_texts(self) -> TokenTexts | None:
+        """What single tokens stand for; None where there is no tokenizer."""
         if self.tokenizer is None:
             return None
-        text = self._token_texts.get(token)
-        if text is None:
-            text = self.tokenizer.decode([token], skip_special_tokens=False)
-            self._token_texts[token] = text
-        return text
+        return getattr(self.tokenizer, "token_texts", None) or DecodedTokens(self.tokenizer)
 
     def _decode(self, live: ActiveRequest, out: CompletionOutput) -> str:
         if out.index in live.detokenizers:

@@ -46,12 +46,12 @@ class Delivery:
 
     Attributes:
         deliver: hands an output, or the error that ends the request, to the caller.
-        sent: by completion, its characters and tokens that were delivered.
+        sent: by completion, its tokens that were delivered.
         prompt_sent: the scores of the prompt were delivered.
     """
 
     deliver: Deliver
-    sent: dict[int, tuple[int, int]] = field(default_factory=dict)
+    sent: dict[int, int] = field(default_factory=dict)
     prompt_sent: bool = False
 
     def send(self, output: RequestOutput) -> None:
@@ -63,14 +63,13 @@ class Delivery:
 
     def _news(self, out: CompletionOutput) -> CompletionOutput | None:
         """What is new in a completion; None if nothing is."""
-        chars, tokens = self.sent.get(out.index, (0, 0))
-        now = (len(out.text), len(out.token_ids))
-        if now == (chars, tokens) and out.finish_reason is None:
+        tokens, text = self.sent.get(out.index, 0), out.take_text()
+        if not text and len(out.token_ids) == tokens and out.finish_reason is None:
             return None
-        self.sent[out.index] = now
+        self.sent[out.index] = len(out.token_ids)
         return dataclasses.replace(
             out,
-            text=out.text[chars:],
+            text=text,
             token_ids=out.token_ids[tokens:],
             logprobs=None if out.logprobs is None else out.logprobs[tokens:],
         )

@@ -28,15 +28,14 @@ def stream(session: Session, prompt: Encoded, params: SamplingParams) -> Iterato
 
 
 def _pieces(session: Session, request: Request) -> Iterator[str]:
-    shown, finished = 0, False
+    finished = False
     try:
         with session.turn():
             session.add(request)
         while not finished:
             text, finished, error = session.advance(request, _progress)
-            if len(text) > shown:
-                yield text[shown:]
-                shown = len(text)
+            if text:
+                yield text
             if error is not None:
                 raise StokerError(f"the completion failed: {error}")
     finally:
@@ -44,4 +43,4 @@ def _pieces(session: Session, request: Request) -> Iterator[str]:
 
 
 def _progress(output: RequestOutput) -> tuple[str, bool, str | None]:
-    return output.outputs[0].text, output.finished, output.error
+    return output.outputs[0].take_text(), output.finished, output.error

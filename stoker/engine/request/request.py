@@ -5,6 +5,7 @@ Both are plain data without tensors. Users see the outputs; the faces make the r
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Hashable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -60,12 +61,21 @@ class Logprob:
     """A token's log-probability by the model, before any sampling parameter.
 
     `rank` is 1 for the likeliest; of equally likely tokens the lower id comes first.
-    `decoded_token` is the token's own text, None where there is no tokenizer.
+    `decoded_token` is the token's own text, with replacement characters for parts of characters;
+    `bytes` are what it adds to the text, none for a special token. So the chosen tokens' join to
+    the text's. Both are None where there is no tokenizer.
     """
 
     logprob: float
     rank: int
     decoded_token: str | None = None
+    bytes: builtins.bytes | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Return True unless the token is special or has parts of characters."""
+        text = self.decoded_token
+        return text is None or self.bytes == text.encode("utf-8", "replace")
 
 
 Logprobs = dict[int, Logprob]  # by token id: the token itself, then the likeliest, best first
@@ -77,7 +87,8 @@ class CompletionOutput:
 
     Attributes:
         index: its place among the request's outputs.
-        text, token_ids: what was generated, so far.
+        text: what was generated, once it has ended; `take_text` gives what there is before.
+        token_ids: what was generated, so far.
         finish_reason: "stop", "length", "repetition", "cancelled", "error", or None while
             running.
         cumulative_logprob: sum over the tokens, where log-probabilities are computed.
@@ -95,6 +106,26 @@ class CompletionOutput:
     logprobs: list[Logprobs] | None = None
     error: str | None = None
     complete: bool | None = None
+
+    def __post_init__(self) -> None:
+        self._pieces: list[str] = []  # of a text under way, which nobody has taken yet
+        self._taken = 0  # characters
+
+    def grow(self, piece: str) -> None:
+        """Add to the text that `take_text` gives. What is joined later costs the same each time."""
+        if piece:
+            self._pieces.append(piece)
+
+    def take_text(self) -> str:
+        """The text that came since the last call; under way only where the request streams."""
+        if self.finish_reason is None:
+            text = "".join(self._pieces)
+            self._taken += len(text)
+        else:
+            text = self.text[self._taken :]
+            self._taken = len(self.text)
+        self._pieces.clear()
+        return text
 
 
 @dataclass

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-REPLACEMENT = "�"
-
 
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the engine uses."""
@@ -21,76 +19,96 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
 
 
-class Detokenizer:
-    """Incremental decoding that never shows half a character.
+class TextStream(Protocol):
+    """A text that gets its tokens one by one (`token_bytes.py`, `token_windows.py`)."""
 
-    A token's text depends on the tokens around it, so text is taken as the difference between
-    decoding a short stretch without and with the new tokens; while the stretch ends inside a
-    multi-byte character, it waits for more.
+    def push(self, token: int) -> tuple[str, str]:
+        """What is certain from now on, and what follows it so far but may change."""
+
+    def finish(self) -> str:
+        """The rest, with a replacement character for an incomplete one. No tokens may follow."""
+
+
+class TokenTexts(Protocol):
+    """What single tokens stand for. `first` is for one that no other text comes before."""
+
+    def text(self, token: int, first: bool = ...) -> str: ...
+
+    def added(self, token: int, first: bool = ...) -> bytes: ...
+
+    def counts(self, token: int) -> bool: ...
+
+    def stream(self) -> TextStream: ...
+
+
+class Detokenizer:
+    """A text that grows by whole characters, up to the first stop string in it.
+
+    What `take` has given is never taken back: an ending that may begin a stop string waits.
+
+        tokens     one, two ST   O x      with the stop string "STOP"
+        take       one  two      STOx
+        held                ST   STO
 
     Args:
-        tokenizer: makes text of tokens.
+        stream: makes text of tokens.
         stop: the text ends before the first of these.
-        min_tokens: a stop string that begins in the text of so many first tokens is none.
+        min_tokens: ignore stop strings that begin in the text of so many first tokens.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), min_tokens: int = 0
-    ) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, stream: TextStream, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
+        self._stream = stream
         self._stop = stop
-        self._min_tokens = min_tokens
-        self._searched_from = 0  # stop strings may begin here
-        self._ids: list[int] = []
-        self._start = 0  # the stretch decoded again begins here
-        self._shown = 0  # tokens whose text is in `text`
-        self.text = ""
+        self._ignoring = min_tokens  # as many tokens more
+        self._pieces: list[str] = []
+        self._taken = 0  # pieces
+        self._held = ""  # certain, and may begin a stop string
+        self._barred = 0  # characters after the pieces in which no stop string may begin
         self.stopped = False
 
     def push(self, token: int) -> None:
-        """Take a token in. Once `stopped`, `text` ends before the stop string found first."""
-        self._ids.append(token)
-        before = self._decode(self._ids[self._start : self._shown])
-        after = self._decode(self._ids[self._start :])
-        if after.endswith(REPLACEMENT) or len(after) <= len(before):
+        """Take a token in. Once `stopped`, the text ends before the stop string found first."""
+        piece, unsettled = self._stream.push(token)
+        if self._ignoring or not self._stop:
+            self._ignoring -= self._ignoring > 0
+            self._pieces.append(piece)
+            self._barred = len(unsettled)
             return
-        self._start, self._shown = self._shown, len(self._ids)
-        self._extend(after[len(before) :])
-        if len(self._ids) <= self._min_tokens:
-            self._searched_from = len(self.text)
+        certain = self._held + piece
+        text = certain + unsettled
+        places = [at for stop in self._stop if (at := text.find(stop, self._barred)) >= 0]
+        if places:
+            self._pieces.append(text[: min(places)])
+            self._held = ""
+            self.stopped = True
+            return
+        begun = len(certain) - self._overlap(certain)
+        if unsettled:
+            begun = min(begun, len(text) - self._overlap(text))
+        self._pieces.append(certain[:begun])
+        self._held = certain[begun:]
+        self._barred = max(0, self._barred - begun)
+
+    def take(self) -> str:
+        """The text that has become certain since the last call."""
+        pieces = self._pieces[self._taken :]
+        self._taken = len(self._pieces)
+        return "".join(pieces)
 
     def finish(self) -> str:
         """The whole text, an incomplete last character included. No tokens may follow."""
         if not self.stopped:
-            whole = self._decode(self._ids)
-            self._extend(whole[len(self.text) :])
-        return self.text
+            self._pieces += [self._held, self._stream.finish()]
+            self._held = ""
+        return "".join(self._pieces)
 
-    @property
-    def safe_text(self) -> str:
-        """The text without an ending that may turn out to begin a stop string."""
-        if self.stopped:
-            return self.text
-        held = max((_overlap(self.text, stop) for stop in self._stop), default=0)
-        return self.text[: len(self.text) - held]
-
-    def _extend(self, piece: str) -> None:
-        longest = max(map(len, self._stop), default=0)
-        searched = max(self._searched_from, len(self.text) - longest + 1)
-        self.text += piece
-        if len(self._ids) <= self._min_tokens:
-            return
-        found = [at for stop in self._stop if (at := self.text.find(stop, searched)) >= 0]
-        if found:
-            self.text = self.text[: min(found)]
-            self.stopped = True
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+    def _overlap(self, text: str) -> int:
+        """Length of the longest ending of `text` that begins a stop string."""
+        last = text[-1:]
+        return max(_overlap(text, stop) if last in stop else 0 for stop in self._stop)
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest ending of `text` that begins `stop`."""
     for size in range(min(len(stop) - 1, len(text)), 0, -1):
         if stop.startswith(text[-size:]):
             return size

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoker.engine.request.vectors import PromptVectors
+from stoker.engine.text.detokenizer import TokenTexts
+from stoker.engine.text.token_bytes import TokenBytes, token_bytes
+from stoker.engine.text.token_windows import REPLACEMENT, DecodedTokens
 from stoker.errors import InvalidRequestError, ModelError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -41,6 +44,7 @@ class TextCodec:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tokenizer: Any = None
+        self._token_texts: TokenTexts | None = None
         self._making = threading.Lock()
 
     @property
@@ -160,5 +164,19 @@ class TextCodec:
         return json.dumps(fields)
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the tokens, as transformers has it.
+
+        Without special tokens, what is whole around a part of a character is kept
+        (`token_bytes.py`).
+        """
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        if skip_special_tokens and REPLACEMENT in text and isinstance(self.token_texts, TokenBytes):
+            return self.token_texts.decode(token_ids)
         return text
+
+    @property
+    def token_texts(self) -> TokenTexts:
+        """What single tokens stand for."""
+        if self._token_texts is None:
+            self._token_texts = token_bytes(self.tokenizer) or DecodedTokens(self)
+        return self._token_texts

@@ -1,0 +1,109 @@
+"""Tokens as the tokenizer decodes them, where a text is not its tokens' bytes in a row.
+
+WordPiece, tokenizers without a decoder, slow ones, and texts that are cleaned up afterwards. There
+a token may change the text before it: "do n ' t" becomes "don't" with its last token. So what the
+last `REACH` tokens may still change is not certain, and only the last tokens are decoded again:
+
+    tokens              do  n  '  t  you  see  it  .      REACH 3, for the example
+    decoded             don't you see it.
+    without the last 3  don't you see                     -> "don't you see" is certain
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+REPLACEMENT = "\ufffd"
+REACH = 8  # tokens; those that clean-up joins are four, the bytes of a character four
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that makes text."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
+
+
+class DecodedTokens:
+    """The texts of one tokenizer's tokens, remembered."""
+
+    def __init__(self, tokenizer: Decoder) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[int, bool], str] = {}
+
+    def text(self, token: int, first: bool = False) -> str:
+        """The token's own text: after itself, unless it is `first` or special."""
+        text = self._known.get((token, first))
+        if text is None:
+            alone = self._tokenizer.decode([token], skip_special_tokens=False)
+            text = alone
+            if not first and self.counts(token):
+                twice = self._tokenizer.decode([token, token], skip_special_tokens=False)
+                if twice.startswith(alone) and len(twice) > len(alone):
+                    text = twice[len(alone) :]
+            self._known[token, first] = text
+        return text
+
+    def added(self, token: int, first: bool = False) -> bytes:
+        """What the token adds to a text, which leaves special tokens out."""
+        return self.text(token, first).encode("utf-8", "replace") if self.counts(token) else b""
+
+    def counts(self, token: int) -> bool:
+        """Return True if the token is part of a text: what comes after it is not first."""
+        return bool(self._tokenizer.decode([token], skip_special_tokens=True))
+
+    def stream(self) -> WindowStream:
+        return WindowStream(self._tokenizer)
+
+
+class WindowStream:
+    """A text that gets its tokens one by one.
+
+    Only a window of the last tokens is decoded, so a token costs the same wherever it stands. The
+    window moves on where what is still to be settled decodes alike without the tokens before.
+    """
+
+    def __init__(self, tokenizer: Decoder) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._longest = 4 * REACH
+        self._settled = 0  # characters of the window's text
+        self._text = ""  # of the window
+
+    def push(self, token: int) -> tuple[str, str]:
+        """What is certain now, and what comes behind it so far, without parts of characters."""
+        self._window.append(token)
+        self._text = self._decode(self._window)
+        certain = _common_length(self._text, self._decode(self._window[:-REACH]))
+        piece = self._text[self._settled : certain]
+        self._settled += len(piece)
+        if len(self._window) >= self._longest:
+            self._move()
+        return piece, self._text[self._settled :].rstrip(REPLACEMENT)
+
+    def finish(self) -> str:
+        """The rest. No tokens may follow."""
+        rest = self._text[self._settled :]
+        self._settled = len(self._text)
+        return rest
+
+    def _move(self) -> None:
+        rest = self._text[self._settled :]
+        window = self._window[-2 * REACH :]
+        text = self._decode(window)
+        # something before the rest takes on what is different at the start of a text
+        if text.endswith(rest) and (len(text) > len(rest) or not self._text):
+            self._window, self._text = window, text
+            self._settled, self._longest = len(text) - len(rest), 4 * REACH
+        else:
+            self._longest = 2 * len(self._window)  # try again later, and not at every token
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
+
+
+def _common_length(text: str, other: str) -> int:
+    """Length of the longest beginning that both have."""
+    if text.startswith(other):
+        return len(other)
+    differ = (at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b)
+    return next(differ, len(text))
