@@ -11,6 +11,7 @@ from typing import Any
 
 from stoker.engine.request.response_format import from_response_format
 from stoker.errors import InvalidRequestError, suggest
+from stoker.job.batch_logprobs import chat_logprobs, completion_logprobs
 from stoker.job.overrides import KNOWN
 from stoker.job.result_texts import completions
 from stoker.job.rows import BadRow, Row
@@ -196,40 +197,9 @@ def _choice(index: int, one: dict[str, Any], chat: bool, top: int) -> dict[str, 
     entries = one.get("logprobs")
     if chat:
         message = {"role": "assistant", "content": one["text"], "refusal": None}
-        logs = None if entries is None else {"content": [_token(each, top) for each in entries]}
+        logs = None if entries is None else chat_logprobs(entries, top)
         said: dict[str, Any] = {"message": message}
     else:
-        logs = None if entries is None else _columns(entries, top)
+        logs = None if entries is None else completion_logprobs(entries, top)
         said = {"text": one["text"]}
     return {"index": index, **said, "logprobs": logs, "finish_reason": reason}
-
-
-def _token(entry: list[dict[str, Any]], top: int) -> dict[str, Any]:
-    """A token's log-probability as a chat has it: with its bytes and the likeliest."""
-    likeliest = sorted((one for one in entry if one["rank"] <= top), key=lambda one: one["rank"])
-    shown = [
-        {"token": one["token"], "logprob": one["logprob"], "bytes": _bytes(one["token"])}
-        for one in [entry[0], *likeliest]
-    ]
-    return {**shown[0], "top_logprobs": shown[1:]}
-
-
-def _bytes(token: str | None) -> list[int]:
-    return list((token or "").encode("utf-8", "replace"))
-
-
-def _columns(entries: list[list[dict[str, Any]]], top: int) -> dict[str, Any]:
-    """The log-probabilities of a completion: a list for each property."""
-    offsets, at = [], 0
-    for entry in entries:
-        offsets.append(at)
-        at += len(entry[0]["token"] or "")
-    return {
-        "tokens": [entry[0]["token"] for entry in entries],
-        "token_logprobs": [entry[0]["logprob"] for entry in entries],
-        "top_logprobs": [
-            {one["token"]: one["logprob"] for one in entry if one["rank"] <= top}
-            for entry in entries
-        ],
-        "text_offset": offsets,
-    }

@@ -315,8 +315,17 @@ def _sample(one: CompletionOutput) -> dict[str, Any]:
 
 
 def _listed(entry: Logprobs) -> list[dict[str, Any]]:
-    """One token's log-probabilities as JSON: the token itself first, then the likeliest."""
+    """One token's log-probabilities as JSON: the token itself first, then the likeliest.
+
+    Bytes are left out where they are those of the text.
+    """
     return [
-        {"id": token, "token": one.decoded_token, "logprob": one.logprob, "rank": one.rank}
+        {
+            "id": token,
+            "token": one.decoded_token,
+            "logprob": one.logprob,
+            "rank": one.rank,
+            **({} if one.is_text else {"bytes": list(one.bytes or b"")}),
+        }
         for token, one in entry.items()
     ]

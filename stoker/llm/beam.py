@@ -10,6 +10,7 @@ one prompt share their blocks through the prefix cache. With a width of 2:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from stoker.engine.request.checks import known_names, number, whole
 from stoker.engine.request.constraint import KINDS
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Logprobs, RequestOutput
+from stoker.engine.text.detokenizer import TokenTexts
 from stoker.engine.text.tokenizer import Encoded, TextCodec
 from stoker.errors import InvalidRequestError
 
@@ -133,7 +135,16 @@ def search_all(
     if text.available:
         for sequence in (one for output in found for one in output.sequences):
             sequence.text = text.decode(sequence.tokens)
+            sequence.logprobs = [_after_others(one, text.token_texts) for one in sequence.logprobs]
     return found
+
+
+def _after_others(entry: Logprobs, texts: TokenTexts) -> Logprobs:
+    """The entry with the tokens as they are inside a text; a step's are those of its start."""
+    return {
+        token: dataclasses.replace(one, decoded_token=texts.text(token), bytes=texts.added(token))
+        for token, one in entry.items()
+    }
 
 
 @dataclass
