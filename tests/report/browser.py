@@ -1,6 +1,7 @@
 """A headless Chromium for tests of the report's page, driven over a pipe by its own protocol.
 
-`STOKER_CHROMIUM` names the program; else it is looked for. Nothing is fetched from a network.
+`STOKER_CHROMIUM` names the program; else it is looked for. Nothing is fetched from a network, and
+the browser does not ask one for updates either. `.ci/browser` installs one.
 """
 
 import itertools
@@ -26,6 +27,8 @@ class Browser:
         self._in, theirs_out = os.pipe()
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         flags += ["--disable-dev-shm-usage", "--no-first-run", "--window-size=1200,900"]
+        flags += ["--disable-background-networking", "--disable-component-update"]
+        flags += ["--disable-sync", "--disable-quic"]
         flags += [f"--user-data-dir={profile}"] + (["--force-dark-mode"] if dark else [])
 
         # it reads from descriptor 3 and writes to 4; a shell puts ours there

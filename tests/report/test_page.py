@@ -18,7 +18,7 @@ from browser import Browser, find_chromium
 
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: install it, or name it in STOKER_CHROMIUM"
+    CHROMIUM is None, reason="needs Chromium: .ci/browser installs it, STOKER_CHROMIUM names it"
 )
 NASTY = [
     "<script>window.ran = 1</script>",
