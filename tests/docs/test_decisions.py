@@ -1,4 +1,4 @@
-"""Each page of docs/decisions says what, when, why and what was measured, and stands in the index."""
+"""Each page of docs/decisions has its parts, and stands in the index."""
 
 import re
 from pathlib import Path
