@@ -93,8 +93,8 @@ static inline float largest(const vec *scores) {
     for (int i = 0; i < LANES; i++)                                           \
         if (!(i & SIZE)) {                                                    \
             const vec a = x[i], b = x[i + SIZE];                              \
-            x[i] = __builtin_shufflevector(a, b, LOW##SIZE);                  \
-            x[i + SIZE] = __builtin_shufflevector(a, b, HIGH##SIZE);          \
+            x[i] = SHUFFLE(ivec, a, b, LOW##SIZE);                            \
+            x[i + SIZE] = SHUFFLE(ivec, a, b, HIGH##SIZE);                    \
         }
 
 static inline INLINE void transpose(vec *x) {
@@ -109,8 +109,8 @@ static inline INLINE void transpose(vec *x) {
 /* Lane i of the result is the sum of the lanes of x[i]. */
 #define FOLD(SIZE)                                                            \
     for (int i = 0; i < SIZE; i++)                                            \
-        x[i] = __builtin_shufflevector(x[i], x[i + SIZE], LOW##SIZE) +        \
-               __builtin_shufflevector(x[i], x[i + SIZE], HIGH##SIZE);
+        x[i] = SHUFFLE(ivec, x[i], x[i + SIZE], LOW##SIZE) +                  \
+               SHUFFLE(ivec, x[i], x[i + SIZE], HIGH##SIZE);
 static inline INLINE vec sums_of_lanes(vec *x) {
 #if LANES == 16
     FOLD(8)
@@ -439,7 +439,7 @@ void paged_attention(const float *restrict q, const float *restrict k, const flo
                      const int64_t *members, const int64_t *tables, int64_t count,
                      int64_t width, int64_t heads, int64_t kv_heads, int64_t dim,
                      int64_t block_size, int64_t window, int64_t split, float scale, float cap) {
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for TEAM schedule(dynamic, 1)
     for (int64_t job = 0; job < count * kv_heads; job++) {
         const int64_t *task = tasks + job / kv_heads * 3, head = job % kv_heads;
         const int whole = task[1] == 1 && !split;

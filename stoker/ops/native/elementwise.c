@@ -22,7 +22,7 @@ static inline void norm_row(const float *x, const float *weight, float *y, int64
  * place. */
 void largest(const float *x, float *top, int64_t *best, int64_t rows, int64_t size) {
     enum { WIDE = 64, PART = 16 * WIDE };
-#pragma omp parallel for schedule(static) if (rows * size > 16384)
+#pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
     for (int64_t r = 0; r < rows; r++) {
         const float *row = x + r * size;
         float most = row[0];
@@ -58,7 +58,7 @@ void bar_unset(float *x, const int64_t *rows, const uint8_t *bits, int64_t count
     typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
     ivec place;
     for (int i = 0; i < LANES; i++) place[i] = 1 << i;
-#pragma omp parallel for schedule(static) if (count * size > 1 << 16)
+#pragma omp parallel for TEAM schedule(static) if (count * size > 1 << 16)
     for (int64_t r = 0; r < count; r++) {
         float *row = x + (rows ? rows[r] : r) * size;
         const uint8_t *own = bits + r * width;
@@ -77,7 +77,7 @@ void bar_unset(float *x, const int64_t *rows, const uint8_t *bits, int64_t count
 /* y = norm(x) * weight; x, y: (rows, size). */
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t size,
               float eps) {
-#pragma omp parallel for schedule(static) if (rows * size > 16384)
+#pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
     for (int64_t r = 0; r < rows; r++) norm_row(x + r * size, weight, y + r * size, size, eps);
 }
 
@@ -85,7 +85,7 @@ void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64
  * weight and bias, (periods, size); bias may be NULL. */
 void layer_norm(const float *x, const float *weight, const float *bias, float *y, int64_t rows,
                 int64_t periods, int64_t size, float eps) {
-#pragma omp parallel for schedule(static) if (rows * size > 16384)
+#pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
     for (int64_t r = 0; r < rows; r++) {
         const float *row = x + r * size, *w = weight + r % periods * size;
         const float *b = bias ? bias + r % periods * size : 0;
@@ -118,7 +118,7 @@ static inline void gate_row(Gate *apply, const float *gate, const float *up, flo
  * gate and up. */
 #define ACTIVATION(NAME)                                                                          \
     void activate_##NAME(const float *x, float *y, int64_t rows, int64_t size, int64_t gated) {   \
-        _Pragma("omp parallel for schedule(static) if (rows * size > 16384)")                     \
+        _Pragma("omp parallel for TEAM schedule(static) if (rows * size > 16384)")                \
         for (int64_t r = 0; r < rows; r++) {                                                      \
             const float *gate = x + r * (gated ? 2 : 1) * size;                                   \
             if (gated)                                                                            \
@@ -147,7 +147,7 @@ static inline float tanh_of(float x) {
 
 /* y = cap * tanh(x / cap); x, y: (rows, size). */
 void soft_cap(const float *x, float *y, int64_t rows, int64_t size, float cap) {
-#pragma omp parallel for schedule(static) if (rows * size > 16384)
+#pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t d = 0; d < size; d++) y[r * size + d] = cap * tanh_of(x[r * size + d] / cap);
 }
@@ -180,7 +180,7 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
                       float *v_cache, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
                       int64_t rotary, float eps) {
     const int64_t width = (heads + 2 * kv_heads) * dim;
-#pragma omp parallel for schedule(static) if (rows * width > 16384)
+#pragma omp parallel for TEAM schedule(static) if (rows * width > 16384)
     for (int64_t r = 0; r < rows; r++) {
         const float *x = qkv + r * width, *table = tables + r * rotary;
         float *keys = k_cache + cells[r] * kv_heads * dim;

@@ -131,15 +131,16 @@ int64_t panel_width(void) { return WIDTH; }
 /* Sixteen values, rows `stride` apart, to where columns were, `width` apart. */
 static inline INLINE void transpose(const float *x, int64_t stride, float *to, int64_t width) {
     typedef float four __attribute__((vector_size(16)));
+    typedef int32_t ifour __attribute__((vector_size(16)));
     four in[4], pairs[4];
     for (int i = 0; i < 4; i++) memcpy(in + i, x + i * stride, sizeof *in);
     for (int i = 0; i < 2; i++) {
-        pairs[i] = __builtin_shufflevector(in[2 * i], in[2 * i + 1], 0, 4, 1, 5);
-        pairs[2 + i] = __builtin_shufflevector(in[2 * i], in[2 * i + 1], 2, 6, 3, 7);
+        pairs[i] = SHUFFLE(ifour, in[2 * i], in[2 * i + 1], 0, 4, 1, 5);
+        pairs[2 + i] = SHUFFLE(ifour, in[2 * i], in[2 * i + 1], 2, 6, 3, 7);
     }
     for (int i = 0; i < 2; i++) {
-        const four even = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], 0, 1, 4, 5);
-        const four odd = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], 2, 3, 6, 7);
+        const four even = SHUFFLE(ifour, pairs[2 * i], pairs[2 * i + 1], 0, 1, 4, 5);
+        const four odd = SHUFFLE(ifour, pairs[2 * i], pairs[2 * i + 1], 2, 3, 6, 7);
         memcpy(to + 2 * i * width, &even, sizeof even);
         memcpy(to + (2 * i + 1) * width, &odd, sizeof odd);
     }
@@ -172,7 +173,7 @@ void linear(const float *x, float *scratch, const char *panels, const float *bia
     const int64_t fitting = BLOCK_BYTES / 4 / size / TILE;
     const int64_t block = fitting > 1 ? fitting : 1, blocks = (tiles + block - 1) / block;
     const int64_t parts = (size + PACKED - 1) / PACKED;
-#pragma omp parallel
+#pragma omp parallel TEAM
     {
         if (rows > 1) {
 #pragma omp for schedule(static)

@@ -13,7 +13,8 @@
 #include <immintrin.h>
 #endif
 
-#define INLINE __attribute__((always_inline))
+#include "compilers.h"
+
 #define BLOCK_BYTES (512 << 10) /* of inputs, which stay in the second-level cache */
 
 #if defined(__AVX512VNNI__)
@@ -172,7 +173,7 @@ void linear_int8(const float *x, const int8_t *panels, const float *scale, const
     const int64_t padded = groups * GROUP, stride = input_stride(size);
     const int64_t fitting = BLOCK_BYTES / (int64_t)sizeof(input_t) / padded / TILE * TILE;
     const int64_t block = fitting > TILE ? fitting : TILE, blocks = (rows + block - 1) / block;
-#pragma omp parallel
+#pragma omp parallel TEAM
     {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++)

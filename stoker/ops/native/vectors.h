@@ -2,13 +2,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "compilers.h"
+
 #ifdef __AVX512F__
 #define LANES 16
 #else
 #define LANES 8
 #endif
-#define INLINE __attribute__((always_inline))
-#define NOINLINE __attribute__((noinline)) /* what need not be compiled again for each caller */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
