@@ -70,7 +70,7 @@ def load_model(
     spec, family, head = resolve(config)
     name = resolve_dtype(config, dtype, device)
     model = empty_model(spec, DTYPES[name])
-    if formats and not formats.quantize_any(_projections(model.layers)):
+    if formats and formats.refusal and not formats.quantize_any(_projections(model.layers)):
         raise ConfigError(formats.refusal)
     _fill(model, family, source, device, formats)
     eos = source.generation_config().get("eos_token_id")

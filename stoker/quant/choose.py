@@ -22,7 +22,7 @@ class Formats:
     Attributes:
         projections: of the layers' projections.
         head: of the head, and of an embedding that is the head.
-        refusal: the message if the first format fits no projection of a model.
+        refusal: the message if the first format fits no projection of a model; "" if it need not.
     """
 
     projections: tuple[WeightFormat, ...]
