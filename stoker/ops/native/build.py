@@ -1,70 +1,92 @@
-"""Compiles the C sources beside it, once per machine, and loads them.
+"""Finds the compiled kernels for this processor and loads them.
 
-Needs a C compiler with OpenMP. Without one, `load_kernels` says so once and returns None, and the
-caller takes its plain path. The library is cached under the user's cache folder by the
-hash of everything that it depends on. `start_build` lets the compiler work while others do: the
-command line calls it before it imports torch, the engine's maker before it reads weights.
+They come with the package where a compiler was at hand when it was installed (setup.py), for each
+level of processors. What is missing is compiled once, when it is first used, and kept in the
+user's cache folder under a digest of all that it depends on. Where there is no compiler either,
+`load_kernels` returns None, and the caller takes its plain path; that is said once.
+`start_build` lets the compiler work while others do: the command line calls it before it imports
+torch, the engine's maker before it reads weights.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import logging
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
+
+from stoker.ops.native.compile import (
+    FOLDER,
+    SOURCES,
+    compile_library,
+    find_compiler,
+    library_name,
+    version,
+)
+from stoker.ops.native.levels import NATIVE, Level, best_level
 
 log = logging.getLogger(__name__)
-
-# Reordering of sums is allowed, for SIMD; NaN and infinity keep their meaning.
-FLAGS = (
-    "-O3",
-    "-march=native",
-    "-fopenmp",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-signed-zeros",
-    "-fassociative-math",
-    "-shared",
-    "-fPIC",
-)
-
-# Attention's sums keep the order written, whatever number of rows they are compiled for.
-MORE_FLAGS = {"attention": ("-fno-associative-math",)}
 
 # The source that takes longest to compile. Others give way to it, and to the imports meanwhile.
 _LONGEST = "attention"
 _NICE = ("nice", "-n", "10") if shutil.which("nice") else ()
 
 _started: dict[str, Future[Path]] = {}
+_told = False  # that the slower path is taken; once is enough
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What there is of a source's kernels on this machine.
+
+    Attributes:
+        library: None if there is none yet.
+        level: that it was compiled for.
+        origin: whether it came with the package, was compiled on this machine, or will be when
+            it is first used.
+        reason: why there is none; else "".
+    """
+
+    library: ctypes.CDLL | None
+    level: str
+    origin: Literal["package", "cache", "first use", "none"]
+    reason: str = ""
 
 
 def start_build(device: str, dtype: str, quantization: str = "auto") -> None:
-    """Begin to build, in the background, what a model will `load_kernels`.
+    """Begin to build, in the background, what a model will `load_kernels` and is not there yet.
 
     Takes the names as they are in `EngineOptions`. Calling it twice is fine; `load_kernels`
     reports problems.
+
+    Raises:
+        ConfigError: STOKER_CPU_LEVEL asks for what the processor does not have.
     """
     linear = {
         "auto": ("linear",) if dtype in ("auto", "float32") else (),
         "int8": ("linear_int8",),
         "llm_int8": ("linear_int8", "linear"),
     }.get("int8" if dtype == "int8" else quantization, ())
-    compiler = _compiler()
-    if device != "cpu" or not linear or compiler is None:
+    if device != "cpu" or not linear:
         return
-    names = [name for name in (*linear, "attention", "elementwise") if name not in _started]
-    if names:
+    names = [
+        name
+        for name in (*linear, "attention", "elementwise")
+        if name not in _started
+        and not (FOLDER / library_name(name, best_level(SOURCES[name]))).exists()
+    ]
+    compiler = find_compiler()
+    if names and compiler is not None:
         pool = ThreadPoolExecutor(len(names), thread_name_prefix="stoker-build")
-        _started.update({name: pool.submit(_built, _source(name), compiler) for name in names})
+        _started.update({name: pool.submit(_cached, name, compiler) for name in names})
         pool.shutdown(wait=False)
 
 
@@ -73,25 +95,63 @@ def building() -> bool:
     return not all(future.done() for future in _started.values())
 
 
-@functools.cache
 def load_kernels(name: str) -> ctypes.CDLL | None:
-    """The library made from `name`.c, or None if it can't be built here."""
-    source, compiler = _source(name), _compiler()
-    if compiler is None:
-        log.warning("no C compiler found: the CPU takes the slower default path")
-        return None
+    """The library made from `name`.c, or None if there is none and it can't be built here.
+
+    Raises:
+        ConfigError: STOKER_CPU_LEVEL asks for what the processor does not have.
+    """
+    found = find_kernels(name)
+    if found.library is None:
+        _tell(found.reason)
+    return found.library
+
+
+@functools.cache
+def find_kernels(name: str) -> Kernels:
+    """The kernels of `name`.c, loaded, built if need be, or the reason why there are none."""
+    found = look_for_kernels(name)
+    if found.origin != "first use":
+        return found
+    compiler = find_compiler()
+    assert compiler is not None
     try:
         started = _started.get(name)
-        return ctypes.CDLL(str(started.result() if started else _built(source, compiler)))
+        path = started.result() if started else _cached(name, compiler)
+        return Kernels(ctypes.CDLL(str(path)), found.level, "cache")
     except (OSError, subprocess.CalledProcessError) as problem:
-        detail = getattr(problem, "stderr", None) or problem
-        log.warning(
-            "%s can't be built with %s (%s): the CPU takes the slower default path",
-            source.name,
-            compiler,
-            str(detail).strip()[:200],
-        )
-        return None
+        detail = str(getattr(problem, "stderr", None) or problem).strip()[:200]
+        reason = f"{compiler} does not compile {name}.c ({detail})"
+        return Kernels(None, found.level, "none", reason)
+
+
+def look_for_kernels(name: str) -> Kernels:
+    """As `find_kernels`, but nothing is compiled: what would be has the origin "first use".
+
+    Torch must have been imported: the kernels share its OpenMP, which a machine need not have.
+    """
+    level = best_level(SOURCES[name])
+    packaged, reason = FOLDER / library_name(name, level), ""
+    if packaged.exists():
+        try:
+            return Kernels(ctypes.CDLL(str(packaged)), level.name, "package")
+        except OSError as problem:
+            reason = f"{packaged.name} does not load ({problem}), and "
+    compiler = find_compiler()
+    if compiler is None:
+        return Kernels(None, level.name, "none", f"{reason}there is no C compiler")
+    try:
+        cached = _cache_path(name, level, compiler)
+        library = ctypes.CDLL(str(cached)) if cached.exists() else None
+    except (OSError, subprocess.CalledProcessError) as problem:
+        return Kernels(None, level.name, "none", f"{reason}{compiler} does not run ({problem})")
+    return Kernels(library, level.name, "first use" if library is None else "cache")
+
+
+def leave_unsaid() -> None:
+    """Do not say that the slower path is taken: another process says it."""
+    global _told  # noqa: PLW0603
+    _told = True
 
 
 def signature(function: Any, types: str) -> Callable[..., None]:
@@ -102,46 +162,40 @@ def signature(function: Any, types: str) -> Callable[..., None]:
     return cast(Callable[..., None], function)
 
 
-def _source(name: str) -> Path:
-    return Path(__file__).with_name(f"{name}.c")
+def cache_folder() -> Path:
+    """Where kernels that were compiled on this machine are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stoker"
 
 
-def _compiler() -> str | None:
-    names = (os.environ.get("CC", "cc"), "gcc", "clang")
-    return next(filter(None, map(shutil.which, names)), None)
+def _tell(reason: str) -> None:
+    if not _told:
+        log.warning(
+            "no compiled kernels: %s; the CPU takes slower paths (stoker doctor says more)",
+            reason,
+        )
+        leave_unsaid()
 
 
-def _built(source: Path, compiler: str) -> Path:
-    """The path of the shared library, compiled if it is not there yet."""
-    flags = FLAGS + MORE_FLAGS.get(source.stem, ())
-    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
-    parts = (*texts, _version(compiler), " ".join(flags).encode(), _processor().encode())
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stoker"
-    library = folder / f"{source.stem}-{digest}.so"
+def _cached(name: str, compiler: str) -> Path:
+    """The library in the cache folder, compiled if it is not there yet."""
+    level = best_level(SOURCES[name])
+    library = _cache_path(name, level, compiler)
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=folder, suffix=".so")
-        os.close(handle)
-        try:
-            nice = () if source.stem == _LONGEST else _NICE
-            command = [*nice, compiler, *flags, str(source), "-o", scratch]
-            subprocess.run(command, capture_output=True, check=True, text=True)
-            os.replace(scratch, library)  # another process may have done the same
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+        compile_library(compiler, name, level, library, () if name == _LONGEST else _NICE)
     return library
 
 
-@functools.cache
-def _version(compiler: str) -> bytes:
-    return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+def _cache_path(name: str, level: Level, compiler: str) -> Path:
+    return cache_folder() / library_name(name, level, version(compiler), _processor(level))
 
 
-def _processor() -> str:
-    """What -march=native depends on."""
+def _processor(level: Level) -> bytes:
+    """What a library depends on beside its level."""
+    if level is not NATIVE:
+        return b""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        return platform.processor().encode()
+    found = (line for line in lines if line.startswith(("flags", "Features")))
+    return next(found, "").encode()
