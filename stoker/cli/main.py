@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import sys
 from collections.abc import Sequence as Seq
@@ -182,11 +183,11 @@ def main(argv: Seq[str] | None = None) -> int:
     usage, 3 some rows failed, 130 interrupted."""
     args = build_parser().parse_args(argv)
     gc.set_threshold(_ALLOCATIONS)
-    if args.command != "inspect":
-        start_build(
-            args.device, args.dtype, args.quantization
-        )  # the compiler works while torch is imported
+    if getattr(args, "quiet", False):
+        logging.getLogger("stoker").setLevel(logging.ERROR)
     try:
+        if args.command != "inspect":  # the compiler works while torch is imported
+            start_build(args.device, args.dtype, args.quantization)
         with sigterm_interrupts():
             return _carry_out(args)
     except StokerError as problem:

@@ -9,6 +9,7 @@ replica dies, the others get its rows. Called by the command line.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -30,6 +31,7 @@ from stoker.errors import ConfigError, JobError, StokerError
 from stoker.job.interrupt import stop_requests
 from stoker.job.report import Report
 from stoker.job.rows import BadRow, Row
+from stoker.ops.native.build import leave_unsaid
 
 if TYPE_CHECKING:
     from stoker.job.job import Progress, Write
@@ -144,9 +146,11 @@ def started_replicas(
     replicas: list[Replica] = []
     try:
         counts = replica_threads(groups, options.get("threads"))
-        for cores, threads in zip(groups, counts, strict=True):
+        level = logging.getLogger("stoker").level
+        for number, (cores, threads) in enumerate(zip(groups, counts, strict=True)):
             pipe, theirs = context.Pipe()
-            arguments = (theirs, cores, model, {**options, "threads": threads}, settings)
+            own = {**options, "threads": threads}
+            arguments = (theirs, cores, model, own, settings, level, number == 0)
             process = context.Process(target=_replica, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -250,8 +254,16 @@ def _replica(
     model: str,
     options: dict[str, Any],
     settings: JobSettings,
+    level: int,
+    first: bool,
 ) -> None:
-    """The process of one replica: rows in, batches of results out, until the pipe closes."""
+    """The process of one replica: rows in, batches of results out, until the pipe closes.
+
+    The log says what is of this level or more; what all have in common, the first says.
+    """
+    logging.getLogger("stoker").setLevel(level)
+    if not first:
+        leave_unsaid()
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent is told too, and ends this
         signal.signal(number, signal.SIG_IGN)
     os.sched_setaffinity(0, cores)
