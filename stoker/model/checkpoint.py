@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,12 @@ import torch
 from torch import Tensor
 
 from stoker.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARDS = "model-*-of-*.safetensors"
 
 
 def resolve_folder(model: str, revision: str | None = None, token: str | None = None) -> Path:
@@ -68,41 +76,103 @@ def _download(model: str, revision: str | None, token: str | None) -> Path:
 
 
 def read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:
-    """The fields of a JSON file in the folder; {} if it is absent and not required."""
+    """The fields of a JSON file in the folder; {} if it is absent and not required.
+
+    Raises:
+        ModelError: it is required and absent, can't be read, or holds no JSON object.
+    """
     path = folder / name
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for names that no file can have, too
         if required:
             raise ModelError(f"{folder} has no {name}; is this a Hugging Face model folder?")
         return {}
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as problem:
-        raise ModelError(f"{path} is not valid JSON: {problem}") from None
+    fields = parse_json(path)
     if not isinstance(fields, dict):
-        raise ModelError(f"{path} must hold a JSON object")
+        raise ModelError(f"{path} must hold a JSON object, not {type(fields).__name__}")
     return fields
 
 
+def parse_json(path: Path) -> Any:
+    """What a JSON file holds; a byte order mark before it is skipped.
+
+    Raises:
+        ModelError: it can't be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as problem:
+        raise ModelError(f"cannot read {path}: {problem.strerror}") from None
+    except UnicodeDecodeError as problem:
+        raise ModelError(f"{path} is not UTF-8 (at byte {problem.start})") from None
+    except RecursionError:
+        raise ModelError(f"{path} is not valid JSON: nested too deeply") from None
+    except ValueError as problem:
+        raise ModelError(f"{path} is not valid JSON: {problem}") from None
+
+
 def tensor_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model: those its index names, or model.safetensors."""
-    index = read_json(folder, "model.safetensors.index.json")
-    if index and not isinstance(index.get("weight_map"), dict):
-        raise ModelError(
-            f"{folder / 'model.safetensors.index.json'} has no weight_map; download it again"
-        )
-    if index:
-        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    elif (folder / "model.safetensors").is_file():
-        files = [folder / "model.safetensors"]
-    else:
+    """The safetensors files of the model: model.safetensors, or the shards.
+
+    A single file goes before an index that does not name it or names files that are missing, as
+    in transformers; such an index was left behind by shards. Shards without an index are taken by
+    their names, model-00001-of-00002.safetensors.
+
+    Raises:
+        ModelError: there are none, or the index is damaged or names a file that is missing.
+    """
+    single = folder / SINGLE
+    if single.is_file():
+        return _with_single(folder, single)
+    if (folder / INDEX).is_file():
+        files = _indexed(folder)
+        for file in files:
+            if not os.path.isfile(file):
+                raise ModelError(
+                    f"the weight index names {file.name}, which is missing from {folder}"
+                )
+        return files
+    shards = sorted(folder.glob(SHARDS))
+    if not shards:
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        if others:
+            raise ModelError(
+                f"{folder} has neither {SINGLE} nor {INDEX}; rename {others[0]} to {SINGLE} if it "
+                "holds the whole model"
+            )
         raise ModelError(
             f"{folder} holds no safetensors weights; convert the checkpoint with "
             "transformers' save_pretrained"
         )
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"the weight index names {file.name}, which is missing from {folder}")
-    return files
+    return shards
+
+
+def _with_single(folder: Path, single: Path) -> list[Path]:
+    if not (folder / INDEX).is_file():
+        return [single]
+    try:
+        files = _indexed(folder)
+    except ModelError as problem:
+        log.info("only %s is loaded: %s", single, problem)
+        return [single]
+    if single in files and all(map(os.path.isfile, files)):
+        return files
+    log.info("only %s is loaded: %s beside it names other files", single, INDEX)
+    return [single]
+
+
+def _indexed(folder: Path) -> list[Path]:
+    """The files that the index names, which may be missing."""
+    path = folder / INDEX
+    placed = read_json(folder, INDEX).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ModelError(f"{path} has no weight_map; download it again")
+    for tensor, name in placed.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.strip("."):
+            raise ModelError(
+                f"weight_map in {path} must name a file of the folder for each tensor; for "
+                f"{tensor!r} it has {name!r}"
+            )
+    return [folder / name for name in sorted(set(placed.values()))]
 
 
 class CheckpointSource(Protocol):
@@ -132,6 +202,9 @@ class CheckpointSource(Protocol):
             ModelError: a file is missing, truncated or otherwise damaged, by name.
         """
 
+    def file_of(self, tensor: str) -> Path:
+        """The file that holds a tensor which `tensors` gave, for messages."""
+
 
 @dataclass(frozen=True)
 class SafetensorsFolder:
@@ -156,10 +229,20 @@ class SafetensorsFolder:
                 with safe_open(file, framework="pt", device=str(device)) as shard:
                     for name in shard.keys():  # noqa: SIM118  # not a mapping
                         yield name, shard.get_tensor(name)
-            except SafetensorError as problem:
+            except (SafetensorError, OSError) as problem:
                 raise ModelError(
                     f"{file} is truncated or damaged ({problem}); copy or download it again"
                 ) from None
+
+    def file_of(self, tensor: str) -> Path:
+        """See `CheckpointSource.file_of`; reads the headers again."""
+        from safetensors import safe_open
+
+        for file in tensor_files(self.path):
+            with safe_open(file, framework="pt") as shard:
+                if tensor in shard.keys():  # noqa: SIM118  # not a mapping
+                    return file
+        return self.path
 
     def _refuse_adapter(self) -> None:
         adapter = read_json(self.path, "adapter_config.json")

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stoker.errors import ModelError, suggest
-from stoker.model.families import FAMILIES, Family, spec_from_config
+from stoker.model.families import FAMILIES, Family, architecture, spec_from_config
+from stoker.model.families.fields import Fields, short
 from stoker.model.spec import ModelSpec
 from stoker.model.weights import From
 
 Config = Mapping[str, Any]
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # how families name their language models
+MOST_LABELS = 1_000_000
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -60,9 +62,10 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
                 f"{field} is {str(value).lower()} in config.json: attention in both directions "
                 "is not supported"
             )
-    name = (config.get("architectures") or [""])[0]
+    name = architecture(config)
+    config = {**config, "architectures": [name]}
     for ending in ("ForSequenceClassification", "Model"):
-        base = causal_form(str(name), ending)
+        base = causal_form(name, ending)
         if base is None:
             continue
         spec, family = spec_from_config({**config, "architectures": [base]})
@@ -92,23 +95,25 @@ def causal_form(name: str, ending: str) -> str | None:
 def _classifier(config: Config) -> Head:
     named = config.get("id2label")
     if named is not None and not isinstance(named, Mapping):
-        raise ModelError(f"id2label in config.json must be an object, not {named!r}")
+        raise ModelError(f"id2label in config.json must be an object, not {short(named)}")
     # transformers saves neither field where there are two labels, its default
-    count = len(named) if named else config.get("num_labels", 2)
-    if type(count) is not int or count < 1:
-        raise ModelError(f"num_labels in config.json must be a whole number, not {count!r}")
+    fields = Fields(config, config["architectures"][0])
+    count = len(named) if named else fields.size("num_labels", 2, most=MOST_LABELS)
     labels = tuple(str((named or {}).get(str(at), f"LABEL_{at}")) for at in range(count))
     problem = config.get("problem_type")
     if problem is not None and problem not in PROBLEMS:
         raise ModelError(
-            f"problem_type {problem!r} in config.json is not known; "
+            f"problem_type {short(problem)} in config.json is not known; "
             f"{suggest(str(problem), [*PROBLEMS])}"
         )
     if count == 1 and problem != "multi_label_classification":
         problem = "regression"
+    pad = config.get("pad_token_id")
+    if pad is not None and type(pad) is not int:
+        raise ModelError(f"pad_token_id in config.json must be a token id, not {short(pad)}")
     return Head(
         tasks=("embed", "classify"),
         labels=labels,
         problem=problem or "single_label_classification",
-        pad=config.get("pad_token_id"),
+        pad=pad,
     )

@@ -7,8 +7,10 @@ so a model that is quantised needs room for little more than what stays.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +24,15 @@ from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
 from stoker.model.spec import ModelSpec
 from stoker.model.transformer import Transformer
-from stoker.model.weights import places
+from stoker.model.weights import Place, places
 from stoker.ops.huge_pages import zeros
 from stoker.quant.choose import Formats
 from stoker.quant.floats import FloatFormat
 
+log = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED = {**DTYPES, "float64": torch.float64}  # float64 is rounded when it is loaded
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,41 @@ def load_model(
     config = source.config()
     spec, family, head = resolve(config)
     name = resolve_dtype(config, dtype, device)
-    model = empty_model(spec, DTYPES[name])
+    # with a head of its own, which is dropped again unless the checkpoint turns out to need it
+    model = empty_model(replace(spec, tied_head=False), DTYPES[name])
     if formats and formats.refusal and not formats.quantize_any(_projections(model.layers)):
         raise ConfigError(formats.refusal)
-    _fill(model, family, source, device, formats)
-    eos = source.generation_config().get("eos_token_id")
-    for part in (config, config.get("text_config") or {}):
-        eos = part.get("eos_token_id") if eos is None else eos
-    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return LoadedModel(model.eval(), frozenset(ids), name, head)
+    _fill(model, family, source, device, formats, spec.tied_head)
+    return LoadedModel(model.eval(), _eos_ids(source, config), name, head)
+
+
+def _eos_ids(source: CheckpointSource, config: dict[str, Any]) -> frozenset[int]:
+    """The first end-of-sequence ids that are given; a negative one means none.
+
+    Raises:
+        ModelError: they are no whole numbers.
+    """
+    for file, fields in (
+        ("generation_config.json", source.generation_config()),
+        ("config.json", config),
+        ("text_config of config.json", _text_config(config)),
+    ):
+        value = fields.get("eos_token_id")
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if not all(type(token) is int for token in ids):
+            raise ModelError(
+                f"eos_token_id in {file} must be a token id or a list of them, not {value!r}"
+            )
+        return frozenset(token for token in ids if token >= 0)
+    return frozenset()
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the config of a model of texts and images says of its text model."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) else {}
 
 
 def weight_bytes(
@@ -126,14 +157,17 @@ def resolve_dtype(config: dict[str, Any], dtype: str, device: torch.device) -> s
     """The dtype of the arithmetic for a model with this config.json.
 
     "auto" is float32 on a CPU (whose bf16 arithmetic is slow and inexact), else the checkpoint's
-    own.
+    own; of float64 it is float32.
     """
     if dtype != "auto":
         return dtype
     if device.type == "cpu":
         return "float32"
-    stored = config.get("dtype") or config.get("torch_dtype")
-    return stored if stored in DTYPES else "bfloat16"
+    for fields in (config, _text_config(config)):
+        stored = str(fields.get("dtype") or fields.get("torch_dtype")).removeprefix("torch.")
+        if stored in STORED:
+            return stored if stored in DTYPES else "float32"
+    return "bfloat16"
 
 
 def _projections(layers: nn.ModuleList) -> list[tuple[int, int]]:
@@ -147,29 +181,28 @@ def _fill(
     source: CheckpointSource,
     device: torch.device,
     formats: Formats | None,
+    tied: bool,
 ) -> None:
     wanted = dict(places(family.names, model, len(model.spec.layers)))
     lacking = Counter(_layer(place.parameter) for place in wanted.values())
-    ignored = family.ignored
-    if model.spec.tied_head:  # the checkpoint may carry its copy of the embedding
-        ignored += family.names["head.weight"].tensors
     left_over: list[str] = []
     for stored, tensor in source.tensors(device):
         name = next((one for one in family.spellings(stored) if one in wanted), None)
         if name is None:
-            if not stored.endswith(ignored) and not stored.startswith(family.beside):
+            if not stored.endswith(family.ignored) and not stored.startswith(family.beside):
                 left_over.append(stored)
             continue
         place = wanted.pop(name)
         if place.expected() != tensor.shape:
             raise ModelError(
                 f"{stored} has shape {tuple(tensor.shape)} where config.json implies "
-                f"{place.expected()} (for {place.parameter})"
+                f"{place.expected()} (for {place.parameter}); it is in {source.file_of(stored)}"
             )
-        if tensor.dtype not in DTYPES.values():
+        if tensor.dtype not in STORED.values():
             raise ModelError(
                 f"{stored} holds {str(tensor.dtype).removeprefix('torch.')}, as quantised "
-                f"checkpoints do; supported are {', '.join(DTYPES)}"
+                f"checkpoints do; supported are {', '.join(STORED)}; "
+                f"it is in {source.file_of(stored)}"
             )
         allocated(model, place.parameter, device)
         place.fill(tensor)
@@ -180,12 +213,42 @@ def _fill(
             block = model.layers[layer]
             assert isinstance(block, Block)
             block.prepare(formats)
+    if tied:
+        _tie_head(model, {place.parameter: name for name, place in wanted.items()}, wanted)
     if wanted:
-        raise ModelError(f"the checkpoint lacks {_some(sorted(wanted))}")
+        raise ModelError(f"the checkpoint in {source.path} lacks {_some(sorted(wanted))}")
     if left_over:
         raise ModelError(
-            f"the checkpoint holds tensors that config.json has no place for: {_some(left_over)}"
+            f"the checkpoint in {source.path} holds tensors that config.json has no place for: "
+            f"{_some(left_over)}"
         )
+
+
+def _tie_head(model: Transformer, missing: dict[str, str], wanted: dict[str, Place]) -> None:
+    """Make the embedding the head, as the config asks, unless another head was stored.
+
+    As in transformers 5, two equal ones become one, and where one of them is stored alone it
+    stands for both.
+
+    Args:
+        model: filled.
+        missing: names in the checkpoint of the parameters that it lacks.
+        wanted: by these names; loses the one that is not needed.
+    """
+    assert model.head is not None
+    head = model.head.parts["weight"]
+    if "head.weight" in missing:
+        del wanted[missing["head.weight"]]
+    elif "embedding" in missing:
+        del wanted[missing["embedding"]]
+        model.embedding = nn.Parameter(head, requires_grad=False)
+    elif not torch.equal(head, model.embedding):
+        log.warning(
+            "the checkpoint's head differs from its embedding, though tie_word_embeddings in "
+            "config.json makes them one; the stored head is used"
+        )
+        return
+    model.tie_head()
 
 
 def _layer(parameter: str) -> int | None:

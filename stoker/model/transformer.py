@@ -7,6 +7,7 @@ Legend of shape suffixes: T tokens, R sampled rows, D hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -48,6 +49,11 @@ class Transformer(Module):
         self._blocks: tuple[Block, ...] = ()
         self._ropes: list[Tensor] = []
         self.ops: Operations | None = None
+
+    def tie_head(self) -> None:
+        """Let the embedding be the head, before `prepare`."""
+        self.head = None
+        self.spec = replace(self.spec, tied_head=True)
 
     def prepare(
         self, context: int, formats: Formats | None = None, ops: Operations | None = None

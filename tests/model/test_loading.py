@@ -48,7 +48,10 @@ def edit_weights(folder, change):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": "absent"}, "names no architecture; add .*LlamaForCausalLM"),
+        (
+            {"architectures": "absent", "model_type": "absent"},
+            "names no architecture; add .*LlamaForCausalLM",
+        ),
         ({"architectures": ["MambaForCausalLM"]}, "'MambaForCausalLM' is not supported.*Qwen3"),
         ({"hidden_size": "absent"}, "lacks the field 'hidden_size'"),
         ({"hidden_act": "relu6"}, "activation 'relu6' is not supported.*silu"),

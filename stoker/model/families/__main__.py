@@ -10,7 +10,8 @@ HEAD = """\
 This page is written by `python -m stoker.model.families > docs/models.md`; a test keeps it up to
 date.
 
-An architecture is the name in the `architectures` field of a model's config.json. Each one here is
+An architecture is the name in the `architectures` field of a model's config.json; where that is
+missing, the language model that transformers has for the `model_type`. Each one here is
 compared with transformers in float32 on a CPU: the same greedy tokens, and logits within 1e-4, on
 random tiny models, with prompts cut into chunks, preempted, cached and past their windows
 (`tests/model/test_families.py`), or with a plain model where transformers has none.
@@ -65,8 +66,8 @@ prompts and answers fit into the original context (4,096 tokens for Phi-3.5 mini
 
 ## What is refused
 
-- Quantised checkpoints, whatever the method; the message names it. float32, bfloat16 and float16
-  are loaded.
+- Quantised checkpoints, whatever the method; the message names it. float32, bfloat16, float16 and
+  float64 are loaded.
 - Adapters (a folder with adapter_config.json and no config.json): merge them into their base model
   first.
 - Mixtures of experts, state spaces, encoders, models of images or sound. Of the wrapped

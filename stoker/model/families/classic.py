@@ -62,7 +62,7 @@ def _gpt2(f: Fields) -> ModelSpec:
     mixer = AttentionSpec(heads, heads, dim, scale, qkv_bias=True, out_bias=True)
     kind = activation(f, "activation_function", "gelu_new")
     ffn = _plain(f.size("n_inner", 4 * hidden), kind)
-    mixers = [mixer] * f.size("n_layer")
+    mixers = [mixer] * f.layers("n_layer")
     if f.flag("scale_attn_by_inverse_layer_idx"):
         mixers = [replace(one, scale=scale / (i + 1)) for i, one in enumerate(mixers)]
     return ModelSpec(

@@ -36,7 +36,7 @@ ABSENT = (None, False)  # values by which a field says that it changes nothing
 
 
 def _decilm(f: Fields) -> ModelSpec:
-    count = f.size("num_hidden_layers")
+    count = f.layers()
     blocks = f.items("block_configs", count)
     if blocks is None:
         return _by_kv_heads(f, count)

@@ -13,6 +13,8 @@ from typing import Any
 from stoker.errors import ModelError, suggest
 
 REQUIRED: Any = object()
+LARGEST = 2**31 - 1  # of sizes: kernels and PyTorch count in integers of 32 and 64 bits
+MOST_LAYERS = 1_000  # what is made for each layer would fill the memory, if a config were damaged
 
 
 class Fields:
@@ -44,20 +46,35 @@ class Fields:
             )
         return default
 
-    def size(self, name: str, default: Any = REQUIRED) -> int:
-        """A whole number of 1 or more."""
+    def size(self, name: str, default: Any = REQUIRED, most: int = LARGEST) -> int:
+        """A whole number from 1 to `most`."""
         value = self._get(name, default)
-        if name in self.values and (type(value) is not int or value < 1):
-            raise ModelError(f"{self.named(name)} must be a whole number, not {value!r}")
+        if name in self.values:
+            if type(value) is not int or value < 1:
+                raise ModelError(f"{self.named(name)} must be a whole number, not {short(value)}")
+            if value > most:
+                raise ModelError(f"{self.named(name)} must be at most {most:,}, not {short(value)}")
         return value  # type: ignore[no-any-return]
 
-    def number(self, name: str, default: Any = REQUIRED, above: float = -math.inf) -> float:
-        """A number greater than `above`."""
+    def layers(self, name: str = "num_hidden_layers") -> int:
+        """The number of layers."""
+        return self.size(name, most=MOST_LAYERS)
+
+    def number(
+        self,
+        name: str,
+        default: Any = REQUIRED,
+        above: float = -math.inf,
+        most: float = math.inf,
+    ) -> float:
+        """A finite number greater than `above` and no more than `most`."""
         value = self._get(name, default)
-        if name in self.values and type(value) not in (int, float):
-            raise ModelError(f"{self.named(name)} must be a number, not {value!r}")
+        if name in self.values and not is_finite(value):
+            raise ModelError(f"{self.named(name)} must be a number, not {short(value)}")
         if value is not None and not value > above:
             raise ModelError(f"{self.named(name)} must be greater than {above:g}, not {value!r}")
+        if value is not None and value > most:
+            raise ModelError(f"{self.named(name)} must be at most {most:g}, not {value!r}")
         return value  # type: ignore[no-any-return]
 
     def default_or_null(self, name: str, default: Any) -> Any:
@@ -67,7 +84,7 @@ class Fields:
     def flag(self, name: str, default: bool = False) -> bool:
         value = self._get(name, default)
         if type(value) is not bool:
-            raise ModelError(f"{self.named(name)} must be true or false, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be true or false, not {short(value)}")
         return value
 
     def items(self, name: str, count: int | None = None) -> list[Any] | None:
@@ -76,7 +93,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list):
-            raise ModelError(f"{self.named(name)} must be a list, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be a list, not {short(value)}")
         if count is not None and len(value) != count:
             raise ModelError(f"{self.named(name)} has {len(value)} entries for {count} layers")
         return value
@@ -84,8 +101,7 @@ class Fields:
     def factors(self, name: str, count: int) -> tuple[float, ...]:
         """A list of `count` numbers greater than 0."""
         value = self._get(name, REQUIRED)
-        kinds = {type(one) for one in value} if isinstance(value, list) else {str}
-        if not kinds <= {int, float} or len(value) != count:
+        if not isinstance(value, list) or len(value) != count or not all(map(is_finite, value)):
             raise ModelError(f"{self.named(name)} must be a list of {count} numbers")
         if not all(one > 0 for one in value):
             raise ModelError(f"{self.named(name)} must hold numbers greater than 0")
@@ -95,14 +111,17 @@ class Fields:
         """The object in a field; one without fields if absent."""
         value = self._get(name, {})
         if not isinstance(value, dict):
-            raise ModelError(f"{self.named(name)} must be an object, not {value!r}")
+            raise ModelError(f"{self.named(name)} must be an object, not {short(value)}")
         return Fields(value, self.architecture, f"{self.path}{name}." if self.path else "")
 
     def choice(self, name: str, known: Iterable[str], what: str, default: Any = REQUIRED) -> str:
         """One of the `known` words; `what` names the kind of thing it is."""
         value = self._get(name, default)
         if value not in (known := list(known)):
-            raise ModelError(f"{what} {value!r} is not supported; {suggest(str(value), known)}")
+            raise ModelError(
+                f"{self.named(name)}: {what} {short(value)} is not supported; "
+                f"{suggest(value if isinstance(value, str) else '', known)}"
+            )
         return value  # type: ignore[no-any-return]
 
     def insist(self, name: str, wanted: Any, default: Any) -> None:
@@ -110,6 +129,25 @@ class Fields:
         value = self._get(name, default)
         if value != wanted:
             raise ModelError(
-                f"{name}={value!r} in config.json of {self.architecture} is not supported; "
+                f"{name}={short(value)} in config.json of {self.architecture} is not supported; "
                 f"only {wanted!r} is"
             )
+
+
+def short(value: Any) -> str:
+    """A value as messages show it."""
+    try:
+        text = repr(value)
+    except RecursionError:  # nested about as deeply as can be read
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if type(value) not in (int, float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False

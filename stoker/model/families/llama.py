@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from stoker.model.families.fields import Fields
+from stoker.errors import ModelError
+from stoker.model.families.fields import Fields, short
 from stoker.model.families.parts import (
     LAYER,
     LLAMA,
@@ -64,8 +65,13 @@ def _phi3(f: Fields) -> ModelSpec:
 
 def _smollm3(f: Fields) -> ModelSpec:
     interval = f.size("no_rope_layer_interval", 4)
-    count = f.size("num_hidden_layers")
+    count = f.layers()
     turns = f.items("no_rope_layers", count) or [(i + 1) % interval for i in range(count)]
+    for turn in turns:
+        if type(turn) not in (int, bool):
+            raise ModelError(
+                f"no_rope_layers in config.json must hold 0 or 1 for each layer, not {short(turn)}"
+            )
     windowed = f.flag("use_sliding_window") and "sliding_window" in f.values
     slides = layer_types(f, lambda index: windowed and not turns[index])
     slides = [windowed and slide for slide in slides]

@@ -23,7 +23,7 @@ def _glm4(f: Fields) -> ModelSpec:
 def _command(f: Fields, *, windows: bool = False) -> ModelSpec:
     own = "own" if f.flag("use_qk_norm") else None
     mixer = attention(f, theta=10000.0 if windows else 500000.0, qk_norm=own)
-    mixers = [mixer] * f.size("num_hidden_layers")
+    mixers = [mixer] * f.layers()
     if windows:
         pattern = f.size("sliding_window_pattern", 4)
         slides = layer_types(f, lambda index: (index + 1) % pattern != 0)

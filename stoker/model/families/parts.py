@@ -130,7 +130,7 @@ def decoder(
         layer: fields of each `LayerSpec`.
         changes: fields of `ModelSpec`.
     """
-    count = f.size("num_hidden_layers")
+    count = f.layers()
     every = [mixers] * count if isinstance(mixers, PartSpec) else mixers
     network = gated(f) if ffn is None else ffn
     networks = [network] * count if isinstance(network, PartSpec) else network
@@ -149,7 +149,7 @@ def decoder(
 
 def layer_types(f: Fields, sliding: Callable[[int], bool]) -> list[bool]:
     """Whether each layer has a window: by layer_types, or else by `sliding` of its index."""
-    count = f.size("num_hidden_layers")
+    count = f.layers()
     kinds = f.items("layer_types", count)
     if kinds is None:
         return [sliding(index) for index in range(count)]

@@ -40,7 +40,7 @@ def per_layer_spec(
             layer's own, or what `family` raises.
     """
     fields = Fields(config, architecture)
-    count = fields.size("num_hidden_layers")
+    count = fields.layers()
     overrides = _overrides(fields, count)
     shared = {name: value for name, value in config.items() if name != "per_layer_config"}
     made: dict[str, ModelSpec] = {}
@@ -111,7 +111,9 @@ def _changed(
 
 def _without(layer: LayerSpec, skipped: list[str]) -> LayerSpec:
     if skipped and layer.parallel:
-        raise ModelError("per_layer_config can't skip parts of layers whose parts run in parallel")
+        raise ModelError(
+            "per_layer_config in config.json can't skip parts of layers whose parts run in parallel"
+        )
     mixer = None if "attention" in skipped else layer.mixer
     return replace(layer, mixer=mixer, ffn=None if "mlp" in skipped else layer.ffn)
 

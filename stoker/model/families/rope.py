@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from stoker.errors import ModelError
-from stoker.model.families.fields import Fields
+from stoker.model.families.fields import LARGEST, Fields
 from stoker.model.rope import (
     DynamicScaling,
     Growth,
@@ -46,10 +46,10 @@ def rope(
     fields = Fields(given, f.architecture)
     if fields.values.get("rope_type") == "su":  # as early Phi-3 checkpoints say
         fields.values["rope_type"] = "longrope"
-    dim = int(head_dim * fields.number("partial_rotary_factor", partial))
+    dim = int(head_dim * fields.number("partial_rotary_factor", partial, above=0, most=1))
     if dim % 2 or not 0 < dim <= head_dim:
         raise ModelError(
-            f"the config asks for a rotary embedding of {dim} of a head's {head_dim} numbers; "
+            f"config.json asks for a rotary embedding of {dim} of a head's {head_dim} numbers; "
             "it must be an even number, more than 0 and no more than those"
         )
     return Rope(dim, float(fields.number("rope_theta", theta, above=1)), _scaling(fields, f, dim))
@@ -73,11 +73,15 @@ def context(f: Fields) -> int:
     given = Fields(given_rope(f), f.architecture)
     kind = given.values.get("rope_type", given.values.get("type"))
     if kind == "dynamic":
-        return int(limit * given.number("factor", above=0))
+        return _stretched(given, limit)
     if kind == "yarn":
-        original = given.size("original_max_position_embeddings", 1)
-        return max(limit, int(original * given.number("factor", 1.0, above=0)))
+        return max(limit, _stretched(given, given.size("original_max_position_embeddings", 1)))
     return limit
+
+
+def _stretched(rope: Fields, positions: int) -> int:
+    """So many positions times the factor."""
+    return int(positions * rope.number("factor", 1.0, above=0, most=LARGEST / positions))
 
 
 def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
@@ -89,7 +93,9 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
         return LinearScaling(fields.number("factor", above=0))
     if kind == "dynamic":
         if dim == 2:
-            raise ModelError("a dynamic rope type needs heads that rotate more than 2 numbers")
+            raise ModelError(
+                "the rope type dynamic in config.json needs heads that rotate more than 2 numbers"
+            )
         return DynamicScaling(fields.number("factor", above=0), limit)
     # Phi-3 has the original context beside rope_scaling, where it comes first.
     original = fields.size("original_max_position_embeddings", limit)
@@ -108,7 +114,9 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
             fields.number("beta_slow", 1.0, above=0),
             fields.flag("truncate", True),
         )
-    grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    grown = 1.0
+    if factor > 1 and original > 1:
+        grown = math.sqrt(1 + math.log(factor) / math.log(original))
     return LongRopeScaling(
         fields.factors("short_factor", dim // 2),
         fields.factors("long_factor", dim // 2),
