@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 from test_graphs import with_graphs
 
 from stoker import LLM, SamplingParams
@@ -50,6 +51,19 @@ def test_outputs_are_equal(backend, prefix_cache, overlap, checkpoint, few, expe
         drawn = llm.generate(few, SEEDED)
     assert (tokens_of(greedy), tokens_of(drawn)) == expected
     assert reused == prefix_cache
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_outputs_are_equal_in_batches_of_any_size_by_any_number_of_threads(
+    batch, threads, checkpoint, few, expected
+):
+    before = torch.get_num_threads()
+    with LLM(checkpoint("qwen3").folder, threads=threads, max_running=batch) as llm:
+        assert torch.get_num_threads() == threads
+        found = [tokens_of(llm.generate(few, params)) for params in (GREEDY, SEEDED)]
+    torch.set_num_threads(before)
+    assert tuple(found) == expected
 
 
 @pytest.mark.skipif(not triton_serves("cpu"), reason="Triton is not interpreted here")
