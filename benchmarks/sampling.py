@@ -14,11 +14,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
+from stoker.engine.execution.slot_settings import SentDraws, SlotSettings
 from stoker.engine.request.params import SamplingParams
+from stoker.engine.request.request import Request
 from stoker.engine.sampling import logprobs
 from stoker.engine.sampling.controls import PromptScores, RowControls, ScoreRange
 from stoker.engine.sampling.rules import make_rules
@@ -57,6 +60,14 @@ def median_ms(work: Callable[[torch.Tensor], object], logits: torch.Tensor, repe
     return statistics.median(times)
 
 
+def draw(logits: torch.Tensor, batch: SamplingBatch, slots: SlotSettings) -> None:
+    """A draw from each row, row r by the settings of slot r."""
+    rows = range(len(logits))
+    arrays = slots.update(rows, batch.settings, np.array(rows))
+    sent = SentDraws(arrays.values, *map(torch.from_numpy, arrays[1:]))
+    sample(logits, batch, slots.params(sent, logits.shape[1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=64)
@@ -69,18 +80,14 @@ def main() -> None:
     for name, wishes in FEATURES.items():
         params = SamplingParams(**{"max_tokens": 1000, **wishes})
         rules = make_rules(params, args.vocab, (), None)
-        batch = SamplingBatch(
-            [params.temperature] * args.rows,
-            [params.top_k] * args.rows,
-            [params.top_p] * args.rows,
-            list(range(args.rows)),
-            list(range(args.rows)),
-        )
+        requests = [Request(str(row), (0,), params, seed=row) for row in range(args.rows)]
+        batch = SamplingBatch([request.draw_settings(0) for request in requests])
+        slots = SlotSettings(args.rows, logits.device, shared=True)
         if rules is not None:
             for row in range(args.rows):
                 own = RowControls.make(rules, texts[row], texts[args.rows + row])
                 batch.controls[row] = own
-        ms = median_ms(lambda fresh, batch=batch: sample(fresh, batch), logits, args.repeats)
+        ms = median_ms(partial(draw, batch=batch, slots=slots), logits, args.repeats)
         print(f"{name:24} {ms:8.2f} ms")
     dense = torch.zeros(args.rows, args.vocab)
 

@@ -41,7 +41,8 @@ class FreeModel:
         )
 
     def launch(self, step: Step, draws: SamplingBatch, pools: Any, vectors: Any) -> CompletedStep:
-        to_tensors(to_arrays(step, self.slots), self.slots, self.ops)
+        to_tensors(to_arrays(step, self.slots, None, draws.settings), self.slots, self.ops)
+        self.slots.draw_params(1000)
         drawn = [item.end % 1000 for item in step.items for _ in item.draws]
         self.slots.keep(drawn)
         return CompletedStep(drawn)

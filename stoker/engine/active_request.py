@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stoker.engine.request.request import (
     CompletionOutput,
+    DrawSettings,
     Logprob,
     Logprobs,
     Request,
@@ -34,11 +35,11 @@ class ActiveRequest:
         request: what was asked.
         output: what there is of an answer; completions beyond `n` are dropped at the end.
         sequences: of its samples by index; all but the first begin once its prompt is computed.
-        rules: of its draws; None if temperature, top-k and top-p are all.
+        rules: of its draws; None if temperature and the filters are all.
         scores: of its prompt, if asked for.
         shows_progress: partial outputs are wanted.
         needs_text: text is wanted after every token.
-        seeds: of the random streams, one for each completion; empty until it has begun.
+        settings: of the draws, one for each completion; empty until it has begun.
         controls: by completion, made at its first draw.
         detokenizers: by completion, where text is needed before the end.
         pool: what has been gathered of its states, where it is pooled.
@@ -53,7 +54,7 @@ class ActiveRequest:
     scores: PromptScores | None = None
     shows_progress: bool = False
     needs_text: bool = False
-    seeds: list[int] = field(default_factory=list)
+    settings: list[DrawSettings] = field(default_factory=list)
     controls: dict[int, RowControls] = field(default_factory=dict)
     detokenizers: dict[int, Detokenizer] = field(default_factory=dict)
     pool: PoolState | None = None
@@ -82,7 +83,7 @@ class ActiveRequest:
     def begin(self) -> None:
         """Note that the request is part of a step for the first time."""
         self.begun = True
-        self.seeds = [self.request.sample_seed(one.index) for one in self.output.outputs]
+        self.settings = [self.request.draw_settings(one.index) for one in self.output.outputs]
         self.output.queued_seconds = time.monotonic() - self.made
 
     def control(self, rules: Rules, index: int) -> RowControls:

@@ -192,7 +192,7 @@ class Engine:
         return self.scheduler[serial].request.vectors
 
     def _draws(self, step: Step) -> SamplingBatch:
-        batch = SamplingBatch([], [], [], [], [])
+        batch = SamplingBatch()
         for item in step.items:
             request = self.scheduler[item.sequence].request
             live = self._live[request.id]
@@ -202,17 +202,11 @@ class Engine:
                 batch.scores.append(live.score_range(item.start, item.scored))
             if not item.draws:
                 continue
-            params = request.params
             for index in item.draws:
                 if live.rules is not None:
-                    batch.controls[len(batch.seeds)] = live.control(live.rules, index)
-                batch.temperature.append(params.temperature)
-                batch.top_k.append(params.top_k)
-                batch.top_p.append(params.top_p)
-                batch.seeds.append(live.seeds[index])
-                batch.positions.append(item.end)
-            if item.verify:
-                batch.repeat_last(range(item.end - item.verify, item.end + 1))
+                    batch.controls[len(batch)] = live.control(live.rules, index)
+                batch.settings.append(live.settings[index])
+            batch.settings.extend(batch.settings[-1:] * item.verify)
         return batch
 
     def _pools(self, step: Step) -> list[PoolState]:

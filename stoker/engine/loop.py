@@ -152,7 +152,7 @@ class Loop:
         step = self.scheduler.plan()
         if not step.items:
             return False
-        flight = InFlightStep(step, SamplingBatch([], [], [], [], []), begun)
+        flight = InFlightStep(step, SamplingBatch(), begun)
         self._flights.append(flight)
         if self.trace is not None:
             self.trace.append(step)

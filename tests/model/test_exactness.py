@@ -86,9 +86,9 @@ def test_logits_agree(name, options, checkpoint, prompts):
         runner, scheduler = llm.engine.runner, llm.engine.scheduler
         forward = runner.forward
 
-        def compare(step):
+        def compare(step, *rest, **how):
             nonlocal worst
-            logits = forward(step)
+            logits = forward(step, *rest, **how)
             drawn = [item for item in step.items if item.draws]
             assert logits.shape[0] == len(drawn)
             for item, row in zip(drawn, logits, strict=True):
@@ -177,8 +177,8 @@ def test_logits_have_the_same_bits_however_work_is_scheduled(checkpoint, prompts
                 scheduler.lengths.observe(1)
             forward = runner.forward
 
-            def keep(step):
-                logits = forward(step)
+            def keep(step, *rest, **how):
+                logits = forward(step, *rest, **how)
                 drawn = [item for item in step.items if item.draws]
                 for item, row in zip(drawn, logits, strict=True):
                     seq = scheduler[item.sequence]

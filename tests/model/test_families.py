@@ -119,8 +119,8 @@ def keep_logits(llm):
     runner, scheduler, seen = llm.engine.runner, llm.engine.scheduler, {}
     forward = runner.forward
 
-    def keep(step, *rest):
-        logits = forward(step, *rest)
+    def keep(step, *rest, **how):
+        logits = forward(step, *rest, **how)
         drawn = [item for item in step.items if item.draws]
         for item, row in zip(drawn, logits, strict=True):
             prompt = tuple(scheduler[item.sequence].request.prompt_token_ids)

@@ -57,11 +57,11 @@ def test_one_batch_mixes_both_modes(nemotron):
     with LLM(nemotron.folder, max_batch_tokens=40) as llm:
         forward, batches = llm.engine.runner.forward, []
 
-        def watched(step, *rest):
+        def watched(step, *rest, **how):
             sequences = {item.sequence for item in step.items}
             requests = [llm.engine.scheduler[one].request for one in sequences]
             batches.append({tuple(request.prompt_token_ids) for request in requests})
-            return forward(step, *rest)
+            return forward(step, *rest, **how)
 
         llm.engine.runner.forward = watched
         outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=COUNT))

@@ -169,7 +169,9 @@ def test_any_value_of_any_field_is_read_or_refused(name):
 def first_logits(folder, prompt, context=None):
     with LLM(str(folder), max_context=context, max_batch_tokens=50) as llm:
         rows, forward = [], llm.engine.runner.forward
-        llm.engine.runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+        llm.engine.runner.forward = lambda *asked, **how: (
+            rows.append(forward(*asked, **how)) or rows[-1]
+        )
         llm.generate([prompt], ONE)
     return rows[-1][-1]
 

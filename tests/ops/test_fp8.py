@@ -106,7 +106,9 @@ def test_a_whole_model_with_its_head_left_alone(checkpoint, prompts, monkeypatch
             assert isinstance(model.layers[0].ffn.up.product, kind)
             assert not isinstance(model._logits.product, Fp8Linear | Fp8Reference)
             forward = llm.engine.runner.forward
-            llm.engine.runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+            llm.engine.runner.forward = lambda *asked, **how: (
+                rows.append(forward(*asked, **how)) or rows[-1]
+            )
             llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=1))
         return torch.cat(rows).float()
 

@@ -76,7 +76,9 @@ def test_logits_are_near_those_of_float32(checkpoint, prompts):
         rows = []
         with LLM(checkpoint("llama").folder, dtype=dtype) as llm:
             forward = llm.engine.runner.forward
-            llm.engine.runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+            llm.engine.runner.forward = lambda *asked, **how: (
+                rows.append(forward(*asked, **how)) or rows[-1]
+            )
             llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=1))
         return torch.cat(rows)
 

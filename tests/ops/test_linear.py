@@ -67,7 +67,7 @@ def test_a_model_saved_in_bf16_gives_the_same_logits(name, checkpoint, prompts, 
         with LLM(str(tmp_path), device="cpu") as llm:
             runner = llm.engine.runner
             forward = runner.forward
-            runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+            runner.forward = lambda *asked, **how: rows.append(forward(*asked, **how)) or rows[-1]
             outputs = llm.generate(prompts[:8], params)
             found = weights(runner.model)
         kept = {tensor.element_size() for key, tensor in found if "mixer.qkv.weight" in key}
@@ -108,7 +108,7 @@ def test_a_model_gives_the_same_logits_with_and_without_fusing(checkpoint, promp
         with LLM(checkpoint("llama_bias").folder, device="cpu") as llm:
             runner = llm.engine.runner
             forward = runner.forward
-            runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+            runner.forward = lambda *asked, **how: rows.append(forward(*asked, **how)) or rows[-1]
             llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=4))
         return runner.model.layers[0].ffn.fused, torch.cat(rows)
 

@@ -130,7 +130,7 @@ def first_logits(folder, prompts, **options):
     with LLM(folder, **options) as llm:
         runner = llm.engine.runner
         forward = runner.forward
-        runner.forward = lambda step: rows.append(forward(step)) or rows[-1]
+        runner.forward = lambda *asked, **how: rows.append(forward(*asked, **how)) or rows[-1]
         llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=1))
         return torch.cat(rows), runner.model.layers, llm
 

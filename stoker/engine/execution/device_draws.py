@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stoker.engine.sampling.sampler import SamplingBatch, draw_rows
-from stoker.ops.draw import Draw
+from stoker.ops.draw import Draw, DrawParams
 
 
 class DeviceDraws:
@@ -21,6 +21,7 @@ class DeviceDraws:
     Args:
         logits: (R, V) of any floating dtype; may be overwritten.
         batch: what the rows ask for.
+        params: its settings and positions, on the logits' device.
         draw: the implementation for the logits' device.
         drawn: is given the tokens (R,) int64 on the device, once their draws are enqueued.
         arrived: is given the tokens, those of rows that are not finite as ~token; may raise.
@@ -30,12 +31,14 @@ class DeviceDraws:
         self,
         logits: Tensor,
         batch: SamplingBatch,
+        params: DrawParams,
         draw: Draw,
         drawn: Callable[[Tensor], None],
         arrived: Callable[[list[int]], None],
     ) -> None:
         self._logits: Tensor | None = logits
-        self._batch, self._draw, self._drawn, self._arrived = batch, draw, drawn, arrived
+        self._batch, self._params, self._draw = batch, params, draw
+        self._drawn, self._arrived = drawn, arrived
         self._copied: torch.cuda.Event | None = None
 
     @torch.inference_mode()
@@ -46,8 +49,7 @@ class DeviceDraws:
         logits, self._logits = self._logits, None
         least, most = logits.aminmax(dim=-1)  # both are NaN if any is
         finite = torch.isfinite(least) & torch.isfinite(most)
-        params = self._batch.params(logits.shape[1], logits.device)
-        self._draws = draw_rows(logits, self._batch, params, self._draw)
+        self._draws = draw_rows(logits, self._batch, self._params, self._draw)
         tokens = self._draws.tokens
         self._drawn(tokens)
         flagged = torch.where(finite, tokens, ~tokens)

@@ -1,18 +1,20 @@
-"""What the device keeps from step to step, by slot: block tables and last tokens.
+"""What the device keeps from step to step, by slot: block tables, draw settings, last tokens.
 
 A running sequence has a slot (engine/scheduling/slot_pool.py). With a step goes to the device what
-is new in its block tables; the tokens that the step draws stay there, and the next step may ask
-for them before the host has seen them. Two slots, blocks of 4 tokens:
+is new in its block table, and once the settings of its draws; the tokens that the step draws stay
+there, and the next step may ask for them before the host has seen them. Two slots, blocks of 4:
 
                               slot 0                       slot 1               slot 2
     step 1  items             5 tokens, blocks 8 3         2 tokens, block 6
             sent, table       [8 3 . .]                    [6 . . .]            (of dummies:
-            draws, kept       70                           55                   all idle)
+            sent, settings    temperature 1, seed 17       temperature 0        all idle)
+            draws, kept       70                           55
     step 2  items             LAST_TOKEN at 5              LAST_TOKEN at 2
-            sent, table       nothing                      nothing
+            sent              nothing                      nothing
             looked up         70, goes to cell 3 * 4 + 1   55, goes to cell 6 * 4 + 2
     step 3  slot 0 has been given to another sequence, of blocks 8 9 2
             sent, table       entries 1 and 2: 9 2         nothing
+            sent, settings    temperature 0                nothing
 
 One table per cache group, since a group has blocks of its own (engine/blocks/). Where a group has
 freed a sequence's first blocks, behind its window, their entries hold the idle block, which nothing
@@ -29,6 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.engine.blocks.block_pool import UNUSED
+from stoker.engine.execution.slot_settings import SentDraws, SlotSettings, slot_settings_bytes
+from stoker.ops.draw import DrawParams
 from stoker.ops.rounding import ceil_div
 
 Ints = NDArray[np.int64]
@@ -120,7 +124,7 @@ class SlotTables:
 
 
 class DeviceSlots:
-    """The block tables and last tokens of all slots.
+    """The block tables, draw settings and last tokens of all slots.
 
     Args:
         num_slots: most sequences that run at a time.
@@ -133,6 +137,7 @@ class DeviceSlots:
         dummy: a slot that no sequence has; its tables hold idle blocks.
         width: entries of a block table.
         groups: the tables of each cache group.
+        settings: of the draws of each slot.
         last_tokens: (num_slots + 1,) int64 on the device, what each slot drew last.
     """
 
@@ -153,8 +158,10 @@ class DeviceSlots:
             SlotTables(num_slots, self.width, idle_block, device, shared)
             for idle_block in idle_blocks
         ]
+        self.settings = SlotSettings(num_slots, device, shared)
         self.last_tokens = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
         self._drawing = self.last_tokens[:0]  # slots that draw in the last step
+        self._draws: SentDraws | None = None  # of that step
         self._noted = self._missed = False
 
     def update(self, slots: Seq[int], tables: Seq[Seq[tuple[int, ...]]]) -> tuple[Ints, ...]:
@@ -169,20 +176,27 @@ class DeviceSlots:
             for group, of_group in zip(self.groups, tables, strict=True)
         )
 
-    def receive(self, changes: Seq[Tensor], drawing: Tensor) -> None:
+    def receive(self, changes: Seq[Tensor], drawing: Tensor, draws: SentDraws) -> None:
         """Bring up to date what the device keeps, before a step is computed.
 
         Args:
             changes: what the last `update` returned, on the device.
             drawing: (R,) int64, the slots of the items that draw in this step, on the device.
+            draws: what the step's draws need, on the device.
         """
-        for group, new in zip(self.groups, changes, strict=True):
+        kept: list[SlotTables | SlotSettings] = [*self.groups, self.settings]
+        for one, new in zip(kept, (*changes, draws.changes), strict=True):
             if self._missed:
-                group.send_all()
+                one.send_all()
             else:
-                group.send(new)
+                one.send(new)
         self._noted = self._missed = False
-        self._drawing = drawing
+        self._drawing, self._draws = drawing, draws
+
+    def draw_params(self, vocab: int) -> DrawParams:
+        """The parameters of the draws of the step received last, on the device."""
+        assert self._draws is not None
+        return self.settings.params(self._draws, vocab)
 
     def keep(self, tokens: Tensor | Seq[int]) -> None:
         """Keep the tokens that the step has drawn, one per item that draws, for the next step.
@@ -199,4 +213,5 @@ class DeviceSlots:
 
 def slot_bytes(num_slots: int, context: int, block_size: int, groups: int = 1) -> int:
     """Bytes that `DeviceSlots` of these sizes takes on the device."""
-    return 8 * (num_slots + 1) * (groups * ceil_div(context, block_size) + 1)
+    tables = 8 * (num_slots + 1) * (groups * ceil_div(context, block_size) + 1)
+    return tables + slot_settings_bytes(num_slots)

@@ -126,8 +126,8 @@ class Graphs:
         Returns its layouts and its inputs, of each cache group, and its rows, at addresses that
         depend on their shapes alone.
         """
-        slots, sent = self._slots, padded.to(self._slots.device)
-        slots.receive(sent.changes, sent.drawing)
+        slots = self._slots
+        sent = padded.send(slots)
         layouts, inputs = [], []
         for number, (group, host) in enumerate(zip(slots.groups, padded.tables, strict=True)):
             sequences, width = host.shape

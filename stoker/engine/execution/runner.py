@@ -21,7 +21,6 @@ from stoker.engine.execution.pending_step import CompletedStep, PendingStep
 from stoker.engine.execution.pooler import PoolState, gather
 from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.execution.step_vectors import StepVectors
-from stoker.engine.sampling.controls import ScoreRange
 from stoker.engine.sampling.logprobs import score_prompts
 from stoker.engine.sampling.sampler import SamplingBatch, sample
 from stoker.engine.scheduling.step import LAST_TOKEN, Step
@@ -80,9 +79,7 @@ class ModelRunner:
         # what controls are told of a step is not to come before they were asked about the last one
         ahead = bool(draws.controls) and any(item.tokens[-1] == LAST_TOKEN for item in step.items)
         later = ahead or (self.draws_there and len(draws) > 0)
-        rest = pools or draws.scores or later or vectors
-        asked = (pools, draws.scores, not later, vectors) if rest else ()
-        logits = self.forward(step, *asked)
+        logits = self.forward(step, draws, pools, vectors, check=not later)
         counts = [len(item.draws) + item.verify for item in step.items if item.draws]
         several = max(counts, default=0) > 1
         if several:
@@ -91,14 +88,15 @@ class ModelRunner:
                 torch.tensor(counts_by_row, device=self.device), dim=0
             )
         assert self.model.ops is not None
-        draw = self.model.ops.draw
+        draw, params = self.model.ops.draw, self.slots.draw_params(self.model.spec.vocab)
         if later:
             keep = partial(self._keep, counts)
-            pending = DeviceDraws(logits, draws, draw, keep, partial(self._arrived, step, vectors))
+            arrived = partial(self._arrived, step, vectors)
+            pending = DeviceDraws(logits, draws, params, draw, keep, arrived)
             if not (ahead and draws.reads_tokens):
                 pending.draw()
             return pending
-        drawn = sample(logits, draws, draw) if counts else []
+        drawn = sample(logits, draws, params, draw) if counts else []
         self.slots.keep([drawn[first] for first in _firsts(counts)] if several else drawn)
         return CompletedStep(drawn)
 
@@ -111,22 +109,24 @@ class ModelRunner:
     def forward(
         self,
         step: Step,
+        draws: SamplingBatch,
         pools: Seq[PoolState] = (),
-        scores: Seq[ScoreRange] = (),
-        check: bool = True,
         vectors: StepVectors | None = None,
+        check: bool = True,
     ) -> Tensor:
         """Logits (R, V), a row for each item of `step` that draws.
 
-        `pools` and `scores` take what they want of the other states; `vectors` are those among
-        the tokens. `check` looks whether the logits are finite, which waits for the device.
+        `pools` and the scores of `draws` take what they want of the other states; `vectors` are
+        those among the tokens. `check` looks whether the logits are finite, which waits for the
+        device.
         """
+        scores = draws.scores
         if step.copies:
             groups, *pair = np.array(step.copies, np.int64).T
             for group in set(groups.tolist()):
                 of_group = [np.ascontiguousarray(blocks[groups == group]) for blocks in pair]
                 self.cache.copy_blocks(group, *upload(of_group, self.device))
-        arrays = to_arrays(step, self.slots, vectors)
+        arrays = to_arrays(step, self.slots, vectors, draws.settings)
         states = None
         if self.graphs is not None and not pools and not scores and vectors is None:
             states = self.graphs.run(arrays)

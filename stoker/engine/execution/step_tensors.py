@@ -1,11 +1,12 @@
 """A step on its way to the model: flattened on the host, sent in one copy, made into tensors.
 
-    Step --to_arrays--> StepArrays --StepArrays.to--> DeviceArrays --to_tensors--> StepTensors
-    items               numpy, on the host            one copy                     on the device
+    Step --to_arrays--> StepArrays --StepArrays.send--> SentArrays --to_tensors--> StepTensors
+    items               numpy, on the host              one copy                   on the device
 
 What is sent is what the device does not have: token ids, where sequences stand, new entries of
-block tables. It makes the rest from what it keeps by slot (device_slots.py) and from what is sent
-(ops/step_tensors.py). Three items, blocks of 4 tokens, the slots' tables being new:
+block tables and new settings of draws. It makes the rest from what it keeps by slot
+(device_slots.py) and from what is sent (ops/step_tensors.py). Three items, blocks of 4 tokens, the
+slots' tables being new:
 
     items       slot 4: 11 12 13 at 5, draws   slot 1: LAST_TOKEN at 2, draws   slot 0: 14 15 at 0
     tokens      11 12 13                       -1                               14 15
@@ -20,16 +21,18 @@ block tables. It makes the rest from what it keeps by slot (device_slots.py) and
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stoker.engine.execution.device_slots import DeviceSlots, Ints
+from stoker.engine.execution.slot_settings import DrawArrays, SentDraws, SlotSettings
 from stoker.engine.execution.step_vectors import StepVectors
+from stoker.engine.request.request import DrawSettings
 from stoker.engine.scheduling.step import Step
 from stoker.model.step import StepTensors, TokenVectors
 from stoker.ops.attention import RaggedLayout
@@ -39,13 +42,11 @@ from stoker.ops.step_tensors import FlatStep, PageTables
 from stoker.ops.upload import upload
 
 
-class DeviceArrays(NamedTuple):
-    """What is sent of a step, on the device; see `StepArrays`."""
+class SentArrays(NamedTuple):
+    """What the device has of a step beside what it keeps by slot; see `StepArrays`."""
 
     flat: FlatStep
     rows: Tensor
-    drawing: Tensor
-    changes: tuple[Tensor, ...]
     vectors: TokenVectors | None
 
 
@@ -62,6 +63,7 @@ class StepArrays:
             one per draft before it; after these the rows whose states are pooled, or whose logits
             score prompts.
         drawing: (D,) slots of the items that draw.
+        draws: settings and positions of the draws.
         counts, contexts: (S,) tokens of each sequence in the step, and with those before it.
         changes: for each cache group, what its tables on the device lack (`SlotTables.update`).
         tables: for each cache group, the block tables (S, width), unused entries its idle block.
@@ -76,6 +78,7 @@ class StepArrays:
     slots: Ints
     rows: Ints
     drawing: Ints
+    draws: DrawArrays
     counts: Ints
     contexts: Ints
     changes: tuple[Ints, ...]
@@ -84,24 +87,33 @@ class StepArrays:
     has_last: bool
     vectors: StepVectors | None = None
 
-    def to(self, device: torch.device) -> DeviceArrays:
-        """Send what the device needs, in one copy that nobody waits for."""
-        arrays = [self.tokens, self.owners, self.shifts, self.slots, self.rows, self.drawing]
-        tokens, owners, shifts, slots, rows, drawing, *more = upload(
-            [*arrays, *self.changes, *(self.vectors or ())], device
-        )
-        changes, vectors = more[: len(self.changes)], more[len(self.changes) :]
-        return DeviceArrays(
-            FlatStep(tokens, owners, shifts, slots),
-            rows,
-            drawing,
-            tuple(changes),
-            TokenVectors(*vectors) if vectors else None,
-        )
+    def send(self, slots: DeviceSlots) -> SentArrays:
+        """Send what the device lacks, in one copy that nobody waits for; `slots` take their part.
+
+        Args:
+            slots: those that `to_arrays` was given.
+        """
+        flat = [self.tokens, self.owners, self.shifts, self.slots]
+        values, *draws = self.draws
+        kept = [*self.changes, self.drawing, *draws]
+        sent = upload([*flat, self.rows, *kept, *(self.vectors or ())], slots.device)
+        rows, (*changes, drawing, a, b, c, d) = sent[4], sent[5 : 5 + len(kept)]
+        slots.receive(changes, drawing, SentDraws(values, a, b, c, d))
+        vectors = sent[5 + len(kept) :]
+        return SentArrays(FlatStep(*sent[:4]), rows, TokenVectors(*vectors) if vectors else None)
 
 
-def to_arrays(step: Step, slots: DeviceSlots, vectors: StepVectors | None = None) -> StepArrays:
-    """Flatten `step`, of which some tokens may be `vectors`; note its block tables in `slots`."""
+def to_arrays(
+    step: Step,
+    slots: DeviceSlots,
+    vectors: StepVectors | None = None,
+    settings: Seq[DrawSettings] = (),
+) -> StepArrays:
+    """Flatten `step`, of which some tokens may be `vectors`, and note in `slots` what is new.
+
+    Args:
+        settings: of its draws; none if they are not to be made.
+    """
     # by column, because going through the items in Python is what takes the time
     _, slot, first, ids, tables, draws, states, scored, verify = zip(*step.items, strict=True)
     counts = np.array([*map(len, ids)], np.int64)
@@ -133,6 +145,7 @@ def to_arrays(step: Step, slots: DeviceSlots, vectors: StepVectors | None = None
         slots=slot_of,
         rows=np.concatenate([rows, *wanted]) if wanted else rows,
         drawing=slot_of[draw],
+        draws=_draw_arrays(step, slots.settings, settings, slot_of[draw], contexts[draw]),
         counts=counts,
         contexts=contexts,
         changes=changes,
@@ -143,10 +156,36 @@ def to_arrays(step: Step, slots: DeviceSlots, vectors: StepVectors | None = None
     )
 
 
+def _draw_arrays(
+    step: Step, slots: SlotSettings, settings: Seq[DrawSettings], drawing: Ints, positions: Ints
+) -> DrawArrays:
+    """Where the draws of `step` find their `settings`, and their positions.
+
+    Args:
+        drawing, positions: of the items that draw, their slots and the positions of their tokens.
+    """
+    columns: list[int] = drawing.tolist() if settings else []
+    further: list[DrawSettings] = []
+    if len(settings) > len(drawing):  # samples of a prompt, or tokens that verify drafts
+        columns, where = [], list[int]()
+        for item in step.items:
+            samples = len(item.draws) - 1
+            columns += [item.slot] * (1 + item.verify if item.draws else 0)
+            where += range(item.end - item.verify, item.end + 1 if item.draws else 0)
+            if samples > 0:
+                more = settings[len(columns) : len(columns) + samples]
+                columns += range(
+                    slots.further + len(further), slots.further + len(further) + samples
+                )
+                further += more
+                where += [item.end] * samples
+        positions = np.array(where)
+    return slots.update(columns, settings, positions, further)
+
+
 def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepTensors:
     """The forward input of a step, its attention planned by that of `ops`."""
-    sent = arrays.to(slots.device)
-    slots.receive(sent.changes, sent.drawing)
+    sent = arrays.send(slots)
     last_tokens = slots.last_tokens if arrays.has_last else None
     cells, plans = [], []
     for group, host in enumerate(arrays.tables):

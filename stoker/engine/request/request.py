@@ -9,12 +9,28 @@ import builtins
 from collections.abc import Hashable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.vectors import PromptVectors
 
 MASK_64 = (1 << 64) - 1
+
+
+class DrawSettings(NamedTuple):
+    """What the draws of one completion depend on beside its logits and positions.
+
+    `SamplingParams` says what the parameters mean; `seed` is that of the completion's own stream,
+    64 bits without a sign.
+    """
+
+    temperature: float
+    top_p: float
+    min_p: float
+    typical_p: float
+    top_k: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -51,9 +67,12 @@ class Request:
         ids = self.prompt_token_ids
         return ids if self.vectors is None else self.vectors.tokens_of(ids)
 
-    def sample_seed(self, index: int) -> int:
-        """The 64-bit seed of sample `index`'s stream."""
-        return mix(self.seed & MASK_64, index)
+    def draw_settings(self, index: int) -> DrawSettings:
+        """The settings of sample `index`, whose stream has a seed of its own."""
+        asked, seed = self.params, mix(self.seed & MASK_64, index)
+        return DrawSettings(
+            asked.temperature, asked.top_p, asked.min_p, asked.typical_p, asked.top_k, seed
+        )
 
 
 @dataclass(frozen=True)

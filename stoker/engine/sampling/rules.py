@@ -56,10 +56,10 @@ class Rules:
 
     @functools.cached_property
     def features(self) -> frozenset[str]:
-        """What draws need beside temperature, top-k and top-p.
+        """What draws need beside their settings (`DrawSettings`).
 
         "processors", "bias", "bars", "grammar" and "penalties" change logits before these
-        (`CHANGES`), "min_p" and "typical_p" filter after, "logprobs" looks.
+        (`CHANGES`), "logprobs" looks.
         """
         params = self.params
         kinds = {
@@ -68,8 +68,6 @@ class Rules:
             "bars": self.allowed is not None or self.bars,
             "grammar": self.grammar is not None,
             "penalties": params.penalised,
-            "min_p": params.min_p != 0,
-            "typical_p": params.typical_p != 1,
             "logprobs": params.logprobs is not None or params.ranked,
         }
         return frozenset(kind for kind, used in kinds.items() if used)
@@ -111,7 +109,7 @@ def make_rules(
     tokenizer: PlainEncoder | None,
     compile_constraint: Callable[[Constraint], Grammar] | None = None,
 ) -> Rules | None:
-    """The rules of a request; None if temperature, top-k and top-p are all there is to it.
+    """The rules of a request; None if temperature and the filters are all there is to it.
 
     Raises:
         InvalidRequestError: a token id is beyond the vocabulary, a bad word has no tokens, or a
@@ -171,7 +169,6 @@ def _special(params: SamplingParams, words: bool) -> bool:
         or params.ranked
         or params.processors
         or params.constraint
-        or (not params.greedy and (params.min_p > 0 or params.typical_p < 1))
     )
 
 

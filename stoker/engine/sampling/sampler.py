@@ -7,8 +7,9 @@ Everything runs where the logits are, and the host waits for nothing: `draw_rows
                                                                      | copied to the host
                      RowControls: error, log-probabilities, grammar <- RowDraws.take
 
-What a draw is stands in `stoker/ops/draw.py`. Rows that ask for more than temperature, top-k and
-top-p bring `RowControls`; the others never meet them. Knows rows, not requests.
+What a draw is stands in `stoker/ops/draw.py`, and its settings are kept by slot
+(execution/device_slots.py). Rows that ask for more bring `RowControls`; the others never meet
+them. Knows rows, not requests.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ import functools
 import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from stoker.engine.request.request import DrawSettings
 from stoker.engine.sampling.controls import RowControls, ScoreRange
 from stoker.engine.sampling.grammar_masks import bar_ungrammatical, follow_draws
 from stoker.engine.sampling.logprobs import LookUp, look_up, raw_logprobs
@@ -50,35 +49,20 @@ STAGES = {  # by feature, in this order
 
 @dataclass(frozen=True)
 class SamplingBatch:
-    """Parameters of R draws, one entry each.
+    """What R draws of a step ask for.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_k: 0 or less keeps all.
-        top_p: in (0, 1].
-        seeds: 64-bit stream seeds.
-        positions: absolute position of the drawn token.
+        settings: one entry each; the same object as long as a completion lasts.
         controls: by row, of the rows that ask for more; takes the results in.
         scores: prompts to be scored in this step, one for each item that has some.
     """
 
-    temperature: list[float]
-    top_k: list[int]
-    top_p: list[float]
-    seeds: list[int]
-    positions: list[int]
+    settings: list[DrawSettings] = field(default_factory=list)
     controls: dict[int, RowControls] = field(default_factory=dict)
     scores: list[ScoreRange] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.seeds)
-
-    def repeat_last(self, positions: Seq[int]) -> None:
-        """Draw the last row, which has no controls, at each of `positions` instead of its own."""
-        columns: tuple[list[Any], ...] = (self.temperature, self.top_k, self.top_p, self.seeds)
-        for column in columns:
-            column.extend(column[-1:] * (len(positions) - 1))
-        self.positions[-1:] = positions
+        return len(self.settings)
 
     @functools.cached_property
     def features(self) -> frozenset[str]:
@@ -89,28 +73,6 @@ class SamplingBatch:
     def reads_tokens(self) -> bool:
         """Whether a row's draw depends on its tokens so far, which the host must know then."""
         return any(row.rules.reads_tokens for row in self.controls.values())
-
-    def params(self, vocab: int, device: torch.device) -> DrawParams:
-        """The parameters on `device`, with the filters that some row uses."""
-        if not any(self.temperature):
-            none, nowhere = np.zeros(len(self), np.float32), np.zeros(len(self), np.int64)
-            return DrawParams(*upload([none, nowhere, nowhere], device))
-        top_k, top_p = np.array(self.top_k, np.int64), np.array(self.top_p, np.float64)
-        arrays: dict[str, NDArray[Any]] = {
-            "temperature": np.array(self.temperature, np.float32),
-            "seeds": np.array(self.seeds, np.uint64).view(np.int64),
-            "positions": np.array(self.positions, np.int64),
-        }
-        if ((top_k > 0) & (top_k < vocab)).any():
-            arrays["top_k"] = top_k
-        if (top_p < 1).any():
-            arrays["top_p"] = top_p
-        for name, off in (("min_p", 0.0), ("typical_p", 1.0)):
-            if name in self.features:
-                arrays[name] = np.full(len(self), off)
-                for row, controls in self.controls.items():
-                    arrays[name][row] = getattr(controls.rules.params, name)
-        return DrawParams(**dict(zip(arrays, upload([*arrays.values()], device), strict=True)))
 
 
 class RowDraws:
@@ -161,7 +123,7 @@ def draw_rows(logits: Tensor, batch: SamplingBatch, params: DrawParams, draw: Dr
     Args:
         logits: in any floating dtype.
         batch: what the rows ask for.
-        params: `batch.params` on the device of the logits.
+        params: its settings and the positions, on the device of the logits.
         draw: an implementation for this device.
     """
     raw = tops = looked = None
@@ -190,13 +152,15 @@ def draw_rows(logits: Tensor, batch: SamplingBatch, params: DrawParams, draw: Dr
     return RowDraws(batch, tokens, tops, looked)
 
 
-def sample(logits: Tensor, batch: SamplingBatch, draw: Draw = draw_on_cpu) -> list[int]:
+def sample(
+    logits: Tensor, batch: SamplingBatch, params: DrawParams, draw: Draw = draw_on_cpu
+) -> list[int]:
     """Draw a token for each row of logits (R, V), which may be overwritten, and wait for them.
 
     The controls of a row get the log-probabilities of its token, or the reason why none could
     be drawn; the token means nothing then.
     """
-    draws = draw_rows(logits, batch, batch.params(logits.shape[1], logits.device), draw)
+    draws = draw_rows(logits, batch, params, draw)
     return draws.take(draws.tokens.tolist(), [one.cpu() for one in draws.results])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from stoker.engine.execution.runner import ModelRunner
+from stoker.engine.request.request import DrawSettings
 from stoker.engine.sampling.sampler import SamplingBatch
 from stoker.engine.scheduling.step import Step, StepItem
 from stoker.ops.rounding import ceil_div
@@ -64,6 +65,5 @@ def largest_step(
         spare -= more
         table = tuple(range(ceil_div(1 + more, block_size)))
         items.append(StepItem(row, row, 0, (0,) * (1 + more), (table,), (0,)))
-    ends = [item.end for item in items]
-    draws = SamplingBatch([1.0] * rows, [50] * rows, [0.9] * rows, [0] * rows, ends)
-    return Step(0, tuple(items)), draws
+    settings = DrawSettings(1.0, top_p=0.9, min_p=0.0, typical_p=1.0, top_k=50, seed=0)
+    return Step(0, tuple(items)), SamplingBatch([settings] * rows)

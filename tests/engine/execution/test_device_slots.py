@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.engine.execution.device_slots import DeviceSlots, slot_bytes
+from stoker.engine.execution.slot_settings import SentDraws
 
 CPU = torch.device("cpu")
 WIDTH = 200
+NOWHERE = torch.zeros(0, dtype=torch.int64)
+NO_DRAWS = SentDraws(
+    np.zeros((6, 0), np.int64), NOWHERE, NOWHERE, NOWHERE.view(7, 0), NOWHERE.view(6, 0)
+)
 
 
 def changed(rng, blocks):
@@ -32,7 +37,7 @@ def tables_of(tables, width, idle):
 
 def sent(slots, changes):
     """The bytes that would go to a device."""
-    slots.receive([torch.from_numpy(new) for new in changes], torch.tensor([], dtype=torch.int64))
+    slots.receive([torch.from_numpy(new) for new in changes], NOWHERE, NO_DRAWS)
 
 
 @settings(max_examples=150, deadline=None)
@@ -89,7 +94,7 @@ def test_last_tokens_are_those_of_the_slots(given_as):
     """The example of device_slots.py: slot 2 keeps its token while others draw."""
     slots = DeviceSlots(3, 64, 4, CPU)
     for drawing, tokens in (([0, 1], [70, 55]), ([2], [9]), ([1, 0], [8, 7])):
-        slots.receive(slots_of_no_change(), torch.tensor(drawing))
+        slots.receive(slots_of_no_change(), torch.tensor(drawing), NO_DRAWS)
         slots.keep(tokens if given_as == "list" else torch.tensor(tokens))
     assert slots.last_tokens.tolist() == [7, 8, 9, 0]
 
@@ -106,5 +111,6 @@ def test_a_table_longer_than_the_context_does_not_reach_into_the_next_slot():
 
 def test_bytes_on_the_device():
     slots = DeviceSlots(5, 100, 16, CPU, (3, 9), shared=False)
-    tensors = [slots.last_tokens, *(group._table for group in slots.groups)]
+    tables = (*slots.groups, slots.settings)
+    tensors = [slots.last_tokens, *(one._table for one in tables)]
     assert sum(tensor.nbytes for tensor in tensors) == slot_bytes(5, 100, 16, groups=2)

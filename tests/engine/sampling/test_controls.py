@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from draw_rows import params_of, settings_of
 
 from stoker import SamplingParams
 from stoker.engine.sampling import logprobs as logprobs_module
@@ -176,24 +177,21 @@ def random_rows(seed, count=48):
     return rows
 
 
-def batch_of(rows):
-    batch = SamplingBatch([], [], [], [], [])
-    for params, prompt, output, seed, position in rows:
+def asked(rows):
+    """The batch of rows, and its parameters."""
+    batch = SamplingBatch()
+    for params, prompt, output, seed, _ in rows:
         rules = make_rules(params, VOCAB, EOS, None)
         if rules is not None:
             batch.controls[len(batch)] = RowControls.make(rules, prompt, list(output))
-        batch.temperature.append(params.temperature)
-        batch.top_k.append(params.top_k)
-        batch.top_p.append(params.top_p)
-        batch.seeds.append(seed)
-        batch.positions.append(position)
-    return batch
+        batch.settings.append(settings_of(params, seed))
+    return batch, params_of(batch.settings, [row[-1] for row in rows], VOCAB)
 
 
 def drawn(logits, rows, **form):
     """(token or None, log-probabilities or None) of each row."""
-    batch = batch_of(rows)
-    tokens = sample(logits.clone(), batch, **form)
+    batch, params = asked(rows)
+    tokens = sample(logits.clone(), batch, params, **form)
     out = []
     for row, token in enumerate(tokens):
         own = batch.controls.get(row)
@@ -207,7 +205,7 @@ def drawn(logits, rows, **form):
 def test_mixed_rows_equal_the_scalar_twin(seed):
     rows = random_rows(seed)
     logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    params = batch_of(rows).params(VOCAB, logits.device)
+    _, params = asked(rows)
     numbers = uniforms(params.seeds, params.positions).tolist()
     results = drawn(logits, rows)
     for at, (params, prompt, output, *_) in enumerate(rows):
@@ -253,8 +251,9 @@ def test_counts_grow_with_the_output():
         logits = torch.randn(1, VOCAB)
         tokens = []
         for own in (kept, RowControls.make(rules, prompt, list(output))):
-            batch = SamplingBatch([0.0], [0], [1.0], [1], [position], {0: own})
-            tokens.append(sample(logits.clone(), batch)[0])
+            batch = SamplingBatch([settings_of(params, 1)], {0: own})
+            at = params_of(batch.settings, [position], VOCAB)
+            tokens.append(sample(logits.clone(), batch, at)[0])
         altered = scalar_alter(logits[0].tolist(), params, prompt, output)
         assert tokens == [scalar_draw(altered, params, 0)] * 2
         output.append(rng.choice([tokens[0], rng.randrange(VOCAB)]))
@@ -263,8 +262,9 @@ def test_counts_grow_with_the_output():
 def test_rows_without_wishes_have_no_rules():
     plain = SamplingParams(temperature=0.7, top_k=5, top_p=0.9, stop="x", stop_token_ids=[3], n=2)
     assert make_rules(plain, VOCAB, EOS, None) is None
-    assert make_rules(SamplingParams(temperature=0, min_p=0.5), VOCAB, EOS, None) is None
-    for wish in ({"min_p": 0.1}, {"typical_p": 0.9}, {"logprobs": 0}, {"min_tokens": 1}):
+    filtered = dataclasses.replace(plain, min_p=0.5, typical_p=0.9)
+    assert make_rules(filtered, VOCAB, EOS, None) is None
+    for wish in ({"logprobs": 0}, {"min_tokens": 1}):
         assert make_rules(dataclasses.replace(plain, **wish), VOCAB, EOS, None) is not None
 
 
@@ -273,7 +273,7 @@ def test_plain_rows_of_a_mixed_batch_keep_their_bits():
     plain = SamplingParams(temperature=0.9, top_k=9, top_p=0.8)
     rows = [row if at % 3 else (plain, *row[1:]) for at, row in enumerate(rows)]
     logits = torch.randn(len(rows), VOCAB) * 2
-    alone = sample(logits[::3].clone(), batch_of(rows[::3]))
+    alone = sample(logits[::3].clone(), *asked(rows[::3]))
     assert [token for token, _ in drawn(logits, rows)][::3] == alone
 
 
@@ -307,8 +307,8 @@ def test_a_failing_processor_fails_its_rows_alone(processor, message):
     good = SamplingParams(logits_processors=[double], logprobs=2)
     logits = torch.randn(4, VOCAB)
     rows = [(p, [1], [2], 5, 6) for p in (good, bad, SamplingParams(), bad)]
-    batch = batch_of(rows)
-    tokens = sample(logits.clone(), batch)
+    batch, params = asked(rows)
+    tokens = sample(logits.clone(), batch, params)
     for row in (1, 3):
         with pytest.raises(AssertionError, match=message):
             raise AssertionError(batch.controls[row].error)
@@ -412,10 +412,10 @@ def test_draws_are_enqueued_without_a_wait(seed, monkeypatch):
     """As on a GPU: with the definition of draws, and of what a CPU does otherwise."""
     monkeypatch.setattr(logprobs_module, "_likeliest_on_cpu", likeliest_by_keys)
     rows = random_rows(seed)
-    batch = batch_of(rows)
-    assert {"processors", "bias", "bars", "penalties", "min_p", "logprobs"} <= batch.features
+    batch, params = asked(rows)
+    assert {"processors", "bias", "bars", "penalties", "logprobs"} <= batch.features
+    assert params.min_p is not None
     logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    params = batch.params(VOCAB, logits.device)
     with Waits() as waits:
         draws = draw_rows(logits.clone(), batch, params, draw)
     assert waits.found == []

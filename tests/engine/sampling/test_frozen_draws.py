@@ -6,6 +6,7 @@ The logits come from integers, so that they are the same on every machine.
 import numpy as np
 import pytest
 import torch
+from draw_rows import params_of, settings_of
 
 from stoker import SamplingParams
 from stoker.engine.sampling.controls import RowControls
@@ -82,13 +83,12 @@ def draws(params):
     rules = make_rules(params, VOCAB, EOS, None)
     seeds = [(row * 0x9E3779B97F4A7C15 + 5) % (1 << 64) for row in range(ROWS)]
     positions = [17 * row + 3 for row in range(ROWS)]
-    same = [[value] * ROWS for value in (params.temperature, params.top_k, params.top_p)]
-    batch = SamplingBatch(*same, seeds, positions)
+    batch = SamplingBatch([settings_of(params, seed) for seed in seeds])
     if rules is not None:
         for row in range(ROWS):
             output = [3, 1, row, row, 1][: row % 6]
             batch.controls[row] = RowControls.make(rules, [row, 2, 2], output)
-    tokens = sample(make_logits(), batch)
+    tokens = sample(make_logits(), batch, params_of(batch.settings, positions, VOCAB))
     found = [one.found.ids for one in batch.controls.values() if one.found is not None]
     return tokens, found
 
