@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -88,19 +89,15 @@ class Prefill:
         return grown
 
     def longest(self, memory: int) -> int:
-        """The longest prompt that takes at most `memory` bytes, to within 2 %.
-
-        They are all but linear in the length: a line through two lengths says where to look.
-        """
-        lengths = 1024, 4096
-        for _ in range(5):
-            short, long = (self.activations(n) + self.cache * n for n in lengths)
-            slope = (long - short) / (lengths[1] - lengths[0])
-            if short <= memory < long and lengths[0] >= 0.975 * lengths[1]:
-                return lengths[0]
-            middle = lengths[0] + (memory - short) / slope
-            lengths = int(0.99 * middle), int(1.01 * middle)
-        raise RuntimeError(f"memory of {self.folder.name} is not linear at {lengths}")
+        """The longest prompt that takes at most `memory` bytes, to within 2 %, by bisection."""
+        fits, too_long = 256, CONTEXT
+        while too_long > 1.02 * fits:
+            length = math.isqrt(fits * too_long)
+            if self.activations(length) + self.cache * length <= memory:
+                fits = length
+            else:
+                too_long = length
+        return fits
 
 
 def measure(folder: Path, memory: int, threads: int) -> dict[str, Any]:
