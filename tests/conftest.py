@@ -9,6 +9,7 @@ if not os.path.exists("/dev/nvidiactl"):  # no GPU: Triton, when imported, shall
 
 import pytest
 import torch
+import triton_interpreter
 from tiny import SIZES, VOCAB
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -18,6 +19,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from stoker.ops.triton.available import triton_serves
+
+if triton_serves("cpu"):
+    triton_interpreter.mend()
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

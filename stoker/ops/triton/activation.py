@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stoker.ops.triton.available import mend_interpreter
-
 _BLOCK = 1024  # numbers that a program writes
 
 
@@ -64,7 +62,6 @@ def _soft_cap(x, out, cap, size, BLOCK: tl.constexpr):
 
 def activate(x: Tensor, kind: str, gated: bool) -> Tensor:
     """As `stoker.ops.activation.activate`."""
-    mend_interpreter()
     x = x.contiguous()
     rows, size = x.shape[0], x.shape[1] // (2 if gated else 1)
     out = torch.empty(rows, size, dtype=x.dtype, device=x.device)
@@ -76,7 +73,6 @@ def activate(x: Tensor, kind: str, gated: bool) -> Tensor:
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """As `stoker.ops.activation.soft_cap`."""
-    mend_interpreter()
     x = x.contiguous()
     out = torch.empty_like(x)
     if x.numel():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, ScoreFunction, Scores
 from stoker.ops.kv_pages import Fp8Pages, Pages
-from stoker.ops.triton.available import interpreted, mend_interpreter
+from stoker.ops.triton.available import interpreted
 from stoker.ops.triton.plan import Shape, TritonPlan
 from stoker.ops.triton.tasks import Cutting
 from stoker.ops.triton.tuning import Tuning, power_of_2
@@ -48,7 +48,6 @@ class TritonAttention:
     def __init__(self, device: torch.device, tuning: Tuning | None = None) -> None:
         from stoker.ops.triton import attention_kernels
 
-        mend_interpreter()
         self._kernels: Any = attention_kernels
         self.tuning = tuning or Tuning()
         processors = 1

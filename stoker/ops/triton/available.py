@@ -7,14 +7,8 @@ interpreted by NumPy: slow, and good for tests.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
-from functools import cache
-from typing import Any
-
-import numpy as np
-import torch
 
 
 def interpreted() -> bool:
@@ -27,48 +21,3 @@ def triton_serves(device_type: str) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     return device_type == "cuda" or (device_type == "cpu" and interpreted())
-
-
-@cache
-def mend_interpreter() -> None:
-    """Call before the first launch: repairs three faults of the interpreter of Triton 3.6.
-
-    Loop bounds that were loaded or computed are arrays of one element, which NumPy 2.4 does not
-    take for an index. Products of bfloat16, which NumPy does not have, multiplied their bits. And
-    float32 was cut off, not rounded, to bfloat16 and to 8 bits.
-    """
-    if not interpreted():
-        return
-    tl: Any = importlib.import_module("triton.language")
-    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
-    patch, dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
-
-    def mended_patch(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    def widened(x: Any) -> Any:
-        if x.dtype.scalar != tl.bfloat16:
-            return x
-        values = (x.data.astype(np.uint32) << 16).view(np.float32)
-        return interpreter.TensorHandle(values, tl.float32)
-
-    def mended_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return dot(self, widened(a), widened(b), *rest)
-
-    convert = interpreter._convert_float
-    narrow = {
-        tl.bfloat16: (torch.bfloat16, np.uint16),
-        tl.float8e4nv: (torch.float8_e4m3fn, np.uint8),
-    }
-
-    def rounded(x: Any, given: Any, wanted: Any, mode: Any) -> Any:
-        if given != tl.float32 or wanted not in narrow:
-            return convert(x, given, wanted, mode)
-        dtype, bits = narrow[wanted]
-        values = torch.from_numpy(np.ascontiguousarray(x, np.float32))
-        return values.to(dtype).view(getattr(torch, np.dtype(bits).name)).numpy()
-
-    interpreter._convert_float = rounded
-    interpreter._patch_lang_tensor = mended_patch
-    interpreter.InterpreterBuilder.create_dot = mended_dot

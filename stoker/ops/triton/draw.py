@@ -15,7 +15,6 @@ from torch import Tensor
 
 from stoker.ops.draw import Drawn, DrawParams, cut_tails
 from stoker.ops.triton import draw_kernels as kernels
-from stoker.ops.triton.available import mend_interpreter
 
 CHUNK = 4096  # logits that a program sums up
 GROUP = 64  # neighbours of which the largest logit is noted
@@ -25,7 +24,6 @@ SCRATCH = 1 << 28  # bytes for candidates; more rows than fit come in parts
 
 def draw(logits: Tensor, params: DrawParams) -> Drawn:
     """See `stoker.ops.draw.Draw`."""
-    mend_interpreter()
     if params.min_p is not None or params.typical_p is not None:
         logits, params = cut_tails(logits, params)
     rows, vocab = logits.shape

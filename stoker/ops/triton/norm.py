@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stoker.ops.triton.available import mend_interpreter
-
 _TILE = 2048  # numbers that a program works on, unless a row is wider
 
 
@@ -59,7 +57,6 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, centred: bool) -> Tensor:
-    mend_interpreter()
     x = x.contiguous()
     out = torch.empty_like(x)
     size = x.shape[-1]

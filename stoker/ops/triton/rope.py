@@ -15,7 +15,6 @@ from torch import Tensor
 
 from stoker.ops.kv_pages import FP8_MOST, Fp8Pages, Pages
 from stoker.ops.rope import HeadNorms
-from stoker.ops.triton.available import mend_interpreter
 
 _TILE = 1024  # numbers that a program works on
 
@@ -117,7 +116,6 @@ def rotate_and_store(
     q = torch.empty(tokens, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
     if not tokens:
         return q
-    mend_interpreter()
     width = triton.next_power_of_2(head_dim)
     tile = triton.next_power_of_2(heads + 2 * kv_heads)
     tile = max(1, min(tile, _TILE // width))

@@ -9,7 +9,6 @@ import triton.language as tl
 from torch import Tensor
 
 from stoker.ops.step_tensors import FlatStep, PageTables, TokenInputs
-from stoker.ops.triton.available import mend_interpreter
 
 _BLOCK = 256  # tokens of a program
 
@@ -56,7 +55,6 @@ def make_inputs(
     out: TokenInputs | None = None,
 ) -> TokenInputs:
     """As `stoker.ops.step_tensors.MakeInputs` says."""
-    mend_interpreter()
     made = out or TokenInputs(*(torch.empty_like(step.tokens) for _ in range(3)))
     count = len(step.tokens)
     _kernel[(triton.cdiv(count, _BLOCK),)](
