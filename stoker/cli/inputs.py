@@ -26,6 +26,12 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
         help="of INPUT (default: told by its content and extension)",
     )
     add(
+        "--delimiter",
+        metavar="D",
+        help="between the values of a CSV, a character or comma, semicolon, tab, bar or space "
+        "(default: what its first line says, or its header has most of)",
+    )
+    add(
         "--prompt",
         metavar="TEMPLATE",
         help="make the prompt of a row's columns, as in 'Translate to French: {{ text }}' (Jinja)",
@@ -105,7 +111,7 @@ def input_settings(args: argparse.Namespace) -> dict[str, Any]:
         JobError: a file can't be read, or an option has the wrong form.
     """
     from stoker.job.prompts import PromptSettings, read_examples, read_template
-    from stoker.job.sources import Shard
+    from stoker.job.sources import Shard, parse_delimiter
 
     if args.prompt is not None and args.prompt_file is not None:
         raise InvalidRequestError("--prompt and --prompt-file are two prompts; leave one out")
@@ -119,6 +125,7 @@ def input_settings(args: argparse.Namespace) -> dict[str, Any]:
         prompts = dataclasses.replace(prompts, examples=examples)
     return {
         "format": args.format,
+        "delimiter": args.delimiter and parse_delimiter(args.delimiter),
         "prompts": prompts,
         "read_ahead": args.read_ahead,
         "sample": args.sample,

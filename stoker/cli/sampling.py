@@ -82,7 +82,7 @@ def _form(args: argparse.Namespace) -> dict[str, Any]:
 
 def _read(option: str, name: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8-sig")
     except OSError as problem:
         raise InvalidRequestError(f"{option} {name}: {problem.strerror}; check the path") from None
     except UnicodeDecodeError as problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -116,11 +117,24 @@ def count_lines(path: Path) -> int:
 
 
 def encoded(row: dict[str, Any]) -> bytes:
-    """A row as a line of JSON in UTF-8; what UTF-8 can't hold (half a surrogate) is escaped."""
+    """A row as a line of JSON in UTF-8; what UTF-8 can't hold (half a surrogate) is escaped.
+
+    What is not a number, or none that is finite, becomes null.
+    """
     try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row).encode() + b"\n"
+    except ValueError:
+        return encoded(_finite(row))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class Journal:

@@ -68,7 +68,7 @@ def as_object(given: Any, where: str) -> dict[str, Any]:
     if isinstance(given, str):
         try:
             found = json.loads(given)
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise InvalidRequestError(
                 f'{where} must be a JSON object such as {{"max_tokens": 64}}, which {given!r} is '
                 f"not: {problem}"

@@ -258,7 +258,7 @@ def read_template(path: str) -> str:
         JobError: it can't be read.
     """
     try:
-        return Path(path).read_text("utf-8").removeprefix("\ufeff")
+        return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise JobError(f"{path} is not UTF-8; convert it (iconv -t UTF-8)") from None
     except IsADirectoryError:

@@ -96,6 +96,7 @@ def _settings(output: Path, known: dict[str, Any]) -> JobSettings:
         result_key=told["result_key"],
         dedup=False,
         format=told["format"],
+        delimiter=told.get("delimiter"),
         prompts=PromptSettings(
             prompts["template"],
             "the job's template",
@@ -124,7 +125,7 @@ def input_row(job: RecordedJob, number: int, fields: dict[str, Any]) -> Row:
     missing = f"row {number} is a response, and its request stands in {settings.input}"
     if not settings.input.exists():
         raise JobError(f"{missing}, which is not there; go to the folder where the job was run")
-    source = open_source(settings.input, settings.format)
+    source = open_source(settings.input, settings.format, settings.delimiter)
     if source.fingerprint() != job.input_fingerprint:
         raise JobError(f"{missing}, which has changed since")
     row = next(row for row in source.rows() if row.number == number)

@@ -62,6 +62,7 @@ class JobSettings:
         read_ahead: rows that the engine knows of at a time, what its policy chooses from. No step
             runs before so many have been read. None is four times the sequences that run at once.
         format: of the input, a key of `FORMATS`; "auto" tells it by content and extension.
+        delimiter: between the values of a CSV input; None finds it out.
         prompts: how a prompt is made of a row's columns.
         sample: take that many rows, drawn by the seed; None takes all.
         shard: take one block of them; None takes all.
@@ -91,6 +92,7 @@ class JobSettings:
     dedup: bool = True
     read_ahead: int | None = None
     format: str = "auto"
+    delimiter: str | None = None
     prompts: PromptSettings = field(default_factory=PromptSettings)
     sample: int | None = None
     shard: Shard | None = None
@@ -127,7 +129,7 @@ class JobSettings:
         Raises:
             JobError: the input can't be read.
         """
-        source = open_source(self.input, self.format)
+        source = open_source(self.input, self.format, self.delimiter)
         if self.sample is None and self.shard is None:
             return source
         return Part(source, self.sample, self.shard, self.seed)

@@ -48,6 +48,7 @@ def test_flags_are_these():
     assert flags["generate"] == sorted([*common, "-h", "-m"])
     embed = [
         "--debug",
+        "--delimiter",
         "--device",
         "--dtype",
         "--format",
@@ -72,7 +73,7 @@ def test_flags_are_these():
     files += ["-q", "--quiet", "--json-progress", "--no-report"]
     expect = ["--expect", "--expect-mode", "--group"]
     assert flags["embed"] == sorted([*embed, *files])
-    inputs = ["--format", "--prompt", "--prompt-file", "--sample", "--shard"]
+    inputs = ["--format", "--delimiter", "--prompt", "--prompt-file", "--sample", "--shard"]
     inputs += ["--policy", "--read-ahead"]
     chat = ["--answer-column", "--examples", "--system"]
     samples = ["--num-samples", "--sampling"]

@@ -14,9 +14,9 @@ from stoker.job.sources.array import JsonArray
 from stoker.job.sources.base import FileSource, Source
 from stoker.job.sources.columnar import Arrow, Parquet, dataset_files
 from stoker.job.sources.folder import TextFolder
-from stoker.job.sources.lines import BOM, JsonLines, TextLines
+from stoker.job.sources.lines import BOM, UTF16, JsonLines, TextLines
 from stoker.job.sources.streams import PACKED, kept_pipe, opened, standard_input
-from stoker.job.sources.table import Table
+from stoker.job.sources.table import Table, parse_delimiter
 
 HEAD = 1 << 16  # bytes that are looked at
 FEW = 16  # bytes that say nothing about an encoding
@@ -48,21 +48,27 @@ FOREIGN = {
     b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
     b"%PDF": "a PDF document; extract its text",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
-    b"\xff\xfe": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)",
-    b"\xfe\xff": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)",
+    b"\xff\xfe\0\0": "UTF-32 text; convert it (iconv -f UTF-32 -t UTF-8)",
+    b"\0\0\xfe\xff": "UTF-32 text; convert it (iconv -f UTF-32 -t UTF-8)",
+    **dict.fromkeys(UTF16, "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)"),
 }
+TABLES = ("csv", "tsv")
+BINARY = ("parquet", "arrow")
 
 
-def open_source(path: str | Path, form: str = "auto") -> Source:
+def open_source(path: str | Path, form: str = "auto", delimiter: str | None = None) -> Source:
     """The rows of a file, of a folder, or of standard input ("-").
 
     Args:
         path: where they are.
         form: a key of `FORMATS`; "auto" tells it by content and extension.
+        delimiter: between the values of CSV, as `parse_delimiter` takes it; None finds it out.
 
     Raises:
-        JobError: it can't be read, or is of no known format.
+        JobError: it can't be read, or is of no known format; a delimiter is given, and it is no
+            CSV.
     """
+    delimiter = None if delimiter is None else parse_delimiter(delimiter)
     if form != "auto" and form not in FORMATS:
         raise JobError(f"unknown format {form!r}; {suggest(form, ['auto', *FORMATS])}")
     name = ""
@@ -71,11 +77,23 @@ def open_source(path: str | Path, form: str = "auto") -> Source:
         path, name = standard_input()[0], "standard input"
     elif path.is_fifo():
         path, name = kept_pipe(path)[0], str(path)
-    if path.is_dir():
+    if path.is_dir() and delimiter is None:
         return _folder(path, form)
     if form == "auto":
         form = _form(path, name)
-    return FORMATS[form]([path], name or path.name)
+        if form == "text" and delimiter is not None:
+            form = "csv"
+    elif form not in BINARY:
+        with opened(path) as file:
+            _require_known(file.read(HEAD), str(name or path))
+    if delimiter is None:
+        return FORMATS[form]([path], name or path.name)
+    if form not in TABLES:
+        raise JobError(
+            f"--delimiter is for CSV, and {name or path} is {form}; leave it out, or say what "
+            "the file is with --format csv"
+        )
+    return Table([path], name or path.name, delimiter)
 
 
 def _folder(folder: Path, form: str) -> Source:
@@ -135,18 +153,35 @@ def _json(line: bytes) -> bool:
     return True
 
 
+def _require_known(head: bytes, shown: str) -> None:
+    """Refuse what is known by its beginning to be something else.
+
+    Raises:
+        JobError: it is, and how to convert it.
+    """
+    for start, what in FOREIGN.items():
+        if head.startswith(start):
+            raise JobError(f"{shown} is {what}")
+    head = head.strip(b"\0")
+    if max(head[0::2].count(0), head[1::2].count(0)) > max(len(head) // 4, FEW // 4):
+        order = "LE" if head[1::2].count(0) > head[0::2].count(0) else "BE"
+        raise JobError(
+            f"{shown} is UTF-16 text, or no text at all; if it is, convert it (iconv -f "
+            f"UTF-16{order} -t UTF-8)"
+        )
+
+
 def _require_text(head: bytes, shown: str) -> None:
     """Refuse binary files, by name where they are known.
 
     Raises:
         JobError: the bytes are no text.
     """
-    for start, what in FOREIGN.items():
-        if head.startswith(start):
-            raise JobError(f"{shown} is {what}")
+    _require_known(head, shown)
+    head = head.strip(b"\0")  # which a crash leaves of blocks that were not written
     odd = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)
     lost = head.decode("utf-8", "replace").count("\ufffd")
-    if b"\0" in head or odd > len(head) // 8:
+    if not head or odd > len(head) // 8 or (b"\0" in head and lost > FEW):
         raise JobError(
             f"{shown} is neither text nor Parquet nor Arrow; give {', '.join(FORMATS)}, packed by "
             "gzip or zstd or not"

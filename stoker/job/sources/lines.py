@@ -6,17 +6,29 @@ A line that is no good becomes a `BadRow`. Knows nothing of prompts.
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
 from stoker.job.rows import BadRow, Row
 from stoker.job.sources.base import LARGEST, FileSource, Rows
-from stoker.job.sources.streams import opened
+from stoker.job.sources.streams import opened_lines
 
 BOM = b"\xef\xbb\xbf"
-DECODER = json.JSONDecoder(parse_constant=lambda name: None)  # NaN and infinity are no JSON
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 WANTED = 'it must be an object such as {"prompt": "..."}'
+NUL = "holds a NUL byte, which is no text; take it out (tr -d '\\000' < FILE)"
 SHOWN = 200  # characters of a line that is too long to keep
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+# NaN and infinity are no JSON, under that name or as 1e999
+DECODER = json.JSONDecoder(parse_constant=lambda name: None, parse_float=_finite)
 
 
 class JsonLines(FileSource):
@@ -25,7 +37,7 @@ class JsonLines(FileSource):
     form = "jsonl"
 
     def rows(self) -> Rows:
-        with opened(self.paths[0]) as file:
+        with opened_lines(self.paths[0]) as file:
             for number, line in numbered(file):
                 yield json_row(number, line, f"{self.name}, line {number}")
 
@@ -39,7 +51,7 @@ class TextLines(FileSource):
     form = "text"
 
     def rows(self) -> Rows:
-        with opened(self.paths[0]) as file:
+        with opened_lines(self.paths[0]) as file:
             for number, line in numbered(file):
                 yield text_row(number, line.rstrip(b"\r\n"), f"{self.name}, line {number}", {})
 
@@ -69,7 +81,7 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
     bad = too_long(number, line, place) or not_utf8(number, line, place)
     if bad is not None:
         return bad
-    text = line.decode().strip()
+    text = line.decode().strip().removeprefix("\ufeff")  # of a file that was appended
     try:
         fields: Any = DECODER.decode(text)
     except (ValueError, RecursionError) as problem:
@@ -90,8 +102,11 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
 
 def _why(problem: Exception) -> str:
     """What is wrong with a JSON text, and where in it."""
-    if not isinstance(problem, json.JSONDecodeError):
+    if isinstance(problem, RecursionError):
         return "it is nested too deeply"
+    if not isinstance(problem, json.JSONDecodeError):
+        most = sys.get_int_max_str_digits()
+        return f"a whole number in it has more than {most} digits; write it as text, in quotes"
     line = f"line {problem.lineno} of it, " if problem.lineno > 1 else ""
     return f"{problem.msg} at {line}column {problem.colno}"
 
@@ -101,6 +116,8 @@ def text_row(number: int, text: bytes, place: str, fields: dict[str, Any]) -> Ro
     bad = too_long(number, text, place) or not_utf8(number, text, place)
     if bad is not None:
         return BadRow(number, bad.error, {**fields, **bad.fields})
+    if b"\0" in text:
+        return BadRow(number, f"{place} {NUL}", {**fields, "text": text.decode()})
     return Row(number, {**fields, "text": text.decode()}, place, "text")
 
 
@@ -121,10 +138,12 @@ def not_utf8(number: int, line: bytes, place: str) -> BadRow | None:
             f"{place} is not UTF-8: byte 0x{line[problem.start]:02x} at position "
             f"{problem.start + 1}; convert the file (iconv -f ENCODING -t UTF-8)"
         )
+        if line.startswith(UTF16):
+            error = f"{place} is UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)"
         return BadRow(number, error, {"line": line.decode("utf-8", "replace").strip("\r\n")})
     return None
 
 
 def _count(source: FileSource) -> int:
-    with opened(source.paths[0]) as file:
+    with opened_lines(source.paths[0]) as file:
         return sum(1 for _ in numbered(file))

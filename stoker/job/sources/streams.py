@@ -21,6 +21,7 @@ from stoker.errors import JobError
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 PACKED = (".gz", ".zst", ".zstd")
+HEAD = 1 << 16  # bytes that are looked at to know how lines end
 
 
 @contextmanager
@@ -49,6 +50,37 @@ def opened(path: Path, raw: bool = False) -> Iterator[IO[bytes]]:
     except OSError as problem:
         why = problem.strerror or str(problem)
         raise JobError(f"cannot read {path}: {why}{_remedy(path, problem)}") from None
+
+
+@contextmanager
+def opened_lines(path: Path) -> Iterator[IO[bytes]]:
+    """The file's content, unpacked, whose lines end in line feeds.
+
+    Where only carriage returns end them, as on old Macs, each becomes a line feed.
+
+    Raises:
+        JobError: as `opened`.
+    """
+    with opened(path) as file:
+        head = file.read(HEAD)
+    with opened(path) as file:
+        alone = b"\r" in head and b"\n" not in head
+        yield io.BufferedReader(_LineFeeds(file)) if alone else file
+
+
+class _LineFeeds(io.RawIOBase):
+    """A file with line feeds in place of carriage returns."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _remedy(path: Path, problem: OSError) -> str:

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from stoker.errors import JobError
 from stoker.job.rows import BadRow, Row
 from stoker.job.sources.base import LARGEST, FileSource, Rows
+from stoker.job.sources.lines import NUL
 from stoker.job.sources.streams import opened
 
 DELIMITERS = (",", ";", "\t", "|")
+NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|", "space": " "}
+QUOTED = re.compile(r'"(?:[^"]|"")*(?:"|$)')
+SAID = re.compile(r'"?sep=([^"\r\n\0])"?[\r\n]*', re.IGNORECASE)  # the first line, as Excel has it
 
 
 class Table(FileSource):
@@ -24,7 +31,8 @@ class Table(FileSource):
 
     Args:
         paths, name: as for any file.
-        delimiter: between values; None takes the one that the header has most of.
+        delimiter: between values; None takes the one that a first line `sep=;` names, or that the
+            header has most of outside quotes.
     """
 
     def __init__(self, paths: Sequence[Path], name: str = "", delimiter: str | None = None) -> None:
@@ -37,11 +45,11 @@ class Table(FileSource):
         with opened(self.paths[0]) as file:
             text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
             lines = iter(lambda: text.readline(LARGEST), "")
-            first = next((line for line in lines if line.strip()), "")
-            delimiter = self._delimiter or max(DELIMITERS, key=first.count)
-            reader = csv.reader(_chain(first, lines), delimiter=delimiter, strict=True)
-            header = self._header(reader)
-            number, line = 0, reader.line_num
+            at, first, said = _first_line(lines)
+            delimiter = self._delimiter or said or _most_frequent(first)
+            reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+            header = self._header(reader, at)
+            number, line = 0, at - 1 + reader.line_num
             while True:
                 begin, values, error = line + 1, [], ""
                 try:
@@ -50,8 +58,9 @@ class Table(FileSource):
                     return
                 except csv.Error as problem:
                     error = _advice(str(problem))
-                line = reader.line_num
-                if values or error:
+                line = at - 1 + reader.line_num
+                blank = not values or (len(values) == 1 < len(header) and not values[0].strip())
+                if error or not blank:
                     number += 1
                     place = f"{self.name}, line {begin}"
                     if error:
@@ -59,25 +68,59 @@ class Table(FileSource):
                     else:
                         yield _row(number, place, header, values)
 
-    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+    def _header(self, reader: Iterator[list[str]], line: int) -> list[str]:
+        place = f"{self.name}, line {line}"
         try:
             header = next(reader, [])
         except csv.Error as problem:
-            raise JobError(f"{self.name}, line 1: the header: {_advice(str(problem))}") from None
-        for name in header:
-            if header.count(name) > 1:
-                raise JobError(
-                    f"{self.name}, line 1: two columns are called {name!r}; rename one of them"
-                )
-        return [name.encode("utf-8", "replace").decode() for name in header]
+            raise JobError(f"{place}: the header: {_advice(str(problem))}") from None
+        if any("\0" in name for name in header):
+            raise JobError(f"{place}: the header {NUL}")
+        names = [name.encode("utf-8", "replace").decode() for name in header]
+        if names.count("") > 1:  # such as commas at the end of each line
+            names = [name or f"column {at}" for at, name in enumerate(names, 1)]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise JobError(f"{place}: two columns are called {name!r}; rename one of them")
+        return names
 
 
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+def parse_delimiter(text: str) -> str:
+    """A delimiter given as itself or by a name in `NAMES`.
+
+    Raises:
+        JobError: it is not one character, or one that cannot stand between values.
+    """
+    delimiter = NAMES.get(text.lower(), text)
+    if len(delimiter) != 1 or delimiter in '"\r\n\0':
+        names = ", ".join(name for name in NAMES if name.isalpha())
+        raise JobError(
+            f"--delimiter must be one character that stands between values, or one of {names}, "
+            f"not {text!r}"
+        )
+    return delimiter
+
+
+def _first_line(lines: Iterator[str]) -> tuple[int, str, str | None]:
+    """Number and text of the line where the header begins, and the delimiter told before it."""
+    said = None
+    for number, line in enumerate(lines, 1):
+        if said is None and (found := SAID.fullmatch(line)):
+            said = found[1]
+        elif line.strip():
+            return number, line, said
+    return 1, "", said
+
+
+def _most_frequent(header: str) -> str:
+    """The delimiter that a line has most of outside quotes, those beside a quote first."""
+    bare = QUOTED.sub('"', header)
+    return max(DELIMITERS, key=lambda d: (bare.count(f'"{d}') + bare.count(f'{d}"'), bare.count(d)))
 
 
 def _row(number: int, place: str, header: list[str], values: list[str]) -> Row | BadRow:
+    while len(values) > len(header) and not values[-1]:  # delimiters at the end of the line
+        values.pop()
     fields = dict(zip(header, values, strict=False))
     whole = "".join(values)
     if not whole.isascii():
@@ -91,6 +134,9 @@ def _row(number: int, place: str, header: list[str], values: list[str]) -> Row |
                 "(iconv -f ENCODING -t UTF-8)"
             )
             return BadRow(number, error, shown)
+    if "\0" in whole:
+        column = next(name for name, value in fields.items() if "\0" in value)
+        return BadRow(number, f"{place}, column {column!r} {NUL}", fields)
     if len(values) != len(header):
         error = (
             f"{place} has {len(values)} values and the header has {len(header)} columns "
