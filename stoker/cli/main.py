@@ -19,6 +19,7 @@ from stoker.cli.output_options import add_keeping
 from stoker.cli.parser import Parser
 from stoker.cli.progress_options import add_expect, add_watching
 from stoker.cli.sampling import add_sampling
+from stoker.cli.streams import prepare_streams
 from stoker.config import DTYPES, KV_DTYPES, QUANTIZATIONS, SHORT_FORMS, EngineOptions
 from stoker.engine.request.pooling import POOLINGS
 from stoker.errors import StokerError
@@ -181,6 +182,7 @@ def _carry_out(args: argparse.Namespace) -> int:
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
     usage, 3 some rows failed, 130 interrupted."""
+    prepare_streams()
     args = build_parser().parse_args(argv)
     gc.set_threshold(_ALLOCATIONS)
     if getattr(args, "quiet", False):

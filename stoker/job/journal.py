@@ -116,17 +116,18 @@ def count_lines(path: Path) -> int:
         raise JobError(f"cannot read {path}: {problem.strerror}") from problem
 
 
-def encoded(row: dict[str, Any]) -> bytes:
+def encoded(row: dict[str, Any], indent: int | None = None) -> bytes:
     """A row as a line of JSON in UTF-8; what UTF-8 can't hold (half a surrogate) is escaped.
 
     What is not a number, or none that is finite, becomes null.
     """
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        text = json.dumps(row, ensure_ascii=False, indent=indent, allow_nan=False)
+        return text.encode() + b"\n"
     except UnicodeEncodeError:
-        return json.dumps(row).encode() + b"\n"
+        return json.dumps(_finite(row), indent=indent).encode() + b"\n"
     except ValueError:
-        return encoded(_finite(row))
+        return encoded(_finite(row), indent)
 
 
 def _finite(value: Any) -> Any:

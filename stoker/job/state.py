@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.errors import JobError
-from stoker.job.journal import Entry, RowSet, entries, replacing
+from stoker.job.journal import Entry, RowSet, encoded, entries, replacing
 from stoker.job.report import Report
 from stoker.job.settings import JobSettings
 
@@ -110,9 +110,9 @@ class State:
         Raises:
             JobError: it can't be written.
         """
-        text = json.dumps({"format": FORMAT, **identity, **more}, indent=2, ensure_ascii=False)
+        text = encoded({"format": FORMAT, **identity, **more}, indent=2)
         with replacing(self._file, self.folder / "job.json.draft") as draft:
-            draft.write_text(text + "\n", encoding="utf-8")
+            draft.write_bytes(text)
 
     def make_folder(self) -> None:
         """Make the sidecar folder.
