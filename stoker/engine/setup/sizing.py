@@ -5,10 +5,6 @@ Called when an engine is made, once its other settings are known.
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
-
 import torch
 
 from stoker.config import EngineOptions
@@ -18,6 +14,7 @@ from stoker.engine.execution.runner import ModelRunner
 from stoker.engine.setup.budget import Budget, MemoryNeeds, blocks_that_fit, does_not_fit, gib
 from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device_memory import DeviceMemory
+from stoker.engine.setup.host_memory import free_memory
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.spec import ModelSpec
@@ -49,12 +46,12 @@ def cache_sizes(
 
 
 def host_blocks(options: EngineOptions, sizes: CacheSizes) -> int:
-    """Blocks that fit `cache_memory`, or a quarter of the memory that is free on the host.
+    """Blocks that fit `cache_memory`, or a quarter of the host's memory that may be taken.
 
     Raises:
         ConfigError: not one fits.
     """
-    memory = options.cache_memory or _free_memory() // 4
+    memory = options.cache_memory or free_memory() // 4
     blocks = min(sizes.most_in(memory), sizes.useful)
     if blocks < 1:
         raise ConfigError(
@@ -130,14 +127,3 @@ def weights_do_not_fit(memory: DeviceMemory, weights: int, options: EngineOption
 def advice(options: EngineOptions) -> str:
     """A narrower format that would help, if there is one."""
     return "quantization fp8" if options.quantization == "auto" else ""
-
-
-def _free_memory() -> int:
-    """Bytes that are free on the host."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+
+from stoker.engine.setup.cgroups import cgroup_folders, read_text
 
 ROOT = Path("/")
 
@@ -51,7 +53,7 @@ def physical_cores(cores: Iterable[int], root: Path = ROOT) -> list[list[int]]:
     found: dict[frozenset[int], list[int]] = {}
     for core in sorted(cores):
         file = root / f"sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
-        siblings = core_list(text) if (text := _read(file)) else {core}
+        siblings = core_list(text) if (text := read_text(file)) else {core}
         found.setdefault(frozenset(siblings), []).append(core)
     return list(found.values())
 
@@ -70,28 +72,14 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     The least of the cgroup and those around it; None without a limit.
     """
     limits: list[float] = []
-    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            for folder in _upwards(root, ("", "unified"), path):
-                quota, period = (*(_read(folder / "cpu.max") or "").split(), "", "")[:2]
-                limits += _limit(quota, period)
-        elif "cpu" in controllers.split(","):
-            for folder in _upwards(root, (controllers, "cpu"), path):
-                quota = _read(folder / "cpu.cfs_quota_us") or ""
-                limits += _limit(quota, _read(folder / "cpu.cfs_period_us") or "")
+    for version, folder in cgroup_folders("cpu", root):
+        if version == 2:
+            quota, period = (*(read_text(folder / "cpu.max") or "").split(), "", "")[:2]
+        else:
+            quota = read_text(folder / "cpu.cfs_quota_us") or ""
+            period = read_text(folder / "cpu.cfs_period_us") or ""
+        limits += _limit(quota, period)
     return min(limits, default=None)
-
-
-def _upwards(root: Path, mounts: Iterable[str], path: str) -> Iterator[Path]:
-    """The folders of a cgroup and of all around it, below each of the mounts.
-
-    In a container the path may be the host's, of which just the outermost folder is there.
-    """
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    for mount in dict.fromkeys(mounts):
-        for count in range(len(parts), -1, -1):
-            yield root.joinpath("sys/fs/cgroup", mount, *parts[:count])
 
 
 def _limit(quota: str, period: str) -> list[float]:
@@ -99,10 +87,3 @@ def _limit(quota: str, period: str) -> list[float]:
     if not quota.isdigit() or not period.isdigit() or not int(period):
         return []
     return [int(quota) / int(period)]
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return None
