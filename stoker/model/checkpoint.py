@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stoker.errors import ModelError
+from stoker.model.folder_check import PATTERNS, require_files
 
 log = logging.getLogger(__name__)
 
@@ -39,31 +40,47 @@ def resolve_folder(model: str, revision: str | None = None, token: str | None = 
         ModelError: there is no such folder, and the hub has no such model or can't be reached.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False for names that no folder can have, too
+        require_files(folder, "copy the folder again (cp -rL copies what links point to)")
         return folder
+    if os.path.isfile(folder):
+        gguf = "; GGUF files are not read" if folder.suffix == ".gguf" else ""
+        raise ModelError(
+            f"{model!r} is a file; give the folder with config.json and safetensors weights{gguf}"
+        )
     shipped = Path(__file__).parent.parent / "shipped"
     if (shipped / model / "config.json").is_file():
         return shipped / model
     parts = model.split("/")
     if folder.is_absolute() or model.startswith(".") or len(parts) != 2 or not all(parts):
-        names = sorted(path.parent.name for path in shipped.glob("*/config.json"))
-        near = difflib.get_close_matches(model, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ModelError(
-            f"there is no folder {model!r}; {hint}give a model folder, a Hugging Face id such as "
-            f"owner/name, or a shipped model: {', '.join(names)}"
-        )
-    return _download(model, revision, token)
+        raise _no_folder(model, shipped)
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return _download(model, revision, token)
+    except HFValidationError:  # no name that the hub could have, such as one with blanks
+        raise _no_folder(model, shipped) from None
+
+
+def _no_folder(model: str, shipped: Path) -> ModelError:
+    names = sorted(path.parent.name for path in shipped.glob("*/config.json"))
+    near = difflib.get_close_matches(model, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ModelError(
+        f"there is no folder {model!r}; {hint}give a model folder, a Hugging Face id such as "
+        f"owner/name, or a shipped model: {', '.join(names)}"
+    )
 
 
 def _download(model: str, revision: str | None, token: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
-        path = huggingface_hub.snapshot_download(
-            model, revision=revision, token=token, allow_patterns=patterns
+        path = Path(
+            huggingface_hub.snapshot_download(
+                model, revision=revision, token=token, allow_patterns=[*PATTERNS]
+            )
         )
     except (LocalEntryNotFoundError, OSError) as problem:
         if isinstance(problem, HfHubHTTPError):
@@ -72,7 +89,14 @@ def _download(model: str, revision: str | None, token: str | None) -> Path:
             f"{model!r} is no local folder, is not in the Hugging Face cache, and the hub cannot "
             "be reached; go online once, or pass the path of a folder that holds the model"
         ) from problem
-    return Path(path)
+    again = f"go online and fetch it again: hf download {model}"
+    require_files(path, again)
+    for wanted in ("config.json", "*.safetensors"):
+        if not any(path.glob(wanted)):
+            raise ModelError(
+                f"{path}, where {model!r} is cached, holds no {wanted}; if the hub has it, {again}"
+            )
+    return path
 
 
 def read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:
