@@ -17,6 +17,7 @@ from stoker.job.result_texts import completions
 from stoker.job.rows import BadRow, Row
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+ENDPOINTS = {CHAT: CHAT, TEXT: TEXT, "/chat/completions": CHAT, "/completions": TEXT}  # Azure's too
 FIELDS = ("custom_id", "method", "url", "body")
 RESPONSE = ("id", "custom_id", "response", "error")  # what an output row has
 # accepted at these values only: they ask for the default, or matter to a hosted service alone
@@ -55,9 +56,9 @@ def parse(fields: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     Raises:
         InvalidRequestError: it can't be served as it is.
     """
-    url, body = fields["url"], fields["body"]
-    if url not in (CHAT, TEXT):
-        raise InvalidRequestError(f"url must be {CHAT} or {TEXT}, not {url!r}")
+    url, body = _endpoint(fields), fields["body"]
+    if url is None:
+        raise InvalidRequestError(f"url must be {CHAT} or {TEXT}, not {fields['url']!r}")
     if str(fields.get("method", "POST")).upper() != "POST":
         raise InvalidRequestError(f"method must be POST, not {fields['method']!r}")
     if not isinstance(body, dict):
@@ -69,6 +70,12 @@ def parse(fields: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     prompt = given.pop(own)
     kind, value = ("messages", _chat(prompt)) if url == CHAT else _text(prompt)
     return kind, value, _parameters(given, url)
+
+
+def _endpoint(fields: dict[str, Any]) -> str | None:
+    """What a request asks for, `CHAT` or `TEXT`; None if it is neither."""
+    url = fields["url"]
+    return ENDPOINTS.get(url) if isinstance(url, str) else None
 
 
 def _chat(messages: Any) -> list[Any]:
@@ -124,7 +131,12 @@ def _parameters(given: dict[str, Any], url: str) -> dict[str, Any]:
                 raise InvalidRequestError(
                     f"unknown parameter {name!r} in body; {suggest(name, names)}"
                 )
-            found[known] = value
+            if found.setdefault(known, value) != value:
+                both = " and ".join(one for one in given if RENAMED.get(one, one) == known)
+                raise InvalidRequestError(
+                    f"{both} are the same parameter, with the values {found[known]!r} and "
+                    f"{value!r}; give one of them"
+                )
     return found
 
 
@@ -173,7 +185,7 @@ def _error(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(number: int, fields: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    chat = fields["url"] == CHAT
+    chat = _endpoint(fields) == CHAT
     asked = fields["body"]
     top = asked.get("top_logprobs" if chat else "logprobs") or 0
     prompt, output = result["prompt_tokens"], result["output_tokens"]

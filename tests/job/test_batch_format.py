@@ -169,3 +169,23 @@ def test_the_row_that_is_written():
         "line": "x",
         "r": {"row": 7},
     }
+
+
+def test_azures_urls_are_the_same_endpoints():
+    assert parse({"messages": HELLO}, "/chat/completions") == parse({"messages": HELLO})
+    assert parse({"prompt": "a"}, "/completions") == parse({"prompt": "a"}, TEXT)
+    fields = request({"messages": HELLO}, "/chat/completions")
+    result = {"status": "done", "text": "x", "finish_reason": "stop"}
+    body = batch_format.response(3, fields, {**result, "prompt_tokens": 1, "output_tokens": 1})
+    assert body["response"]["body"]["choices"][0]["message"]["content"] == "x"
+    for url in ("/v1/embeddings", "chat/completions", ["/v1/completions"], None):
+        with pytest.raises(InvalidRequestError, match="url must be"):
+            parse({"messages": HELLO}, url)
+
+
+def test_two_names_of_a_parameter_must_agree():
+    for order in (["max_tokens", "max_completion_tokens"], ["max_completion_tokens", "max_tokens"]):
+        body = {"messages": HELLO, **dict(zip(order, (5, 6), strict=True))}
+        with pytest.raises(InvalidRequestError, match=f"{order[0]} and {order[1]} are the same"):
+            parse(body)
+        assert parse({"messages": HELLO, **dict.fromkeys(order, 5)})[2] == {"max_tokens": 5}
