@@ -16,6 +16,10 @@ from stoker.errors import InvalidRequestError, suggest
 
 BARRED = ("logits_processors", "prompt_logprobs")  # no JSON; no place in a result
 KNOWN = [field.name for field in dataclasses.fields(SamplingParams) if field.name not in BARRED]
+# a null for one of these, which None is no value of, is as if it were not there
+NEVER_NULL = [
+    one.name for one in dataclasses.fields(SamplingParams) if one.type in ("int", "float", "bool")
+]
 KEPT = 1024  # sets of parameters that are remembered
 
 
@@ -52,8 +56,9 @@ class Overrides:
                 raise InvalidRequestError(
                     f"unknown sampling parameter {name!r} in {where}; {suggest(name, KNOWN)}"
                 )
+        given = {k: v for k, v in changes.items() if v is not None or k not in NEVER_NULL}
         try:
-            return dataclasses.replace(self.base, **{k: _typed(k, v) for k, v in changes.items()})
+            return dataclasses.replace(self.base, **{k: _typed(k, v) for k, v in given.items()})
         except InvalidRequestError as problem:
             raise InvalidRequestError(f"{where}: {problem}") from None
 

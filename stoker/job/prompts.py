@@ -104,25 +104,26 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: the row has no prompt, more than one, or unknown parameters.
         """
+        fields = _without_nulls(row.fields) if row.filled else row.fields
         try:
-            if self._template is None and batch_format.is_batch(row.fields):
-                kind, value, given = batch_format.parse(row.fields)
+            if self._template is None and batch_format.is_batch(fields):
+                kind, value, given = batch_format.parse(fields)
                 return RowPrompt(kind, value, self._overrides.apply(given, "body"))
-            params = self._overrides.apply(row.fields.get(SAMPLING))
-            kind, value = self._prompt(row)
+            params = self._overrides.apply(fields.get(SAMPLING))
+            kind, value = self._prompt(row, fields)
             return RowPrompt(
                 kind, self._messages(row, value) if kind == "messages" else value, params
             )
         except InvalidRequestError as problem:
             raise type(problem)(f"{row.place}: {problem}" if row.place else str(problem)) from None
 
-    def _prompt(self, row: Row) -> tuple[str, Any]:
+    def _prompt(self, row: Row, fields: dict[str, Any]) -> tuple[str, Any]:
         if self._template is not None:
             kind, value = "prompt", self._template.render(row.fields)
         elif row.text:
             kind, value = "prompt", row.fields[row.text]
         else:
-            kind, value = own_prompt(row.fields)
+            kind, value = own_prompt(fields)
         if kind == "prompt" and not value:
             raise InvalidRequestError("the prompt is empty; it needs some text")
         if kind == "prompt" and self._chat:
@@ -153,6 +154,10 @@ def own_prompt(fields: dict[str, Any]) -> tuple[str, Any]:
     """
     found = [kind for kind in KINDS if fields.get(kind) is not None]
     if len(found) != 1:
+        if not found and {"url", "body"} <= fields.keys():
+            raise InvalidRequestError(
+                "a request of a batch file needs a custom_id, which its answer is found by"
+            )
         have = " and ".join(found) if found else ", ".join(fields) or "nothing"
         remedy = "" if found else "; make a prompt of its columns with --prompt '{{ column }}'"
         raise InvalidRequestError(
@@ -160,12 +165,33 @@ def own_prompt(fields: dict[str, Any]) -> tuple[str, Any]:
         )
     kind = found[0]
     value = fields[kind]
+    if kind != "prompt" and isinstance(value, str):
+        value = _listed(kind, value)
     if not isinstance(value, str if kind == "prompt" else list):
         name = "text" if kind == "prompt" else "a list"
         raise InvalidRequestError(
             f"{kind} must be {name}, not {json.dumps(value, default=str)[:80]}"
         )
     return kind, value
+
+
+def _listed(kind: str, text: str) -> Any:
+    """The list in a column that holds its JSON text, as a CSV file does."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(
+            f"{kind} must be a list, or the JSON text of one, not {json.dumps(text)[:80]}"
+        ) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Objects without their nulls, at any depth."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    return value
 
 
 def read_examples(path: str, settings: PromptSettings, answer: str) -> tuple[tuple[str, str], ...]:

@@ -19,12 +19,15 @@ class Row:
         place: where it is, for messages: "in.jsonl, line 7".
         text: the column that is the prompt if nothing else says what is; "" where the format
             has no such column. A line of plain text has one.
+        filled: a null in a structure may stand for a field that was absent, as in Parquet and
+            Arrow, where all rows have the same fields.
     """
 
     number: int
     fields: dict[str, Any]
     place: str = ""
     text: str = ""
+    filled: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Columnar(FileSource):
                         number += 1
                         place = f"{self.name}, row {number}"
                         if bad is None:
-                            yield Row(number, fields, place)
+                            yield Row(number, fields, place, filled=True)
                         else:
                             yield BadRow(number, f"{place}, {bad}", fields)
 
