@@ -42,7 +42,11 @@ EXTENSIONS = {
     ".text": "text",
     ".md": "text",
 }
+DATA = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+DESCRIPTIONS = ("readme", "license", "licence", "changelog", "notice", "citation", "contributing")
+BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow"}  # whatever it holds
 FOREIGN = {
+    b"version https://git-lfs.": "a Git LFS pointer and not the file; fetch that with git lfs pull",
     b"PK\x03\x04": "a zip archive (or an office document); unpack it, or save it as CSV",
     b"BZh": "packed by bzip2; unpack it (bunzip2)",
     b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
@@ -108,7 +112,28 @@ def _folder(folder: Path, form: str) -> Source:
             return maker(found, folder.name)
     if form in ("arrow", "parquet"):
         raise JobError(f"{folder} is a folder without .{form} files; name another")
-    return TextFolder(folder)
+    source = TextFolder(folder)
+    if form == "auto":
+        _refuse_description(folder, source.paths)
+    return source
+
+
+def _refuse_description(folder: Path, texts: Sequence[Path]) -> None:
+    """Refuse a repository of data, whose only text files say what it is, such as README.md.
+
+    Raises:
+        JobError: names what it holds beside them.
+    """
+    if any(path.stem.lower() not in DESCRIPTIONS for path in texts):
+        return
+    data = (one for ending in (*BINARY, *DATA) for one in folder.rglob(f"*{ending}*"))
+    first = min((one for one in data if one.is_file()), default=None)
+    if first is not None:
+        names = ", ".join(path.name for path in texts)
+        raise JobError(
+            f"{folder} holds data beside {names}: name {first}, or the folder of such files; "
+            f"--format text makes prompts of {names}"
+        )
 
 
 def _form(path: Path, name: str) -> str:
@@ -124,6 +149,11 @@ def _form(path: Path, name: str) -> str:
         raise JobError(f"{shown} holds no rows: it is empty; give a file with a prompt in each row")
     _require_text(bare, str(shown))
     ending = (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
+    if ending in BINARY and not name:
+        raise JobError(
+            f"{shown} is no {BINARY[ending]} file, whatever its name: it begins with "
+            f"{bare[:20]!r}; make or fetch it again, or say with --format what it is"
+        )
     known = "" if name else EXTENSIONS.get(ending, "")
     if known in ("", "json", "jsonl"):
         return _json_form(bare.strip(), known, str(shown))

@@ -20,6 +20,7 @@ from typing import IO, Any
 from stoker.errors import JobError
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+SKIPPABLE = b"\x2a\x4d\x18"  # follows 0x50 to 0x5f where a zstd file begins with a skippable frame
 PACKED = (".gz", ".zst", ".zstd")
 HEAD = 1 << 16  # bytes that are looked at to know how lines end
 
@@ -39,7 +40,7 @@ def opened(path: Path, raw: bool = False) -> Iterator[IO[bytes]]:
             if start.startswith(GZIP):
                 with gzip.open(file, "rb") as unpacked:
                     yield unpacked  # type: ignore[misc]  # a GzipFile reads as any file
-            elif start == ZSTD:
+            elif _is_zstd(start):
                 yield _zstd(file)
             else:
                 yield file
@@ -97,6 +98,11 @@ def _remedy(path: Path, problem: OSError) -> str:
     return ""
 
 
+def _is_zstd(start: bytes) -> bool:
+    """Whether a file's first four bytes are those of zstd; pzstd puts a skippable frame first."""
+    return start == ZSTD or (start[1:] == SKIPPABLE and start[0] >> 4 == 5)
+
+
 def _zstd(file: IO[bytes]) -> IO[bytes]:
     pa = arrow("zstd files")
     stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
@@ -124,7 +130,7 @@ def unpacked_file(path: Path) -> tuple[Path, Any]:
     """
     with path.open("rb") as file:
         start = file.read(4)
-    if not start.startswith(GZIP) and start != ZSTD:
+    if not start.startswith(GZIP) and not _is_zstd(start):
         return path, None
     with opened(path) as stream:
         return spooled(stream)
