@@ -19,6 +19,7 @@ BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 WANTED = 'it must be an object such as {"prompt": "..."}'
 NUL = "holds a NUL byte, which is no text; take it out (tr -d '\\000' < FILE)"
+DEEPEST = 100  # levels of lists and objects in a row; what handles rows goes down level by level
 SHOWN = 200  # characters of a line that is too long to keep
 
 
@@ -91,6 +92,9 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
     if not isinstance(fields, dict):
         what = "a list" if isinstance(fields, list) else "a single value"
         return BadRow(number, f"{place} holds {what}; {WANTED}", {"line": text})
+    if text.count("[") + text.count("{") > DEEPEST and _deep(fields):
+        error = f"{place} is nested too deeply: more than {DEEPEST} levels of lists and objects"
+        return BadRow(number, error, {"line": text})
     if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(fields, ensure_ascii=False).encode()
@@ -98,6 +102,17 @@ def json_row(number: int, line: bytes, place: str) -> Row | BadRow:
             error = f"{place} holds half a surrogate pair (\\ud...), which is no character"
             return BadRow(number, error, fields)
     return Row(number, fields, place)
+
+
+def _deep(value: Any) -> bool:
+    """Whether a value has more than `DEEPEST` levels; found without going down in calls."""
+    level = [value]
+    for _ in range(DEEPEST):
+        lists = [one if isinstance(one, list) else [*one.values()] for one in level]
+        level = [child for one in lists for child in one if isinstance(child, list | dict)]
+        if not level:
+            return False
+    return True
 
 
 def _why(problem: Exception) -> str:
