@@ -132,6 +132,8 @@ class EngineOptions:
         for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context", "threads"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ConfigError(f"seed must be a whole number, not {self.seed!r}")
         for name, known in (
             ("kv_dtype", KV_DTYPES),
             ("attention_backend", ATTENTION_BACKENDS),

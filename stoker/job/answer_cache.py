@@ -36,7 +36,10 @@ class AnswerCache:
         embedding depends on the ids alone."""
         if not pooled and (not params.greedy or params.processors):
             return None
-        digest = hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
+        try:
+            digest = hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
+        except OverflowError:  # no model has such an id; the engine will say so
+            return None
         return digest, "" if params is self._usual else repr(params)
 
     def get(self, key: tuple[bytes, str]) -> dict[str, Any] | None:

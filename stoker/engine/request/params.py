@@ -17,6 +17,7 @@ from stoker.engine.request.checks import between, items, known_names, number, sh
 from stoker.engine.request.constraint import Constraint, make_constraint
 from stoker.errors import InvalidRequestError
 
+MOST_TOP_K = 2**31 - 1  # keeps all of any vocabulary, as more would, and tensors can hold it
 # (output token ids of each row, logits (R, V) float32) -> logits (R, V) float32
 LogitsProcessor = Callable[[list[list[int]], Any], Any]
 
@@ -188,6 +189,8 @@ class SamplingParams:
                 f"temperature must be 0 (greedy) or more, not {self.temperature!r}"
             )
         whole("top_k", self.top_k, -1)
+        if self.top_k > MOST_TOP_K:
+            object.__setattr__(self, "top_k", MOST_TOP_K)
         share("top_p", self.top_p)
         share("typical_p", self.typical_p)
         between("min_p", self.min_p, 0, 1, "; 0 is off")
