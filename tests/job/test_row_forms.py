@@ -71,7 +71,7 @@ def test_nulls_that_parquet_has_filled_in_are_absent():
 
 def test_the_column_self_is_not_jinjas():
     assert asked({"self": "x"}, template="{{ row['self'] }}") == ("messages", [user("x")])
-    with pytest.raises(InvalidRequestError, match=r"write \{\{ row\['self'\] \}\}"):
-        Template("a {{ self }}", "--prompt")
+    with pytest.raises(InvalidRequestError, match=r"is written \{\{ row\["):
+        Template("a {{ self }}", "--prompt").render({"self": "x"})
     blocks = "{% block a %}{{ x }}{% endblock %}{{ self.a() }}"
     assert Template(blocks, "--prompt").render({"x": "y"}) == "yy"
