@@ -118,7 +118,7 @@ def main() -> None:
     asked = parser.parse_args()
     kept = HERE / "run.json"
     if asked.record:
-        kept.write_text(json.dumps(record([]), indent=1) + "\n", "utf-8")
+        kept.write_text(json.dumps(record([])) + "\n", "utf-8")
     run = json.loads(kept.read_text("utf-8"))
     (HERE / "panel.svg").write_text(panel(run), "utf-8")
     browser = os.environ.get("STOKER_CHROMIUM") or next(
