@@ -32,7 +32,7 @@ TASKS = HERE.parents[1] / "examples" / "tasks.jsonl"
 SHOWN = ["run", "examples/tasks.jsonl", "-o", "results.jsonl", "--expect", "expected"]
 SHOWN += ["--group", "skill"]
 COLUMNS = 96  # of the terminal
-SIZE = (1120, 1090)  # of the report's picture, in pixels: the head of the page
+SIZE = (1120, 1050)  # of the report's picture, in pixels: the head of the page
 KEPT = 5  # rows of the report's samples, which lie below what the picture shows
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # rich's own format takes a font from a network
