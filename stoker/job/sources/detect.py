@@ -57,7 +57,7 @@ FOREIGN = {
     **dict.fromkeys(UTF16, "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8)"),
 }
 TABLES = ("csv", "tsv")
-BINARY = ("parquet", "arrow")
+NOT_TEXT = ("parquet", "arrow")
 
 
 def open_source(path: str | Path, form: str = "auto", delimiter: str | None = None) -> Source:
@@ -87,7 +87,7 @@ def open_source(path: str | Path, form: str = "auto", delimiter: str | None = No
         form = _form(path, name)
         if form == "text" and delimiter is not None:
             form = "csv"
-    elif form not in BINARY:
+    elif form not in NOT_TEXT:
         with opened(path) as file:
             _require_known(file.read(HEAD), str(name or path))
     if delimiter is None:
