@@ -5,6 +5,7 @@ Knows no engine. Called by the faces, which turn prompts into token ids.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoker.engine.request.vectors import PromptVectors
+from stoker.engine.text.chat import PLAIN, ChatOptions, ChatTemplate, processor_template
 from stoker.engine.text.detokenizer import TokenTexts
 from stoker.engine.text.token_bytes import TokenBytes, token_bytes
 from stoker.engine.text.token_windows import REPLACEMENT, DecodedTokens
@@ -45,6 +47,7 @@ class TextCodec:
         self._folder = folder
         self._tokenizer: Any = None
         self._token_texts: TokenTexts | None = None
+        self._template: ChatTemplate | None = None
         self._making = threading.Lock()
 
     @property
@@ -70,11 +73,14 @@ class TextCodec:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(self._folder)
+            tokenizer = AutoTokenizer.from_pretrained(self._folder)
         except Exception as problem:  # whatever the library raises on damaged files
             raise ModelError(
                 f"the tokenizer in {self._folder} can't be read: {problem}"
             ) from problem
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = processor_template(self._folder)
+        return tokenizer
 
     @property
     def available(self) -> bool:
@@ -85,9 +91,28 @@ class TextCodec:
         return self.available and bool(self.tokenizer.chat_template)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids with the special tokens that the tokenizer adds to plain text."""
+        """Token ids with the special tokens that the tokenizer adds to plain text.
+
+        A text that begins with the BOS token's text gets no second one.
+        """
         ids: list[int] = self.tokenizer.encode(text)
-        return ids
+        return self._one_bos(text, ids)
+
+    def _one_bos(self, text: str, ids: list[int]) -> list[int]:
+        """`ids` of `text` without the BOS that was added to one in the text itself.
+
+        "<s>hi"     [1, 1, 9]      ->  [1, 9]
+        "<s><s>hi"  [1, 1, 1, 9]   ->  [1, 1, 9]      two are asked for
+        """
+        if len(ids) < 2 or ids[0] != ids[1] or ids[0] != self.tokenizer.bos_token_id:
+            return ids
+        bos: str = self.tokenizer.bos_token
+        return ids[1:] if text.startswith(bos) and self._adds_bos else ids
+
+    @functools.cached_property
+    def _adds_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS before plain text."""
+        return bool(self.tokenizer.encode("a")[:1] == [self.tokenizer.bos_token_id])
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of the text and nothing else."""
@@ -98,9 +123,11 @@ class TextCodec:
         """Token ids of each text, as `encode` (special) or `encode_plain` gives them."""
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if not hasattr(backend, "encode_batch_fast") or not self._stateless(backend):
-            return [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+            return [self.encode(text) if special else self.encode_plain(text) for text in texts]
         found = backend.encode_batch_fast(texts, add_special_tokens=special)
-        return [one.ids for one in found]
+        if not special:
+            return [one.ids for one in found]
+        return [self._one_bos(text, one.ids) for text, one in zip(texts, found, strict=True)]
 
     @staticmethod
     def _stateless(backend: Any) -> bool:
@@ -112,40 +139,49 @@ class TextCodec:
         ids: list[int] = self.tokenizer.encode(first, second)
         return ids
 
-    def encode_chat(self, messages: Iterable[Message]) -> Encoded:
-        """The prompt that the chat template makes of `messages`, as text and ids.
-
-        Raises:
-            InvalidRequestError: the messages are not a chat, or the template refuses them.
-        """
-        text = self.render_chat(messages)
+    def encode_chat(
+        self,
+        messages: Iterable[Message],
+        options: ChatOptions = PLAIN,
+        where: str = "messages",
+    ) -> Encoded:
+        """The prompt that the chat template makes of `messages`: `render_chat`, with its ids."""
+        text = self.render_chat(messages, options, where)
         return Encoded(text, self.encode_plain(text))
 
-    def render_chat(self, messages: Iterable[Message]) -> str:
+    def render_chat(
+        self,
+        messages: Iterable[Message],
+        options: ChatOptions = PLAIN,
+        where: str = "messages",
+    ) -> str:
         """The prompt that the chat template makes of `messages`, as text.
 
+        Args:
+            messages: as OpenAI and transformers have them.
+            options: what else the template is given.
+            where: what to call the messages in errors.
+
         Raises:
-            InvalidRequestError: the messages are not a chat, or the template refuses them.
+            InvalidRequestError: the messages are not a chat, the template refuses them or leaves
+                part of them out, or an option has no effect.
+            ModelError: the model's template is none.
         """
-        chat = list(messages)
-        if not chat:
-            raise InvalidRequestError("the chat is empty; it needs at least one message")
-        for message in chat:
-            if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        return self._chat_template().render(messages, options, where)
+
+    def check_chat_options(self, options: ChatOptions) -> None:
+        """Refuse options that no chat could have, as `render_chat` would."""
+        self._chat_template().template(options).check(options)
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            if not self.has_chat_template:
                 raise InvalidRequestError(
-                    f"a chat message needs a role and a content, which {message!r} lacks"
+                    "the model has no chat template; send a plain prompt (--raw on the command "
+                    "line)"
                 )
-        if not self.has_chat_template:
-            raise InvalidRequestError(
-                "the model has no chat template; send a plain prompt (--raw on the command line)"
-            )
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                chat, add_generation_prompt=True, tokenize=False
-            )
-        except Exception as problem:  # templates raise whatever they like
-            raise InvalidRequestError(f"the chat template refused the chat: {problem}") from problem
-        return text
+            self._template = ChatTemplate(self.tokenizer)
+        return self._template
 
     def serialised(self) -> str:
         """The tokenizer as the text of a tokenizer.json, without padding and truncation.
