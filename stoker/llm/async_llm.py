@@ -32,6 +32,7 @@ from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import CompletionOutput, Request, RequestOutput, mix
 from stoker.engine.setup.build import build_engine
 from stoker.engine.setup.fork import Home
+from stoker.engine.text.chat import ChatOptions
 from stoker.engine.text.tokenizer import Encoded, Prompt, TextCodec
 from stoker.errors import InvalidRequestError, StokerError
 from stoker.llm.prompts import encode_prompt
@@ -178,11 +179,22 @@ class AsyncLLM:
         sampling_params: SamplingParams | None = None,
         *,
         stream: bool = True,
+        tools: Seq[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Answer one chat through the model's chat template; yields and raises as `generate`."""
+        """Answer one chat through the model's chat template; yields and raises as `generate`.
+
+        The options of the template are those of `LLM.chat`.
+        """
         if self._text is None:
             raise InvalidRequestError("this engine has no tokenizer; pass token ids to generate")
-        made = self._request(self._text.encode_chat(messages), sampling_params, stream, None)
+        options = ChatOptions(
+            tools, chat_template_kwargs or {}, add_generation_prompt, continue_final_message
+        )
+        prompt = self._text.encode_chat(messages, options)
+        made = self._request(prompt, sampling_params, stream, None)
         async with contextlib.aclosing(self._outputs(made)) as outputs:
             async for output in outputs:
                 yield output

@@ -33,15 +33,17 @@ def as_list(prompts: Prompts) -> list[Prompt]:
     raise InvalidRequestError(f"prompts must be text, token ids or a list, not {prompts!r}")
 
 
-def as_chats(messages: Seq[Any]) -> Any:
-    """Return one chat (a list of messages) or several as a list of chats.
+def as_chats(messages: Seq[Any]) -> list[tuple[str, Any]]:
+    """Return one chat (a list of messages) or several, each with its name for errors.
 
     Raises:
         InvalidRequestError: there are no messages.
     """
     if not messages:
         raise InvalidRequestError("there are no messages; pass a list of them, or of chats")
-    return [messages] if isinstance(messages[0], Mapping) else messages
+    if not isinstance(messages[0], list | tuple):
+        return [("messages", messages)]
+    return [(f"messages[{at}]", chat) for at, chat in enumerate(messages)]
 
 
 def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:

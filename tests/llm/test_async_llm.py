@@ -219,11 +219,13 @@ def test_chats_go_through_the_template(text_model):
         (expected,) = llm.chat(chat, params)
     face = AsyncLLM(text_model)
 
-    async def scenario():
-        return [output async for output in face.chat(chat, params)]
+    async def scenario(**options):
+        return [output async for output in face.chat(chat, params, **options)]
 
     found = asyncio.run(scenario())
     assert {one.prompt for one in found} == {expected.prompt}
+    closed = asyncio.run(scenario(add_generation_prompt=False))
+    assert expected.prompt == closed[0].prompt + "<|assistant|>"
     assert "".join(one.outputs[0].text for one in found) == expected.outputs[0].text
     face.close()
 

@@ -80,8 +80,15 @@ def test_bad_options(text_model):
 def test_bad_chats(llm):
     with pytest.raises(InvalidRequestError, match="there are no messages"):
         llm.chat([])
-    with pytest.raises(InvalidRequestError, match="needs a role and a content"):
+    with pytest.raises(InvalidRequestError, match=r"messages\[0\] \(role 'user'\) has no content"):
         llm.chat([{"role": "user"}])
+    chat = [{"role": "user", "content": "hello"}]
+    with pytest.raises(InvalidRequestError, match=r"messages\[1\]\[1\] must be an object"):
+        llm.chat([chat, [*chat, "x"]])
+    with pytest.raises(InvalidRequestError, match="tools: the model's chat template has no place"):
+        llm.chat(chat, tools=[{"type": "function", "function": {"name": "f"}}])
+    with pytest.raises(InvalidRequestError, match="does not read 'enable_thinking'"):
+        llm.chat(chat, chat_template_kwargs={"enable_thinking": False})
 
 
 def test_all_forms_of_a_prompt_agree(llm):
@@ -108,6 +115,14 @@ def test_chat_goes_through_the_template(llm):
     assert output.prompt == "<|user|>hello<|end|><|assistant|>"
     assert output.prompt_token_ids == llm.text.encode(output.prompt)
     assert [one.prompt for one in llm.chat([chat, chat], FOUR)] == [output.prompt] * 2
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    assert llm.chat(parts, FOUR)[0].prompt == output.prompt
+    (closed,) = llm.chat(chat, FOUR, add_generation_prompt=False)
+    assert closed.prompt == "<|user|>hello<|end|>"
+    (begun,) = llm.chat(
+        [*chat, {"role": "assistant", "content": "I"}], FOUR, continue_final_message=True
+    )
+    assert begun.prompt == "<|user|>hello<|end|><|assistant|>I"
 
 
 def test_stop_ids_and_end_of_sequence(llm):
