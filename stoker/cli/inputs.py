@@ -87,6 +87,28 @@ def add_chat(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_template_kwargs(command: argparse.ArgumentParser) -> None:
+    """Add the variables of the chat template."""
+    command.add_argument(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="""variables of the model's chat template, as in '{"enable_thinking": false}'""",
+    )
+
+
+def template_kwargs(args: argparse.Namespace) -> dict[str, Any]:
+    """The variables that the option gives the chat template.
+
+    Raises:
+        InvalidRequestError: they are no JSON object.
+    """
+    from stoker.job.chat_columns import EXAMPLE
+    from stoker.job.overrides import as_object
+
+    given = getattr(args, "chat_template_kwargs", None)
+    return {} if given is None else as_object(given, "--chat-template-kwargs", EXAMPLE)
+
+
 def add_samples(command: argparse.ArgumentParser) -> None:
     """Add the number of answers and the parameters that have no option."""
     command.add_argument(
@@ -119,7 +141,9 @@ def input_settings(args: argparse.Namespace) -> dict[str, Any]:
         prompts = PromptSettings(read_template(args.prompt_file), args.prompt_file)
     else:
         prompts = PromptSettings(args.prompt)
-    prompts = dataclasses.replace(prompts, system=getattr(args, "system", None))
+    prompts = dataclasses.replace(
+        prompts, system=getattr(args, "system", None), chat_template_kwargs=template_kwargs(args)
+    )
     if getattr(args, "examples", None) is not None:
         examples = read_examples(args.examples, prompts, args.answer_column)
         prompts = dataclasses.replace(prompts, examples=examples)

@@ -13,7 +13,13 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
-from stoker.cli.inputs import add_chat, add_inputs, add_order, add_samples
+from stoker.cli.inputs import (
+    add_chat,
+    add_inputs,
+    add_order,
+    add_samples,
+    add_template_kwargs,
+)
 from stoker.cli.inspect import add_inspect
 from stoker.cli.output_options import add_keeping
 from stoker.cli.parser import Parser
@@ -78,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     for command in (run, generate):
         _add_seed_and_raw(command)
+        add_template_kwargs(command)
         add_sampling(command)
     for command in (run, embed, generate):
         _add_model(command)

@@ -12,6 +12,7 @@ from typing import Any
 from stoker.engine.request.response_format import from_response_format
 from stoker.errors import InvalidRequestError, suggest
 from stoker.job.batch_logprobs import chat_logprobs, completion_logprobs
+from stoker.job.chat_columns import NAMES as CHAT_NAMES
 from stoker.job.overrides import KNOWN
 from stoker.job.result_texts import completions
 from stoker.job.rows import BadRow, Row
@@ -48,10 +49,11 @@ def is_batch(fields: dict[str, Any]) -> bool:
 
 
 def parse(fields: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """A request's kind, its prompt and its sampling parameters.
+    """A request's kind, its prompt and its parameters.
 
     Returns:
-        "prompt", "messages" or "prompt_token_ids"; the value; parameters by name.
+        "prompt", "messages" or "prompt_token_ids"; the value; parameters by name, those of
+        sampling and those of the chat template (`chat_columns.NAMES`).
 
     Raises:
         InvalidRequestError: it can't be served as it is.
@@ -68,8 +70,10 @@ def parse(fields: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     if own not in given:
         raise InvalidRequestError(f"the body of {url} needs {own}, which is not there")
     prompt = given.pop(own)
-    kind, value = ("messages", _chat(prompt)) if url == CHAT else _text(prompt)
-    return kind, value, _parameters(given, url)
+    if url != CHAT:
+        return *_text(prompt), _parameters(given, url)
+    options = _chat_options(given)
+    return "messages", _chat(prompt), {**_parameters(given, url), **options}
 
 
 def _endpoint(fields: dict[str, Any]) -> str | None:
@@ -81,20 +85,27 @@ def _endpoint(fields: dict[str, Any]) -> str | None:
 def _chat(messages: Any) -> list[Any]:
     if not isinstance(messages, list):
         raise InvalidRequestError(f"messages must be a list, not {messages!r}")
-    return [_flat(message) for message in messages]
+    return messages
 
 
-def _flat(message: Any) -> Any:
-    """A message whose content is one text, of the parts that it may be given in."""
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
-        return message
-    texts = []
-    for part in message["content"]:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, dict) else part
-            raise InvalidRequestError(f"a part of a message is {kind!r}; only text can be served")
-        texts.append(str(part.get("text", "")))
-    return {**message, "content": "".join(texts)}
+def _chat_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a chat's body what its template is given.
+
+    What a choice of tools asks of the answer can't be promised: it is text, with calls in it as the
+    model writes them.
+    """
+    found = {name: given.pop(name) for name in CHAT_NAMES if name in given}
+    choice = given.pop("tool_choice", "auto")
+    if choice == "none":
+        found.pop("tools", None)
+    elif choice != "auto":
+        raise InvalidRequestError(
+            f"tool_choice = {choice!r} can't be served; give 'auto' or 'none', or constrain the "
+            "answer by response_format"
+        )
+    if found.get("tools") and given.get("parallel_tool_calls") is False:
+        raise InvalidRequestError("parallel_tool_calls = False can't be served with tools")
+    return found
 
 
 def _text(prompt: Any) -> tuple[str, Any]:
@@ -127,7 +138,8 @@ def _parameters(given: dict[str, Any], url: str) -> dict[str, Any]:
         else:
             known = RENAMED.get(name, name)
             if known not in KNOWN:
-                names = sorted([*KNOWN, *IDLE, *RENAMED])
+                chat_names = [*CHAT_NAMES, "tool_choice"] if chat else []
+                names = sorted([*KNOWN, *IDLE, *RENAMED, *chat_names])
                 raise InvalidRequestError(
                     f"unknown parameter {name!r} in body; {suggest(name, names)}"
                 )

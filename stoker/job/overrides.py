@@ -63,8 +63,11 @@ class Overrides:
             raise InvalidRequestError(f"{where}: {problem}") from None
 
 
-def as_object(given: Any, where: str) -> dict[str, Any]:
+def as_object(given: Any, where: str, example: str = '{"max_tokens": 64}') -> dict[str, Any]:
     """Names and values, given as an object or as the JSON text of one.
+
+    Args:
+        where, example: what to call them, and what they may be like, in messages.
 
     Raises:
         InvalidRequestError: it is neither.
@@ -75,13 +78,11 @@ def as_object(given: Any, where: str) -> dict[str, Any]:
             found = json.loads(given)
         except (ValueError, RecursionError) as problem:
             raise InvalidRequestError(
-                f'{where} must be a JSON object such as {{"max_tokens": 64}}, which {given!r} is '
-                f"not: {problem}"
+                f"{where} must be a JSON object such as {example}, which {given!r} is not: "
+                f"{problem}"
             ) from None
     if not isinstance(found, Mapping):
-        raise InvalidRequestError(
-            f'{where} must be an object such as {{"max_tokens": 64}}, not {given!r}'
-        )
+        raise InvalidRequestError(f"{where} must be an object such as {example}, not {given!r}")
     return dict(found)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from stoker.engine.request.params import SamplingParams
+from stoker.engine.text.chat import ChatOptions
 from stoker.engine.text.tokenizer import TextCodec
 from stoker.errors import InvalidRequestError, StokerError
 from stoker.job.prompts import PromptBuilder, RowPrompt
@@ -52,7 +53,9 @@ class Encoder:
         settings: say how a row becomes a prompt.
 
     Raises:
-        InvalidRequestError: there is to be a chat, and the model has no template for one.
+        InvalidRequestError: there is to be a chat, and the model has no template for one, or one
+            that does not read `chat_template_kwargs`.
+        ModelError: the model's chat template is none.
     """
 
     def __init__(self, llm: LLM, settings: JobSettings) -> None:
@@ -60,6 +63,9 @@ class Encoder:
         self._text: TextCodec = llm.text
         chat = not settings.raw and llm.text.has_chat_template
         self._prompts = PromptBuilder(settings.prompts, settings.params, chat)
+        if chat:
+            given = ChatOptions(template_kwargs=settings.prompts.chat_template_kwargs)
+            llm.text.check_chat_options(given)
 
     def encode(self, rows: Seq[Row | BadRow]) -> list[PreparedRow]:
         """Prepare each row; a row that cannot be prepared becomes an error row."""
@@ -86,7 +92,7 @@ class Encoder:
 
     def _render(self, prompt: RowPrompt) -> str:
         if prompt.kind == "messages":
-            return self._text.render_chat(prompt.value)
+            return self._text.render_chat(prompt.value, prompt.chat)
         if not prompt.value:
             raise InvalidRequestError("the prompt is empty; it needs some text")
         return str(prompt.value)

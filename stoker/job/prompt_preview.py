@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from stoker.engine.text.chat_messages import plain_text
 from stoker.errors import InvalidRequestError
 from stoker.job.batch_format import is_batch
 from stoker.job.result_texts import own_columns
@@ -54,5 +55,15 @@ def _own(fields: dict[str, Any]) -> str | None:
     if isinstance(prompt, str):
         return prompt
     if isinstance(chat, list) and all(isinstance(one, dict) for one in chat):
-        return "\n\n".join(f"{one.get('role')}: {one.get('content')}" for one in chat)
+        return "\n\n".join(f"{one.get('role')}: {_said(one)}" for one in chat)
     return None
+
+
+def _said(message: dict[str, Any]) -> str:
+    """The content of a message, with the tool calls that stand beside it or in its place."""
+    text = plain_text(message.get("content"))
+    calls = message.get("tool_calls") or message.get("function_call")
+    if not calls:
+        return text
+    shown = json.dumps(calls, ensure_ascii=False, default=str)
+    return f"{text}\n{shown}" if text else shown

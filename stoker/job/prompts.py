@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stoker.engine.request.params import SamplingParams
+from stoker.engine.text.chat import PLAIN, ChatOptions
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job import batch_format
+from stoker.job.chat_columns import NAMES as CHAT_COLUMNS
+from stoker.job.chat_columns import chat_options
 from stoker.job.overrides import Overrides
 from stoker.job.rows import BadRow, Row
 from stoker.job.sources import Source, open_source
@@ -38,12 +41,14 @@ class PromptSettings:
         origin: where the template is from, for messages.
         system: Jinja over the columns, for a system message before the chat.
         examples: questions and answers that go before the row's own, as turns of the chat.
+        chat_template_kwargs: variables of the chat template, for rows that say nothing else.
     """
 
     template: str | None = None
     origin: str = "--prompt"
     system: str | None = None
     examples: tuple[tuple[str, str], ...] = ()
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,13 @@ class RowPrompt:
         kind: one of `KINDS`.
         value: a text, the messages of a chat, or token ids.
         params: its sampling parameters; a seed among them replaces the row's own.
+        chat: what the chat template is given beside the messages.
     """
 
     kind: str
     value: Any
     params: SamplingParams
+    chat: ChatOptions = PLAIN
 
 
 class PromptBuilder:
@@ -80,7 +87,12 @@ class PromptBuilder:
                 f"{what} needs a model with a chat template, and no --raw; without it write the "
                 "text into the prompt itself (--prompt, --prompt-file)"
             )
+        if not chat and settings.chat_template_kwargs:
+            raise InvalidRequestError(
+                "--chat-template-kwargs needs a model with a chat template, and no --raw"
+            )
         self._chat = chat
+        self._template_kwargs = settings.chat_template_kwargs
         self._overrides = Overrides(params)
         self._template = self._system = None
         if settings.template is not None:
@@ -108,12 +120,18 @@ class PromptBuilder:
         try:
             if self._template is None and batch_format.is_batch(fields):
                 kind, value, given = batch_format.parse(fields)
-                return RowPrompt(kind, value, self._overrides.apply(given, "body"))
+                options = PLAIN
+                if kind == "messages":
+                    options = chat_options(given, self._template_kwargs)
+                    given = {name: given[name] for name in given if name not in CHAT_COLUMNS}
+                return RowPrompt(kind, value, self._overrides.apply(given, "body"), options)
             params = self._overrides.apply(fields.get(SAMPLING))
             kind, value = self._prompt(row, fields)
-            return RowPrompt(
-                kind, self._messages(row, value) if kind == "messages" else value, params
-            )
+            if kind != "messages":
+                return RowPrompt(kind, value, params)
+            own = self._template is None and fields.get("messages") is not None  # else data
+            options = chat_options(fields if own else {}, self._template_kwargs)
+            return RowPrompt(kind, self._messages(row, value), params, options)
         except InvalidRequestError as problem:
             raise type(problem)(f"{row.place}: {problem}" if row.place else str(problem)) from None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.engine.request.params import SamplingParams
+from stoker.engine.text.chat_messages import plain_text
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job.batch_format import CHAT, is_batch
 from stoker.job.job import RowRunner
@@ -102,6 +103,7 @@ def _settings(output: Path, known: dict[str, Any]) -> JobSettings:
             "the job's template",
             prompts["system"],
             tuple((question, answer) for question, answer in prompts["examples"]),
+            prompts.get("chat_template_kwargs", {}),
         ),
     )
 
@@ -144,7 +146,7 @@ def prompt_text(settings: JobSettings, row: Row) -> str:
     if asked.kind == "prompt_token_ids":
         raise InvalidRequestError(f"{row.place} has token ids, not a text that could be edited")
     if asked.kind == "messages":
-        return str(asked.value[_last_user(asked.value, row.place)]["content"])
+        return plain_text(asked.value[_last_user(asked.value, row.place)].get("content"))
     return str(asked.value)
 
 
@@ -189,7 +191,7 @@ def _last_user(messages: Any, place: str) -> int:
 
 def _builder(settings: JobSettings) -> PromptBuilder:
     """Makes prompts without what goes before them, for which the model need not be known."""
-    prompts = replace(settings.prompts, system=None, examples=())
+    prompts = replace(settings.prompts, system=None, examples=(), chat_template_kwargs={})
     return PromptBuilder(prompts, settings.params, chat=False)
 
 

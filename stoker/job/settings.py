@@ -143,10 +143,10 @@ class JobSettings:
         }
         told |= _stored(self.dtype, told.pop("quantization"))
         told["device"] = self.device.partition(":")[0]  # which GPU of several changes nothing
-        # where a template was read from changes nothing
-        told["prompts"] = {
-            name: value for name, value in _plain(self.prompts).items() if name != "origin"
-        }
+        told["prompts"] = _plain(self.prompts)
+        del told["prompts"]["origin"]  # where a template was read from changes nothing
+        if not self.prompts.chat_template_kwargs:  # jobs begun before there were any go on
+            del told["prompts"]["chat_template_kwargs"]
         plain: dict[str, Any] = json.loads(json.dumps(told, default=_plain))
         return plain
 

@@ -23,6 +23,7 @@ def test_flags_are_these():
         for name, one in commands.items()
     }
     common = [
+        "--chat-template-kwargs",
         "--choice",
         "--debug",
         "--device",

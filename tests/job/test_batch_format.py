@@ -46,10 +46,20 @@ def test_chats():
     given = {"temperature": 0.3, "max_tokens": 12, "stop": "x", "n": 2, "seed": 4}
     given |= {"logit_bias": {"5": 1}, "logprobs": 3, "top_k": 7}
     assert parse(body) == ("messages", HELLO, given)
-    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
-    assert parse({"messages": [{"role": "user", "content": parts}]})[1] == HELLO
     assert parse({"messages": HELLO, "logprobs": True})[2] == {"logprobs": 0}
     assert parse({"messages": HELLO, "logprobs": False})[2] == {}
+
+
+def test_what_the_chat_template_is_given():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    options = {"tools": tools, "chat_template_kwargs": {"enable_thinking": False}}
+    options |= {"add_generation_prompt": False, "continue_final_message": True}
+    body = {"messages": HELLO, "max_tokens": 3, "tool_choice": "auto", **options}
+    assert parse({**body, "parallel_tool_calls": True})[2] == {"max_tokens": 3, **options}
+    without = parse({**body, "tool_choice": "none"})[2]
+    assert without == {name: value for name, value in options.items() if name != "tools"} | {
+        "max_tokens": 3
+    }
 
 
 def test_completions():
@@ -72,13 +82,15 @@ def test_completions():
             request({"prompt": ["a", "b"]}, TEXT),
             "one text or one list of token ids; give each a row",
         ),
-        (
-            request({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-            "a part of a message is 'image_url'; only text",
-        ),
         (request({"messages": HELLO, "temprature": 1}), "did you mean 'temperature'?"),
         (request({"messages": HELLO, "stream": True}), "stream = True can't be served; leave it"),
-        (request({"messages": HELLO, "tools": [{}]}), "tools = [{}] can't be served"),
+        (request({"prompt": "a", "tools": [{}]}, TEXT), "tools = [{}] can't be served"),
+        (request({"messages": HELLO, "tool_choice": "required"}), "tool_choice = 'required' can't"),
+        (
+            request({"messages": HELLO, "tools": [{}], "parallel_tool_calls": False}),
+            "parallel_tool_calls = False can't be served with tools",
+        ),
+        (request({"messages": HELLO, "chat_template_kwarg": {}}), "mean 'chat_template_kwargs'?"),
         (request({"messages": HELLO, "logprobs": 3}), "logprobs must be true or false in a chat"),
         (request({"messages": HELLO, "top_logprobs": 3}), "top_logprobs needs logprobs: true"),
     ],

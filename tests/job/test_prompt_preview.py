@@ -14,6 +14,16 @@ URL = "/v1/chat/completions"
     [
         (None, {"prompt": "hello", "mark": 1}, "hello"),
         (None, {"messages": CHAT}, "system: be brief\n\nuser: hello"),
+        (
+            None,
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, "!"]}]},
+            "user: hi!",
+        ),
+        (
+            None,
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]},
+            'assistant: [{"name": "f"}]',
+        ),
         (None, {"text": "a line"}, "a line"),
         (None, {"file": "a.txt", "text": "a file"}, "a file"),
         (None, {"text": "hello", "mark": 1}, '{"text": "hello", "mark": 1}'),
