@@ -85,7 +85,7 @@ def test_bad_chats(llm):
     chat = [{"role": "user", "content": "hello"}]
     with pytest.raises(InvalidRequestError, match=r"messages\[1\]\[1\] must be an object"):
         llm.chat([chat, [*chat, "x"]])
-    with pytest.raises(InvalidRequestError, match="tools: the model's chat template has no place"):
+    with pytest.raises(InvalidRequestError, match="tools: the model's chat template does not"):
         llm.chat(chat, tools=[{"type": "function", "function": {"name": "f"}}])
     with pytest.raises(InvalidRequestError, match="does not read 'enable_thinking'"):
         llm.chat(chat, chat_template_kwargs={"enable_thinking": False})

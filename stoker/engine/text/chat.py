@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stoker.engine.text.chat_forms import forms, losses
+from stoker.engine.text.chat_forms import LEAVES_OUT, forms, losses, with_calls_named
 from stoker.engine.text.chat_messages import Chat, check_chat, short
 from stoker.errors import InvalidRequestError, ModelError, suggest
 
@@ -106,9 +106,12 @@ class TemplateText:
         Raises:
             InvalidRequestError: it has no place for tools, or for a variable.
         """
-        if options.tools and "tools" not in self.variables:
-            raise InvalidRequestError("tools: the model's chat template has no place for them")
         known = self.variables.difference(OWN_ARGUMENTS)
+        if options.tools and "tools" not in self.variables:
+            raise InvalidRequestError(
+                "tools: the model's chat template does not read them; it reads messages and "
+                f"{', '.join(sorted(known)) or 'nothing else'}"
+            )
         for name in options.template_kwargs:
             if name in OWN_ARGUMENTS:
                 raise InvalidRequestError(
@@ -194,19 +197,20 @@ class ChatTemplate:
         options = replace(options, tools=_schemas(options.tools))
         self.template(options).check(options)
         refused: Exception | None = None
-        lost: list[str] = []
+        lost: list[list[str]] = []
         for form in forms(chat, self._needs_parts):
             try:
                 text = self._apply(form, options)
             except Exception as problem:  # templates raise whatever they like
                 refused = refused or problem
                 continue
-            found = losses(form, text, where)
+            found = losses(form, text, where) or self._dropped_calls(form, options, where)
             if not found:
                 return text
-            lost = lost or found
-        if lost:
-            raise InvalidRequestError("; ".join(lost))
+            lost.append(found)
+        if lost:  # what is left out in one form cannot be mended by another
+            found = next((one for one in lost if LEAVES_OUT in one[0]), lost[0])
+            raise InvalidRequestError("; ".join(found))
         assert refused is not None
         raise InvalidRequestError(self._told(chat, options, refused, where)) from refused
 
@@ -228,6 +232,20 @@ class ChatTemplate:
         how = {**tokenizer.special_tokens_map, **how}
         rendered, _ = render_jinja_template(conversations=[chat], chat_template=template, **how)
         return str(rendered[0])
+
+    def _dropped_calls(self, form: Chat, options: ChatOptions, where: str) -> list[str]:
+        """The calls that the template leaves out, where their words are in the prompt anyway.
+
+        With tools the names of functions and arguments are there, so the chat is rendered once more
+        with names that only the calls have.
+        """
+        if not options.tools or not any("tool_calls" in message for message in form):
+            return []
+        try:
+            text = self._apply(with_calls_named(form, WORD), options)
+        except Exception:  # it looks functions up by name, so it reads them
+            return []
+        return losses(with_calls_named(form, WORD), text, where)
 
     def _told(self, chat: Chat, options: ChatOptions, problem: Exception, where: str) -> str:
         """What to say of an error of the template, with the first message that brings it about."""

@@ -24,6 +24,7 @@ from stoker.engine.text.chat_messages import TOOL_ROLES, Chat, Message, plain_te
 # A key that no template reads in a part. Where it is in the prompt, the part was written whole. It
 # comes first, since a prompt that continues a message is cut behind the text.
 PART_MARK = "stoker-part"
+LEAVES_OUT = "the chat template leaves out"
 
 Step = Callable[[Message], Message] | None  # None leaves messages as they are
 
@@ -56,18 +57,32 @@ def losses(form: Chat, prompt: str, where: str = "messages") -> list[str]:
             if PART_MARK in prompt or not all(_as_it_is(part["text"], prompt) for part in content):
                 found.append(f"the chat template does not take {name}.content as a list of parts")
         elif message["role"] in (*TOOL_ROLES, "developer") and not _occurs(content or "", prompt):
-            found.append(
-                f"the chat template leaves out {name}, which has the role {message['role']!r}"
-            )
+            found.append(f"{LEAVES_OUT} {name}, which has the role {message['role']!r}")
         for number, call in enumerate(message.get("tool_calls", ())):
             found += _call_losses(call, prompt, f"{name}.tool_calls[{number}]")
     return found
 
 
+def with_calls_named(chat: Chat, word: str) -> Chat:
+    """The chat with `word` and a number in place of the function's name in each call."""
+    numbers = itertools.count()
+
+    def renamed(call: Message) -> Message:
+        function = {**call.get("function", call), "name": f"{word}{next(numbers)}"}
+        return {**call, "function": function} if "function" in call else function
+
+    return [
+        {**message, "tool_calls": [renamed(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else message
+        for message in chat
+    ]
+
+
 def _call_losses(call: Message, prompt: str, name: str) -> list[str]:
     function = call.get("function", call)
     if not _occurs(function["name"], prompt):
-        return [f"the chat template leaves out {name}"]
+        return [f"{LEAVES_OUT} {name}"]
     arguments = function["arguments"]
     if isinstance(arguments, str):
         quoted = (json.dumps(arguments), json.dumps(arguments, ensure_ascii=False))
@@ -81,7 +96,7 @@ def _call_losses(call: Message, prompt: str, name: str) -> list[str]:
     if shown != json.dumps(arguments, ensure_ascii=False) and shown in prompt:
         return [f"{name}.function.arguments: the chat template takes them as JSON text"]
     if not all(_occurs(str(key), prompt) for key in arguments):
-        return [f"the chat template leaves out {name}.function.arguments"]
+        return [f"{LEAVES_OUT} {name}.function.arguments"]
     return []
 
 

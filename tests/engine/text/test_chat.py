@@ -284,13 +284,25 @@ def test_what_the_template_leaves_out_is_refused(codec):
     )
 
 
+def test_a_call_is_missed_although_the_tools_have_its_words(codec):
+    """The template lists tools and writes content alone, so a call that is no content is lost."""
+    made = codec("{{ tools | tojson }}" + FAMILIES["chatml"])
+    calls = [*HELLO, called({"city": "Oslo"}, content="let me see"), RESULT]
+    assert "get_weather" in oracle(made, calls, tools=[TOOL])
+    assert wrong(made, calls, tools=[TOOL]) == (
+        "the chat template leaves out messages[1].tool_calls[0]"
+    )
+    made = codec(FAMILIES["thinking"])
+    assert rendered(made, calls, tools=[TOOL]) == oracle(made, calls, tools=[TOOL])
+
+
 def test_tools_for_the_template(codec):
     for family in ("headers", "thinking", "dump"):
         made = codec(FAMILIES[family])
         assert rendered(made, HELLO, tools=[TOOL]) == oracle(made, HELLO, tools=[TOOL])
         assert rendered(made, HELLO, tools=[]) == oracle(made, HELLO)
     assert wrong(codec(FAMILIES["chatml"]), HELLO, tools=[TOOL]) == (
-        "tools: the model's chat template has no place for them"
+        "tools: the model's chat template does not read them; it reads messages and nothing else"
     )
     made = codec(FAMILIES["thinking"])
     assert "tools must be a list of functions' schemas, not 'x'" in wrong(made, HELLO, tools="x")
