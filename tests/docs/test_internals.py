@@ -19,6 +19,7 @@ from stoker.engine.scheduling.forecast import LengthEstimator
 from stoker.engine.scheduling.scheduler import Scheduler
 from stoker.engine.setup.kv_scales import _scales
 from stoker.engine.text.detokenizer import Detokenizer
+from stoker.engine.text.token_bytes import ByteStream
 from stoker.ops.attention import merge_partials
 from stoker.ops.nucleus import keep_top
 from stoker.ops.shared_prefix import prefix_groups, prefix_tree
@@ -135,21 +136,24 @@ def test_counts_for_penalties():
 
 
 class Bytes:
-    """A tokenizer of bytes."""
+    """Tokens that are bytes."""
 
-    def decode(self, token_ids, *, skip_special_tokens=True):
-        return b"".join(token_ids).decode("utf-8", "replace")
+    def added(self, token, first=False):
+        return token
+
+    def counts(self, token):
+        return True
 
 
-def test_text_that_is_shown():
-    text = Detokenizer(Bytes(), ("END",))
-    shown = []
+def test_text_that_is_given():
+    text = Detokenizer(ByteStream(Bytes()), ("END",))
+    given = []
     for token in (b"caf", b"\xc3", b"\xa9", b" EN", b"D"):
         text.push(token)
-        shown.append((text.text, text.safe_text))
-    whole = [("caf", "caf")] * 2 + [("café", "café"), ("café EN", "café "), ("café ", "café ")]
-    assert shown == whole
+        given.append(text.take())
+    assert given == ["caf", "", "é", " ", ""]
     assert text.stopped
+    assert text.finish() == "café "
 
 
 def test_parts_of_attention_are_joined_by_their_weights():
