@@ -1,7 +1,7 @@
-"""What the site of the docs needs beyond MkDocs: decisions in the navigation, and linked sources.
+"""What the site of the docs needs beyond MkDocs: decisions in the navigation, and linked files.
 
 Pages link to files of the repository outside docs/. Such a file gets a page of its own in the site,
-under source/, and links lead there:
+under source/, and links lead there; pages of Markdown are pages, other files are shown as they are:
 
     docs/internals/blocks.md   [cache_pool.py](../../stoker/engine/blocks/cache_pool.py)
     in the site                [cache_pool.py](../source/stoker/engine/blocks/cache_pool.py.md)
@@ -9,7 +9,6 @@ under source/, and links lead there:
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from pathlib import Path
@@ -19,8 +18,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-LINK = re.compile(r"(\]\()(\.\.?/[^)#\s]*)((?:#[^)]*)?\))")
-LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".md": "markdown", ".json": "json"}
+LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)]*)?\))")
+LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".json": "json"}
+LINES = 500  # of a file that is no page, at most
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -29,9 +29,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     sections: list[dict[str, list[str]]] = []
     for section in re.split(r"^## ", index, flags=re.M)[1:]:
         title, _, body = section.partition("\n")
-        sections.append(
-            {title: [f"decisions/{name}" for name in re.findall(r"\((\S+\.md)\)", body)]}
-        )
+        pages = re.findall(r"\((\S+\.md)\), ", body)
+        sections.append({title: [f"decisions/{name}" for name in pages]})
     assert config.nav is not None
     (decisions,) = (entry["Decisions"] for entry in config.nav if "Decisions" in entry)
     decisions += sections
@@ -39,40 +38,59 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a page for each file outside docs/ that a page links to."""
-    outside = set()
-    for page in files.documentation_pages():
-        outside |= {path for path in map(_outside, _targets(page)) if path is not None}
-    for path in sorted(outside):
-        text = (ROOT / path).read_text("utf-8")
-        fence = "`" * (3 + max((len(run) for run in re.findall(r"`{3,}", text)), default=0))
-        content = f"# {path}\n\n{fence} {LANGUAGES.get(path.suffix, '')}\n{text}\n{fence}\n"
-        files.append(File.generated(config, f"source/{path.as_posix()}.md", content=content))
+    """Add a page for each file outside docs/ that a page links to, those pages included."""
+    todo = [(f"docs/{page.src_uri}", page.content_string) for page in files.documentation_pages()]
+    done = set()
+    while todo:
+        path, text = todo.pop()
+        for link in LINK.findall(text):
+            target = _target(path, link[1])
+            if target in done or target.startswith("docs/") or not (ROOT / target).is_file():
+                continue
+            done.add(target)
+            content = (ROOT / target).read_text("utf-8")
+            if target.endswith(".md"):
+                todo.append((target, content))
+            else:
+                content = _shown(target, content)
+            files.append(File.generated(config, _page(target), content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that leave docs/ to the pages of their files."""
-    if page.file.src_uri.startswith("source/"):
-        return markdown
+    """Lead links that leave docs/ to the pages of their files, and theirs back into docs/."""
+    here = page.file.src_uri
+    path = here.removeprefix("source/") if here.startswith("source/") else f"docs/{here}"
 
-    def lead(found: re.Match[str]) -> str:
-        path = _outside((page.file.src_uri, found[2]))
-        if path is None:
-            return found[0]
-        here = posixpath.dirname(page.file.src_uri)
-        there = posixpath.relpath(f"source/{path.as_posix()}.md", here or ".")
-        return f"{found[1]}{there})"
+    def lead(link: re.Match[str]) -> str:
+        target = _target(path, link[2])
+        there = _page(target)
+        if files.get_file_from_path(there) is None:
+            return link[0]
+        anchor = link[3] if target.endswith(".md") else ")"
+        return f"{link[1]}{posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor}"
 
-    return LINK.sub(lead, markdown)
-
-
-def _targets(page: File) -> list[tuple[str, str]]:
-    return [(page.src_uri, link[1]) for link in LINK.findall(page.content_string)]
+    is_page = (ROOT / path).is_file()  # and not the page of another file
+    return LINK.sub(lead, markdown) if is_page else markdown
 
 
-def _outside(link: tuple[str, str]) -> Path | None:
-    """The file that a page's link means, from the root; None if it lies in docs/."""
-    page, target = link
-    path = Path(os.path.normpath(posixpath.join("docs", posixpath.dirname(page), target)))
-    return None if path.parts[0] == "docs" else path
+def _target(page: str, link: str) -> str:
+    """The file that a link of a page means, from the root of the repository."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+
+
+def _page(path: str) -> str:
+    """Where a file of the repository has its page in the site."""
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    return f"source/{path}" if path.endswith(".md") else f"source/{path}.md"
+
+
+def _shown(path: str, text: str) -> str:
+    """A page with the text of a file, or its beginning."""
+    lines = text.splitlines()
+    rest = f"\n({len(lines) - LINES} lines more)\n" if len(lines) > LINES else ""
+    fence = "`" * (3 + max((len(run) for run in re.findall(r"`{3,}", text)), default=0))
+    language = LANGUAGES.get(Path(path).suffix, "")
+    body = "\n".join(lines[:LINES])
+    return f"# {path}\n\n{fence} {language}\n{body}\n{fence}\n{rest}"
