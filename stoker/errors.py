@@ -12,6 +12,10 @@ class InvalidRequestError(StokerError, ValueError):
     """A prompt or a sampling parameter cannot be served as given."""
 
 
+class PromptTooLongError(InvalidRequestError):
+    """A prompt is so long that it was not even tokenised."""
+
+
 class ConfigError(StokerError, ValueError):
     """An engine setting is unknown, out of range, or contradicts another."""
 

@@ -16,7 +16,7 @@ from itertools import islice
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.text.chat import ChatOptions
 from stoker.engine.text.tokenizer import TextCodec
-from stoker.errors import InvalidRequestError, StokerError
+from stoker.errors import InvalidRequestError, PromptTooLongError, StokerError
 from stoker.job.prompts import PromptBuilder, RowPrompt
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
@@ -24,6 +24,7 @@ from stoker.llm.llm import LLM
 
 BATCH = 128  # rows encoded together
 AHEAD = 8  # prepared batches kept in the queue
+TOGETHER = 1 << 20  # characters tokenised at once, which take some 400 bytes of memory each
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,12 @@ class Encoder:
                 if _special(prompt) == special:
                     try:
                         texts[at] = self._render(prompt)
+                        self._text.require_room(texts[at])
                     except Exception as problem:
+                        texts.pop(at, None)
                         found[at] = _refused(rows[at], problem)
-            found.update(self._tokenised(rows, prompts, texts, special))
+            for some in _in_groups(texts):
+                found.update(self._tokenised(rows, prompts, some, special))
         return [found.get(at) or self._tokens(row, prompts[at]) for at, row in enumerate(rows)]
 
     def _render(self, prompt: RowPrompt) -> str:
@@ -104,8 +108,6 @@ class Encoder:
         texts: dict[int, str],
         special: bool,
     ) -> dict[int, PreparedRow]:
-        if not texts:
-            return {}
         try:
             ids = self._text.encode_many(list(texts.values()), special=special)
         except Exception as problem:  # a text that no tokenizer takes, such as half a surrogate
@@ -129,6 +131,20 @@ class Encoder:
         return PreparedRow(row, text, ids, prompt.params)
 
 
+def _in_groups(texts: dict[int, str]) -> Iterator[dict[int, str]]:
+    """The texts in their order, `TOGETHER` characters or one text at a time."""
+    some: dict[int, str] = {}
+    size = 0
+    for at, text in texts.items():
+        size += len(text)
+        if some and size > TOGETHER:
+            yield some
+            some, size = {}, len(text)
+        some[at] = text
+    if some:
+        yield some
+
+
 def _special(prompt: RowPrompt) -> bool | None:
     """Whether special tokens are added to the row's text; None if it is not text."""
     return None if prompt.kind == "prompt_token_ids" else prompt.kind == "prompt"
@@ -138,7 +154,10 @@ def _refused(row: Row | BadRow, problem: Exception) -> PreparedRow:
     """The row with what was wrong with it: its own fault, unless Stoker says otherwise."""
     failed = isinstance(problem, StokerError) and not isinstance(problem, InvalidRequestError)
     told = str(problem) if isinstance(problem, StokerError) else f"it can't be encoded: {problem}"
-    return PreparedRow(row, error=told, status="failed" if failed else "bad_row")
+    status = "failed" if failed else "bad_row"
+    if isinstance(problem, PromptTooLongError):
+        status = "too_long"
+    return PreparedRow(row, error=told, status=status)
 
 
 class Feeder:

@@ -284,6 +284,7 @@ def assemble(plan: EnginePlan, loaded: Loaded, room: Room, record: bool) -> Engi
         policy=plan.policy,
         step_time=plan.step_time / 1000 or None,
     )
+    loaded.text.max_tokens = plan.max_context
     tokenizer = loaded.text if loaded.text.available else None
     return Engine(
         scheduler,

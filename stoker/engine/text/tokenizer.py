@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 from stoker.engine.request.vectors import PromptVectors
 from stoker.engine.text.chat import PLAIN, ChatOptions, ChatTemplate, processor_template
 from stoker.engine.text.detokenizer import TokenTexts
+from stoker.engine.text.token_bound import TokenBound
 from stoker.engine.text.token_bytes import TokenBytes, token_bytes
 from stoker.engine.text.token_windows import REPLACEMENT, DecodedTokens
-from stoker.errors import InvalidRequestError, ModelError
+from stoker.errors import InvalidRequestError, ModelError, PromptTooLongError
 
+LONG = 1 << 16  # characters of a text that is tokenised without asking whether it is too long
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 Message = Mapping[str, Any]
@@ -41,10 +43,16 @@ def import_tokenizers() -> None:
 
 
 class TextCodec:
-    """Encodes prompts and chats, decodes tokens; makes the tokenizer on first use."""
+    """Encodes prompts and chats, decodes tokens; makes the tokenizer on first use.
+
+    Attributes:
+        max_tokens: of a prompt. A text that is sure to have more is refused without tokenising it.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.max_tokens: int | None = None
         self._folder = folder
+        self._bound: TokenBound | None = None
         self._tokenizer: Any = None
         self._token_texts: TokenTexts | None = None
         self._template: ChatTemplate | None = None
@@ -95,6 +103,7 @@ class TextCodec:
 
         A text that begins with the BOS token's text gets no second one.
         """
+        self.require_room(text)
         ids: list[int] = self.tokenizer.encode(text)
         return self._one_bos(text, ids)
 
@@ -116,11 +125,36 @@ class TextCodec:
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of the text and nothing else."""
+        self.require_room(text)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
+    def require_room(self, text: str) -> None:
+        """Refuse a text far longer than any prompt may be.
+
+        Raises:
+            PromptTooLongError: it has more than `max_tokens`.
+        """
+        most = self.max_tokens
+        if most is None or len(text) <= max(LONG, 4 * most):
+            return
+        if self._bound is None:
+            backend = getattr(self.tokenizer, "backend_tokenizer", None)
+            if backend is None:
+                return
+            self._bound = TokenBound(backend)
+        count = self._bound.at_least(text, most)
+        if count > most:
+            raise PromptTooLongError(
+                f"the prompt has at least {count} tokens, in {len(text)} characters, and the "
+                f"context is {most}; shorten it"
+            )
+
     def encode_many(self, texts: list[str], *, special: bool) -> list[list[int]]:
-        """Token ids of each text, as `encode` (special) or `encode_plain` gives them."""
+        """Token ids of each text, as `encode` (special) or `encode_plain` gives them.
+
+        Texts of any length are tokenised; see `require_room`.
+        """
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if not hasattr(backend, "encode_batch_fast") or not self._stateless(backend):
             return [self.encode(text) if special else self.encode_plain(text) for text in texts]
@@ -136,6 +170,8 @@ class TextCodec:
 
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Token ids of two texts joined as the tokenizer joins pairs."""
+        self.require_room(first)
+        self.require_room(second)
         ids: list[int] = self.tokenizer.encode(first, second)
         return ids
 
