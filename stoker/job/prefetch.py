@@ -23,6 +23,7 @@ from stoker.job.settings import JobSettings
 from stoker.llm.llm import LLM
 
 BATCH = 128  # rows encoded together
+LEAVE = 0.5  # seconds that the thread may take to end
 AHEAD = 8  # prepared batches kept in the queue
 TOGETHER = 1 << 20  # characters tokenised at once, which take some 400 bytes of memory each
 
@@ -180,6 +181,8 @@ class Feeder:
 
     def __exit__(self, *exc: object) -> None:
         self._stopped.set()
+        # a thread inside the tokenizer when Python ends would abort the process
+        self._thread.join(LEAVE)
 
     def take(self, wait: bool) -> list[PreparedRow] | None:
         """Return the next rows: [] if none are ready, None once there are no more."""

@@ -35,6 +35,7 @@ from stoker.engine.setup.fork import Home
 from stoker.engine.text.chat import ChatOptions
 from stoker.engine.text.tokenizer import Encoded, Prompt, TextCodec
 from stoker.errors import InvalidRequestError, StokerError
+from stoker.llm.at_exit import leave_at_exit
 from stoker.llm.prompts import encode_prompt
 from stoker.llm.session import refuse_pickling
 
@@ -141,6 +142,7 @@ class AsyncLLM:
         self._closing = threading.Lock()  # nothing is added after the last look for commands
         self._thread = threading.Thread(target=self._run, name="stoker-engine", daemon=True)
         self._thread.start()
+        leave_at_exit(self)
 
     async def generate(
         self,
@@ -208,6 +210,8 @@ class AsyncLLM:
                 self._stopped = "the engine has been closed; make a new one"
                 self._commands.put(Stop())
         self._thread.join()
+
+    leave = close  # when Python ends
 
     def __reduce__(self) -> NoReturn:
         raise refuse_pickling("an AsyncLLM")

@@ -24,9 +24,11 @@ from stoker.engine.request.request import Request, RequestOutput, mix
 from stoker.engine.setup.fork import SPAWN, Home
 from stoker.engine.text.tokenizer import Encoded
 from stoker.errors import InvalidRequestError, StokerError
+from stoker.llm.at_exit import leave_at_exit
 from stoker.llm.turns import Turns
 
 T = TypeVar("T")
+PATIENCE = 10.0  # seconds that the end of Python waits for a step
 
 
 class Session:
@@ -50,6 +52,7 @@ class Session:
         self._lost: dict[str, BaseException] = {}  # ended by a step that failed for another call
         self._cancelled: deque[str] = deque()  # to be cancelled when somebody has the turn
         self.arrived: dict[str, RequestOutput] = {}
+        leave_at_exit(self)
 
     @property
     def engine(self) -> Engine:
@@ -196,6 +199,11 @@ class Session:
             with self._turns.take():
                 self._engine = None
                 self.arrived.clear()
+
+    def leave(self) -> None:
+        """Let the step of another thread finish, and no other begin: Python ends."""
+        if self._home.here:
+            self._turns.keep(PATIENCE)
 
     def _cancel_if_free(self) -> None:
         while self._cancelled and self._home.here:

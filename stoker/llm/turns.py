@@ -52,6 +52,20 @@ class Turns:
         finally:
             self._give_back(me, called)
 
+    def keep(self, patience: float) -> None:
+        """Take the turn before all that wait, and never give it back.
+
+        Args:
+            patience: seconds to wait for whoever has it.
+        """
+        me, called = threading.get_ident(), threading.Event()
+        with self._mutex:
+            if self._owner is None or self._owner == me:
+                self._owner = me
+                return
+            self._waiting.appendleft((me, called))
+        called.wait(patience)
+
     @contextlib.contextmanager
     def take_if_free(self) -> Iterator[bool]:
         """Hold the turn inside the context if nobody has it; gives whether that is so.
