@@ -27,7 +27,12 @@ def items(name: str, value: Any) -> tuple[Any, ...]:
         return ()
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InvalidRequestError(f"{name} must be a list, not {value!r}")
-    return tuple(value)
+    return tuple(map(plain, value))
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy or torch, such as np.int64(3), as Python's own; others as they are."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def whole(name: str, value: Any, least: int | None, advice: str = "") -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from stoker.engine.request.checks import between, items, known_names, number, share, whole
+from stoker.engine.request.checks import between, items, known_names, number, plain, share, whole
 from stoker.engine.request.constraint import Constraint, make_constraint
 from stoker.errors import InvalidRequestError
 
@@ -135,6 +135,8 @@ class SamplingParams:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).copy().items():
+            object.__setattr__(self, name, plain(value))
         for name in ("stop_token_ids", "bad_words", "logits_processors"):
             object.__setattr__(self, name, items(name, getattr(self, name)))
         stop = (self.stop,) if isinstance(self.stop, str) else items("stop", self.stop)
@@ -194,11 +196,13 @@ class SamplingParams:
         share("top_p", self.top_p)
         share("typical_p", self.typical_p)
         between("min_p", self.min_p, 0, 1, "; 0 is off")
-        number("repetition_penalty", self.repetition_penalty)
-        if self.repetition_penalty <= 0:
+        penalty = self.repetition_penalty
+        number("repetition_penalty", penalty)
+        if penalty <= 0:
             raise InvalidRequestError(
-                f"repetition_penalty must be more than 0, not {self.repetition_penalty!r}; 1 is off"
+                f"repetition_penalty must be more than 0, not {penalty!r}; 1 is off"
             )
+        between("repetition_penalty", penalty, 1e-30, 1e30)  # float32 holds a logit times it
         between("presence_penalty", self.presence_penalty, -2, 2)
         between("frequency_penalty", self.frequency_penalty, -2, 2)
 
@@ -222,7 +226,8 @@ class SamplingParams:
                 raise InvalidRequestError(
                     f"logit_bias must map token ids to numbers, not {self.logit_bias!r}"
                 )
-            object.__setattr__(self, "logit_bias", dict(self.logit_bias))
+            bias = {plain(token): plain(value) for token, value in self.logit_bias.items()}
+            object.__setattr__(self, "logit_bias", bias)
             for token, value in self.logit_bias.items():
                 whole("a token id of logit_bias", token, 0)
                 between(f"logit_bias[{token}]", value, -1e30, 1e30)  # float32 holds it
