@@ -108,9 +108,10 @@ KINDS = {
     "byte fallback, no strip": (sentencepiece(BLANK, FALLBACK, FUSE), False, True),
     "metaspace": (metaspace("always"), False, True),
     "metaspace, no prefix": (metaspace("never"), False, True),
-    "word pieces": (word_piece, False, False),
+    "word pieces": (word_piece, False, True),
     "word pieces, cleaned up": (word_piece, True, False),
     "suffixes": (suffixes, False, False),
+    "no decoder": (no_decoder, False, True),
     "no decoder, cleaned up": (no_decoder, True, False),
 }
 

@@ -5,6 +5,7 @@ bytes have been joined:
 
     byte-level BPE    'a日' = 'a' 'æĹ' '¥'                  b'a' b'\\xe6\\x97' b'\\xa5'
     sentencepiece     ' 日' = '▁' '<0xE6>' '<0x97>' '<0xA5>'   b' ' b'\\xe6' b'\\x97' b'\\xa5'
+    WordPiece         'a bed' = 'a' 'be' '##d'              b'a' b' be' b'd'
 
 Each run of bytes that is no character, such as one that the token limit has cut, becomes one
 replacement character, and nothing around it is lost. The tokenizers library does so for byte-level
@@ -104,17 +105,17 @@ def token_bytes(tokenizer: Any) -> TokenBytes | None:
     if own is not PreTrainedTokenizerFast._decode:  # none of the tokenizers library, or changed
         return None
     backend = tokenizer.backend_tokenizer
-    readers = _readers(_steps(backend.decoder))
+    readers = _readers(backend.decoder)
     if readers is None or _cleans_up(tokenizer, backend):
         return None
     return TokenBytes(backend, *readers)
 
 
 def _steps(decoder: Any) -> list[dict[str, Any]]:
-    """The parts of a decoder, as tokenizer.json has them; none if it can't be written there."""
+    """The parts of a decoder, as tokenizer.json has them; none if it is a Python object."""
     try:
         fields = json.loads(decoder.__getstate__())
-    except Exception:  # there is no decoder, or it is a Python object
+    except Exception:  # whatever the library raises
         return []
     steps: list[dict[str, Any]] = []
     waiting = [fields]
@@ -127,8 +128,11 @@ def _steps(decoder: Any) -> list[dict[str, Any]]:
     return steps
 
 
-def _readers(steps: list[dict[str, Any]]) -> tuple[Read, Read] | None:
+def _readers(decoder: Any) -> tuple[Read, Read] | None:
     """How tokens become bytes, after others and at the start; None if not one by one."""
+    if decoder is None:  # they stand with blanks between them
+        return lambda name: f" {name}".encode(), str.encode
+    steps = _steps(decoder)
     kinds = [step["type"] for step in steps]
     if kinds in (["ByteLevel"], ["ByteLevel", "Fuse"]):
         return _byte_level, _byte_level
@@ -143,6 +147,11 @@ def _readers(steps: list[dict[str, Any]]) -> tuple[Read, Read] | None:
             return name.replace(blank, "").encode()
 
         return with_blanks, without_blanks if drops else with_blanks
+    if kinds == ["WordPiece"]:
+        return (
+            lambda name: decoder.decode(["a", name])[1:].encode(),
+            lambda name: decoder.decode([name]).encode(),
+        )
     return _sentencepiece(steps, kinds)
 
 

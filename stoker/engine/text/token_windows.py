@@ -1,16 +1,18 @@
 """Tokens as the tokenizer decodes them, where a text is not its tokens' bytes in a row.
 
-WordPiece, tokenizers without a decoder, slow ones, and texts that are cleaned up afterwards. There
-a token may change the text before it: "do n ' t" becomes "don't" with its last token. So what the
+Words that end in a mark, slow tokenizers, and texts that are cleaned up afterwards, say. There a
+token may change the text before it: "do n ' t" becomes "don't" with its last token. So what the
 last `REACH` tokens may still change is not certain, and only the last tokens are decoded again:
 
     tokens              do  n  '  t  you  see  it  .      REACH 3, for the example
     decoded             don't you see it.
-    without the last 3  don't you see                     -> "don't you see" is certain
+    without the last 3  don't you                         -> "don't you" is certain
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
@@ -29,6 +31,7 @@ class DecodedTokens:
     def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._known: dict[tuple[int, bool], str] = {}
+        self._counts: dict[int, bool] = {}
 
     def text(self, token: int, first: bool = False) -> str:
         """The token's own text: after itself, unless it is `first` or special."""
@@ -49,10 +52,19 @@ class DecodedTokens:
 
     def counts(self, token: int) -> bool:
         """Return True if the token is part of a text: what comes after it is not first."""
-        return bool(self._tokenizer.decode([token], skip_special_tokens=True))
+        counts = self._counts.get(token)
+        if counts is None:
+            twice = [token, token]  # one alone may be a blank that a text does not begin with
+            counts = bool(self._tokenizer.decode(twice, skip_special_tokens=True))
+            self._counts[token] = counts
+        return counts
+
+    def is_special(self, token: int) -> bool:
+        """Return True if texts leave the token out."""
+        return not self.counts(token) and bool(self.text(token))
 
     def stream(self) -> WindowStream:
-        return WindowStream(self._tokenizer)
+        return WindowStream(self._tokenizer, self.is_special)
 
 
 class WindowStream:
@@ -62,22 +74,27 @@ class WindowStream:
     window moves on where what is still to be settled decodes alike without the tokens before.
     """
 
-    def __init__(self, tokenizer: Decoder) -> None:
+    def __init__(self, tokenizer: Decoder, is_special: Callable[[int], bool]) -> None:
         self._tokenizer = tokenizer
+        self._is_special = is_special
         self._window: list[int] = []
         self._longest = 4 * REACH
         self._settled = 0  # characters of the window's text
         self._text = ""  # of the window
+        self._past = deque([""] * REACH, maxlen=REACH)  # of the window without its last tokens
 
     def push(self, token: int) -> tuple[str, str]:
         """What is certain now, and what comes behind it so far, without parts of characters."""
-        self._window.append(token)
-        self._text = self._decode(self._window)
-        certain = _common_length(self._text, self._decode(self._window[:-REACH]))
-        piece = self._text[self._settled : certain]
-        self._settled += len(piece)
-        if len(self._window) >= self._longest:
-            self._move()
+        piece = ""
+        if not self._is_special(token):
+            self._window.append(token)
+            self._past.append(self._text)
+            self._text = self._decode(self._window)
+            certain = _common_length(self._text, self._past[0])
+            piece = self._text[self._settled : certain]
+            self._settled += len(piece)
+            if len(self._window) >= self._longest:
+                self._move()
         return piece, self._text[self._settled :].rstrip(REPLACEMENT)
 
     def finish(self) -> str:
@@ -93,6 +110,7 @@ class WindowStream:
         # something before the rest takes on what is different at the start of a text
         if text.endswith(rest) and (len(text) > len(rest) or not self._text):
             self._window, self._text = window, text
+            self._past.extend(self._decode(window[:-size]) for size in range(REACH, 0, -1))
             self._settled, self._longest = len(text) - len(rest), 4 * REACH
         else:
             self._longest = 2 * len(self._window)  # try again later, and not at every token
