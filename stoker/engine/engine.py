@@ -283,12 +283,13 @@ class Engine:
         return live.shows_progress
 
     def _advance_text(self, live: ActiveRequest, seq: Sequence, out: CompletionOutput) -> None:
-        if self.token_texts is None:
+        if self.tokenizer is None or self.token_texts is None:
             return
         detokenizer = live.detokenizers.get(seq.index)
         if detokenizer is None:
             params, stream = live.request.params, self.token_texts.stream()
-            detokenizer = Detokenizer(stream, params.stop_strings, params.min_tokens)
+            special = self.tokenizer.special_tokens if params.stop_strings else None
+            detokenizer = Detokenizer(stream, params.stop_strings, params.min_tokens, special)
             live.detokenizers[seq.index] = detokenizer
         for end in range(len(out.token_ids) - self._num_new(seq) + 1, len(out.token_ids) + 1):
             detokenizer.push(out.token_ids[end - 1])

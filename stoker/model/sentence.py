@@ -6,13 +6,12 @@ after the backbone. Reads files only; called when an engine is made.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stoker.errors import ModelError
-from stoker.model.checkpoint import read_json
+from stoker.model.checkpoint import parse_json, read_json
 
 KINDS = ("Transformer", "Pooling", "Normalize")
 MODES = {  # field of 1_Pooling/config.json, or its later pooling_mode -> our name
@@ -51,9 +50,9 @@ def embedding_defaults(folder: Path) -> EmbeddingDefaults:
     if not path.is_file():
         return EmbeddingDefaults()
     try:
-        modules: Any = json.loads(path.read_text())
+        modules: Any = parse_json(path)
         kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
-    except (ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         kinds = []
     if not kinds or not isinstance(modules, list):
         raise ModelError(f"{path} must hold a list of modules, each with a type")

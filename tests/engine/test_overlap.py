@@ -4,6 +4,7 @@ import itertools
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ PROBLEMS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
 
 class Words:
     """A tokenizer with a letter for each id."""
+
+    special_tokens: ClassVar[dict[int, str]] = {}
 
     def decode(self, ids, skip_special_tokens=True):
         return "".join(chr(ord("a") + one) for one in ids)

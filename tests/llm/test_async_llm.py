@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -232,6 +233,8 @@ def test_chats_go_through_the_template(text_model):
 
 class Letters:
     """A tokenizer with a letter for each id."""
+
+    special_tokens: ClassVar[dict[int, str]] = {}
 
     def decode(self, ids, *, skip_special_tokens=True):
         return "".join(chr(97 + token % 26) for token in ids)

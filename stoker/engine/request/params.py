@@ -60,7 +60,8 @@ class SamplingParams:
         seed: the completion's random stream; None derives one from the engine's seed and the
             request's place. The stream depends on (seed, sample index, position) alone.
         max_tokens: most tokens to generate; None goes on to the end of the context.
-        stop: strings that end the completion; the text ends before the first of them.
+        stop: strings that end the completion; the text ends before the first of them. They may
+            hold special tokens, which the text leaves out: "<|im_end|>".
         stop_token_ids: token ids that end the completion, beside the model's own.
         ignore_eos: go on past the model's end-of-sequence tokens.
         min_p: keep tokens at least this fraction as likely as the likeliest; 0 is off

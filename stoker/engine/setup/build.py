@@ -28,7 +28,13 @@ from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.engine.setup.fork import check_fork
 from stoker.engine.setup.kv_scales import kv_scales
 from stoker.engine.setup.outliers import OutlierReport, split_outliers
-from stoker.engine.setup.sizing import cache_sizes, gpu_budget, host_blocks, weights_do_not_fit
+from stoker.engine.setup.sizing import (
+    cache_sizes,
+    check_context,
+    gpu_budget,
+    host_blocks,
+    weights_do_not_fit,
+)
 from stoker.engine.setup.threads import default_threads
 from stoker.engine.text.tokenizer import TextCodec, import_tokenizers
 from stoker.errors import ConfigError
@@ -85,7 +91,8 @@ class Loaded:
         text: its tokenizer.
         model: loaded, its weights prepared and its operations chosen.
         operations: these.
-        eos_ids, dtype, head: as in `LoadedModel`.
+        eos_ids: of the model's configs, and the tokenizer's own.
+        dtype, head: as in `LoadedModel`.
         kv_dtype: of cached keys and values.
         sizes: of the cache's groups, and the limits of a step and of a sequence: those asked for,
             or the model's and the device's own.
@@ -188,6 +195,7 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
         raise ConfigError(
             f"max_context={context} is more than the model's {spec.context} positions"
         )
+    check_context(spec, options, context)
     chunk = options.max_batch_tokens or (512 if place.device.type == "cpu" else 2048)
     kv_dtype = FP8 if options.kv_dtype == "fp8" else DTYPES[loaded.dtype]
     operations = select_operations(
@@ -202,11 +210,14 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
     if options.quantization == "llm_int8":
         outliers = split_outliers(loaded.model, context, formats)
         log.info("%s", outliers)
+    eos_ids = loaded.eos_ids
+    if text.available and "generate" in loaded.head.tasks:
+        eos_ids |= text.eos_ids  # which a fine-tuned model may have changed nowhere else
     return Loaded(
         text,
         loaded.model,
         operations,
-        loaded.eos_ids,
+        eos_ids,
         loaded.dtype,
         loaded.head,
         kv_dtype,

@@ -45,6 +45,24 @@ def cache_sizes(
     )
 
 
+def check_context(spec: ModelSpec, options: EngineOptions, context: int) -> None:
+    """Refuse a context whose tables, of rotary embeddings and blocks, would fill the memory.
+
+    Raises:
+        ConfigError: they need more than a quarter of what is free on the host.
+    """
+    rotated = sum(rope.dim for rope in spec.ropes if rope is not None)
+    groups = max(1, len(spec.cache_groups))
+    slots = slot_bytes(options.max_running, context, options.block_size, groups)
+    needed, free = 4 * context * rotated + slots, free_memory()
+    if needed > free // 4:
+        raise ConfigError(
+            f"a context of {context:,} tokens, by max_position_embeddings in config.json or by "
+            f"max_context, needs tables of {gib(needed)}, and {gib(free)} are free; set a smaller "
+            "max_context"
+        )
+
+
 def host_blocks(options: EngineOptions, sizes: CacheSizes) -> int:
     """Blocks that fit `cache_memory`, or a quarter of the host's memory that may be taken.
 

@@ -6,7 +6,10 @@ strings; the others are decoded once at their end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from stoker.engine.text.special_stops import SpecialStops
 
 
 class Tokenizer(Protocol):
@@ -18,12 +21,19 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
 
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        """The tokens that `decode` leaves out, by id, with their texts."""
+
 
 class TextStream(Protocol):
     """A text that gets its tokens one by one (`token_bytes.py`, `token_windows.py`)."""
 
     def push(self, token: int) -> tuple[str, str]:
         """What is certain from now on, and what follows it so far but may change."""
+
+    def settle(self) -> str:
+        """Make certain what may still change, and return it. Parts of characters stay open."""
 
     def finish(self) -> str:
         """The rest, with a replacement character for an incomplete one. No tokens may follow."""
@@ -52,13 +62,21 @@ class Detokenizer:
 
     Args:
         stream: makes text of tokens.
-        stop: the text ends before the first of these.
+        stop: the text ends before the first of these, which may hold special tokens.
         min_tokens: ignore stop strings that begin in the text of so many first tokens.
+        special: the tokens that are left out of the text, by id, with their texts.
     """
 
-    def __init__(self, stream: TextStream, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        stream: TextStream,
+        stop: tuple[str, ...] = (),
+        min_tokens: int = 0,
+        special: Mapping[int, str] | None = None,
+    ) -> None:
         self._stream = stream
         self._stop = stop
+        self._special = SpecialStops.among(stop, special or {})
         self._ignoring = min_tokens  # as many tokens more
         self._pieces: list[str] = []
         self._taken = 0  # pieces
@@ -69,22 +87,31 @@ class Detokenizer:
     def push(self, token: int) -> None:
         """Take a token in. Once `stopped`, the text ends before the stop string found first."""
         piece, unsettled = self._stream.push(token)
+        special = self._special
+        if special is not None:
+            if token in special.tokens and unsettled:
+                piece, unsettled = piece + self._stream.settle(), ""
+            special.add(piece, token)
         if self._ignoring or not self._stop:
             self._ignoring -= self._ignoring > 0
             self._pieces.append(piece)
             self._barred = len(unsettled)
+            if special is not None:
+                special.skip()
             return
         certain = self._held + piece
         text = certain + unsettled
         places = [at for stop in self._stop if (at := text.find(stop, self._barred)) >= 0]
-        if places:
-            self._pieces.append(text[: min(places)])
-            self._held = ""
-            self.stopped = True
-            return
         begun = len(certain) - self._overlap(certain)
         if unsettled:
             begun = min(begun, len(text) - self._overlap(text))
+        if special is not None:
+            if (before := special.find()) is not None:
+                places.append(len(certain) - before)
+            begun = min(begun, len(certain) - special.held())
+        if places:
+            self._end_at(min(places), text)
+            return
         self._pieces.append(certain[:begun])
         self._held = certain[begun:]
         self._barred = max(0, self._barred - begun)
@@ -98,9 +125,22 @@ class Detokenizer:
     def finish(self) -> str:
         """The whole text, an incomplete last character included. No tokens may follow."""
         if not self.stopped:
-            self._pieces += [self._held, self._stream.finish()]
-            self._held = ""
+            rest, before = self._held + self._stream.finish(), None
+            if self._special is not None:  # which looks at what is certain only
+                self._special.add(rest[len(self._held) :])
+                before = self._special.find()
+            if before is not None:
+                self._end_at(len(rest) - before, rest)
+            else:
+                self._pieces.append(rest)
+                self._held = ""
         return "".join(self._pieces)
+
+    def _end_at(self, end: int, text: str) -> None:
+        """End with text[:end], where `text` follows the pieces."""
+        self._pieces.append(text[:end])
+        self._held = ""
+        self.stopped = True
 
     def _overlap(self, text: str) -> int:
         """Length of the longest ending of `text` that begins a stop string."""

@@ -87,6 +87,10 @@ class ByteStream:
         self._begun = self._tokens.counts(token)
         return self._decode(self._tokens.added(token, first=True)), ""
 
+    def settle(self) -> str:
+        """What may still change: nothing."""
+        return ""
+
     def finish(self) -> str:
         """A replacement character for an incomplete one at the end. No tokens may follow."""
         return self._decode(b"", True)

@@ -97,6 +97,12 @@ class WindowStream:
                 self._move()
         return piece, self._text[self._settled :].rstrip(REPLACEMENT)
 
+    def settle(self) -> str:
+        """Make certain what has been shown, up to parts of characters, and return it."""
+        piece = self._text[self._settled :].rstrip(REPLACEMENT)
+        self._settled += len(piece)
+        return piece
+
     def finish(self) -> str:
         """The rest. No tokens may follow."""
         rest = self._text[self._settled :]

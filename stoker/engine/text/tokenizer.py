@@ -21,6 +21,7 @@ from stoker.engine.text.token_bound import TokenBound
 from stoker.engine.text.token_bytes import TokenBytes, token_bytes
 from stoker.engine.text.token_windows import REPLACEMENT, DecodedTokens
 from stoker.errors import InvalidRequestError, ModelError, PromptTooLongError
+from stoker.model.checkpoint import read_json
 
 LONG = 1 << 16  # characters of a text that is tokenised without asking whether it is too long
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -40,6 +41,53 @@ class Encoded(NamedTuple):
 def import_tokenizers() -> None:
     """Import now what the first use of a tokenizer imports, which takes most of a second."""
     from transformers import AutoTokenizer  # noqa: F401
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The transformers tokenizer of a folder, tried on a few letters.
+
+    Raises whatever the libraries do where its files are damaged; see `is_failure`.
+    """
+    from transformers import AutoTokenizer
+
+    # code of the folder's own is refused; transformers would ask for it on the terminal
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception:
+        # transformers checks all of config.json, of which a tokenizer needs two fields
+        config = _bare_config(folder)
+        if config is None:
+            raise
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+    ids = tokenizer.encode("a b")
+    for skip in (True, False):
+        tokenizer.decode(ids, skip_special_tokens=skip)
+    tokenizer.encode("a b", add_special_tokens=False)
+    eos = tokenizer.eos_token_id
+    if not all(type(token) is int for token in [*ids, *([] if eos is None else [eos])]):
+        raise ValueError(f"token ids must be whole numbers, not {[*ids, eos]}")
+    return tokenizer
+
+
+def _bare_config(folder: Path) -> Any:
+    """A transformers config of the model's type, its other fields left at their defaults.
+
+    None if config.json names no type that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    fields = read_json(folder, "config.json")
+    try:
+        config = AutoConfig.for_model(fields.get("model_type"))
+    except Exception:
+        return None
+    config.tokenizer_class = fields.get("tokenizer_class")
+    return config
+
+
+def is_failure(problem: BaseException) -> bool:
+    """Whether an exception is a library's own: also a panic of Rust, which is no Exception."""
+    return isinstance(problem, Exception) or type(problem).__name__ == "PanicException"
 
 
 class TextCodec:
@@ -78,14 +126,14 @@ class TextCodec:
             )
         # Texts are encoded one by one, so the tokenizer's own pool of threads would be idle.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from transformers import AutoTokenizer
-
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder)
-        except Exception as problem:  # whatever the library raises on damaged files
-            raise ModelError(
-                f"the tokenizer in {self._folder} can't be read: {problem}"
-            ) from problem
+            tokenizer = read_tokenizer(self._folder)
+        except BaseException as problem:  # whatever the libraries raise on damaged files
+            if not is_failure(problem):
+                raise
+            from stoker.engine.text.damaged import explain
+
+            raise ModelError(explain(self._folder, problem)) from problem
         if not tokenizer.chat_template:
             tokenizer.chat_template = processor_template(self._folder)
         return tokenizer
@@ -97,6 +145,24 @@ class TextCodec:
     @property
     def has_chat_template(self) -> bool:
         return self.available and bool(self.tokenizer.chat_template)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokenizer's own end of sequence, if it has one.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        eos = self.tokenizer.eos_token_id
+        return frozenset() if eos is None else frozenset((eos,))
+
+    @functools.cached_property
+    def special_tokens(self) -> dict[int, str]:
+        """The tokens that `decode` leaves out, by id, with their texts."""
+        added: dict[int, Any] = self.tokenizer.added_tokens_decoder
+        special = {token: one.content for token, one in added.items() if one.special}
+        ids, texts = self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens
+        return special | dict(zip(ids, texts, strict=True))
 
     def encode(self, text: str) -> list[int]:
         """Token ids with the special tokens that the tokenizer adds to plain text.

@@ -1,0 +1,109 @@
+"""Finds out which file of a tokenizer, and which field of it, keeps it from being read.
+
+Called once reading has failed. Whatever can be read when a field is left out is that field's fault.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stoker.engine.text.tokenizer import is_failure, read_tokenizer
+from stoker.errors import ModelError
+from stoker.model.checkpoint import read_json
+
+SERIALISED = "tokenizer.json"
+SETTINGS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config.json",
+    "chat_template.json",
+    "processor_config.json",
+)
+VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+
+
+def explain(folder: Path, problem: BaseException) -> str:
+    """The message for a tokenizer that can't be read, with the file and field at fault."""
+    said = _first_line(problem)
+    try:
+        files = {name: read_json(folder, name) for name in (SERIALISED, *SETTINGS)}
+    except ModelError as fault:  # names the file
+        return f"the tokenizer can't be read: {fault}"
+    for path in (folder / name for name in files if files[name]):
+        if path.read_bytes().startswith(codecs.BOM_UTF8):
+            return (
+                f"the tokenizer can't be read: {path} begins with a byte order mark; save it as "
+                "UTF-8 without one"
+            )
+    serialised = files[SERIALISED]
+    if serialised and (fault_said := _refused(serialised)):
+        field = _culprit(serialised, lambda fields: not _refused(fields))
+        return _message(folder / SERIALISED, field, serialised, fault_said)
+    for name in SETTINGS:
+        field = _culprit(files[name], functools.partial(_reads, folder, name))
+        if field is not None or (files[name] and _reads(folder, name, {})):
+            return _message(folder / name, field, files[name], said)
+    present = [name for name in (SERIALISED, *VOCABULARIES) if (folder / name).is_file()]
+    return f"the tokenizer in {folder} ({', '.join(present)}) can't be read: {said}"
+
+
+def _message(path: Path, field: str | None, fields: dict[str, Any], said: str) -> str:
+    if field is None:
+        return f"the tokenizer can't be read: {path}: {said}"
+    value = json.dumps(fields[field])
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    return f"the tokenizer can't be read because of {field} in {path}, which is {shown}: {said}"
+
+
+def _culprit(fields: dict[str, Any], reads: Callable[[dict[str, Any]], bool]) -> str | None:
+    """The first field without which a file can be read, if there is one."""
+    for field in fields:
+        if reads({name: value for name, value in fields.items() if name != field}):
+            return field
+    return None
+
+
+def _refused(serialised: dict[str, Any]) -> str:
+    """Why the tokenizers library refuses a tokenizer.json; "" if it does not."""
+    from tokenizers import Tokenizer
+
+    # what a tokenizer.json may leave empty
+    optional = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    whole = {"version": "1.0", "added_tokens": [], **dict.fromkeys(optional), **serialised}
+    try:
+        Tokenizer.from_str(json.dumps(whole))
+    except BaseException as problem:
+        if not is_failure(problem):
+            raise
+        return _first_line(problem)
+    return ""
+
+
+def _reads(folder: Path, name: str, fields: dict[str, Any]) -> bool:
+    """Whether the tokenizer can be read with `fields` in the file `name`."""
+    with tempfile.TemporaryDirectory() as place:
+        for path in folder.iterdir():
+            if path.name != name and path.suffix in (".json", ".model", ".txt", ".jinja"):
+                (Path(place) / path.name).symlink_to(path.resolve())
+        (Path(place) / name).write_text(json.dumps(fields))
+        try:
+            read_tokenizer(Path(place))
+        except BaseException as problem:
+            if not is_failure(problem):
+                raise
+            return False
+    return True
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    said = lines[0] if lines else ""
+    name = type(problem).__name__
+    return f"{name}: {said}" if name in ("KeyError", "PanicException") or not said else said
