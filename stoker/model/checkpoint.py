@@ -152,7 +152,7 @@ def tensor_files(folder: Path) -> list[Path]:
         for file in files:
             if not os.path.isfile(file):
                 raise ModelError(
-                    f"the weight index names {file.name}, which is missing from {folder}"
+                    f"weight_map in {folder / INDEX} names {file.name[:80]}, which is missing"
                 )
         return files
     shards = sorted(folder.glob(SHARDS))

@@ -216,11 +216,14 @@ def _fill(
     if tied:
         _tie_head(model, {place.parameter: name for name, place in wanted.items()}, wanted)
     if wanted:
-        raise ModelError(f"the checkpoint in {source.path} lacks {_some(sorted(wanted))}")
+        raise ModelError(
+            f"the checkpoint lacks {_some(sorted(wanted))}, which config.json implies; no "
+            f"safetensors file of {source.path} holds it"
+        )
     if left_over:
         raise ModelError(
-            f"the checkpoint in {source.path} holds tensors that config.json has no place for: "
-            f"{_some(left_over)}"
+            "the checkpoint holds tensors that config.json has no place for: "
+            f"{_some(left_over)} (safetensors files of {source.path})"
         )
 
 

@@ -98,7 +98,7 @@ class AttentionSpec(PartSpec):
         if self.heads % self.kv_heads:
             raise ModelError(
                 f"{self.heads} attention heads in config.json can't share {self.kv_heads} "
-                "key-value heads evenly"
+                "key-value heads evenly (num_attention_heads, num_key_value_heads)"
             )
 
     @property

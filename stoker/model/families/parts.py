@@ -92,7 +92,10 @@ def attention(
 def head_size(hidden: int, heads: int) -> int:
     """The size of a head where the config names none."""
     if heads > hidden:
-        raise ModelError(f"{heads} attention heads in config.json leave no size for each")
+        raise ModelError(
+            f"{heads} attention heads in config.json leave no size for each "
+            f"(num_attention_heads, hidden_size {hidden})"
+        )
     return hidden // heads
 
 
@@ -155,7 +158,7 @@ def layer_types(f: Fields, sliding: Callable[[int], bool]) -> list[bool]:
         return [sliding(index) for index in range(count)]
     known = ("full_attention", "sliding_attention")
     for kind in kinds:
-        Fields({"kind": kind}, f.architecture).choice("kind", known, "layer type")
+        Fields({"layer_types": kind}, f.architecture).choice("layer_types", known, "layer type")
     return [kind == "sliding_attention" for kind in kinds]
 
 
