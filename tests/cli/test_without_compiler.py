@@ -27,7 +27,7 @@ def package(tmp_path_factory):
 @pytest.fixture
 def run(package, tmp_path):
     """A function that runs three prompts through `stoker run` on a machine without a compiler."""
-    rows = ("Say this again: check supply bar", "Once upon a time", "1 2 3 4 5")
+    rows = ("Say this again: check supply bar", "Sort these words: pear apple fig", "1 2 3")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": x}) + "\n" for x in rows))
 
     def run(*options, **environment):

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+from stoker.ops.native import compile as compiling
 from stoker.ops.native.compile import compile_library, knows_openmp, libraries_of, library_name
 
 NAMES = ["cc", *(f"gcc-{n}" for n in range(9, 17)), "clang", *(f"clang-{n}" for n in range(11, 24))]
-FOUND = [name for name in NAMES if shutil.which(name) and knows_openmp(shutil.which(name))]
+_PATHS = {os.path.realpath(path): name for name in NAMES if (path := shutil.which(name))}
+FOUND = [name for path, name in _PATHS.items() if knows_openmp(path)]
 TRY = """
 import sys, torch
 from stoker import LLM, SamplingParams
@@ -27,9 +29,10 @@ integers = quantize_rows(weight)
 assert torch.equal(Int8Linear(*integers, None)(x), Int8Reference(*integers, None)(x))
 norm = NativeRmsNorm(find_kernels("elementwise").library)
 torch.testing.assert_close(norm(x, scale, 1e-6), rms_norm(x, scale, 1e-6), rtol=1e-5, atol=1e-5)
-prompts = ["Say this again: check supply bar", "Once upon a time"]
+prompts = ["Say this again: check supply bar", "Sort these words: pear apple fig"]
+chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
 with LLM("stoker-tiny") as llm:
-    outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=24))
+    outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=24))
     assert llm.plan.attention_backend == "native"
 assert {find_kernels(name).origin for name in ("linear", "attention")} == {"cache"}
 print([output.outputs[0].token_ids for output in outputs])
@@ -37,7 +40,8 @@ print([output.outputs[0].token_ids for output in outputs])
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_it_compiles_every_level(name, tmp_path):
+def test_it_compiles_every_level(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "FLAGS", ("-O0", *compiling.FLAGS[1:]))  # in little time
     for source, level in libraries_of():
         compile_library(shutil.which(name), source, level, tmp_path / library_name(source, level))
 

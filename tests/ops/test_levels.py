@@ -128,11 +128,12 @@ from stoker.ops.native.build import find_kernels
 torch.manual_seed(0)
 x, weight = torch.randn(37, 201), torch.randn(333, 201)
 product = prepare_int8(*quantize_rows(weight))(x)
-prompts = ["Say this again: check supply bar", "Once upon a time", "1 2 3 4"] * 3
+prompts = ["Say this again: check supply bar", "Sort these words: pear apple fig"] * 4
+chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
 texts = {}
 for dtype in ("float32", "int8"):
     with LLM("stoker-tiny", dtype=dtype) as llm:
-        outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=24, logprobs=0))
+        outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=24))
         texts[dtype] = [output.outputs[0].token_ids for output in outputs]
 levels = {name: find_kernels(name).level for name in ("linear", "linear_int8", "attention")}
 torch.save((levels, product, texts), sys.argv[1])
