@@ -24,7 +24,7 @@ FLOORS = [  # rooms, the lowest first; a room imports from its own floor and tho
     {"engine"},
     {"engine.setup"},
     {"llm"},
-    {"job", "report"},
+    {"doctor", "job", "report"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
+from stoker.cli.doctor import add_doctor, doctor
 from stoker.cli.inputs import (
     add_chat,
     add_inputs,
@@ -88,6 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
         add_sampling(command)
     for command in (run, embed, generate):
         _add_model(command)
+    add_doctor(
+        commands.add_parser(
+            "doctor", help="print what serves what on this machine, and what would make it faster"
+        )
+    )
     add_inspect(
         commands.add_parser("inspect", help="look at an earlier run again, or at two side by side")
     )
@@ -177,6 +183,8 @@ def _carry_out(args: argparse.Namespace) -> int:
         from stoker.cli.embed import embed
 
         return embed(args)
+    if args.command == "doctor":
+        return doctor(args)
     if args.command == "inspect":
         from stoker.cli.inspect import inspect
 
@@ -195,7 +203,7 @@ def main(argv: Seq[str] | None = None) -> int:
     if getattr(args, "quiet", False):
         logging.getLogger("stoker").setLevel(logging.ERROR)
     try:
-        if args.command != "inspect":  # the compiler works while torch is imported
+        if args.command not in ("inspect", "doctor"):  # the compiler works while torch is imported
             start_build(args.device, args.dtype, args.quantization)
         with sigterm_interrupts():
             return _carry_out(args)

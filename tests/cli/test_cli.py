@@ -80,6 +80,7 @@ def test_flags_are_these():
     samples = ["--num-samples", "--sampling"]
     own = [*inputs, *chat, *samples, "--logprobs", "--replicas"]
     assert flags["run"] == sorted([*common, *files, *expect, *own])
+    assert flags["doctor"] == ["--debug", "--help", "--json", "-h"]
 
 
 def test_wrong_usage(capsys):

@@ -1,0 +1,1 @@
+"""What serves what on this machine and why, and what would make it faster."""
