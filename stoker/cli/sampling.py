@@ -99,14 +99,8 @@ def sampling_params(
     """
     given = {name: value for name in FILTERS if (value := getattr(args, name)) is not None}
     form = _form(args)
-    if given and args.temperature == 0:
-        name = next(iter(given)).replace("_", "-")
-        raise InvalidRequestError(
-            f"--{name} has no effect at temperature 0, which takes the likeliest token; "
-            "give --temperature as well"
-        )
     try:
-        return SamplingParams(
+        params = SamplingParams(
             temperature=args.temperature,
             max_tokens=args.max_tokens,
             repetition_penalty=args.repetition_penalty,
@@ -120,3 +114,10 @@ def sampling_params(
             if name is not None and str(problem).startswith(option):  # so it is in the file
                 raise InvalidRequestError(f"{name}: {problem}") from None
         raise
+    if given and params.greedy:
+        name = next(iter(given)).replace("_", "-")
+        raise InvalidRequestError(
+            f"--{name} has no effect at temperature 0, which takes the likeliest token; "
+            "give --temperature as well"
+        )
+    return params

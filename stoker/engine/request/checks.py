@@ -43,8 +43,15 @@ def whole(name: str, value: Any, least: int | None, advice: str = "") -> None:
 
 
 def number(name: str, value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not _finite(value):
         raise InvalidRequestError(f"{name} must be a finite number, not {value!r}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def between(name: str, value: Any, low: float, high: float, advice: str = "") -> None:

@@ -18,6 +18,9 @@ from stoker.engine.request.constraint import Constraint, make_constraint
 from stoker.errors import InvalidRequestError
 
 MOST_TOP_K = 2**31 - 1  # keeps all of any vocabulary, as more would, and tensors can hold it
+# Draws divide by the temperature in float32. Below its least normal number a processor may take the
+# divisor for 0; beyond its greatest all tokens are equally likely, as they are at it.
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 # (output token ids of each row, logits (R, V) float32) -> logits (R, V) float32
 LogitsProcessor = Callable[[list[list[int]], Any], Any]
 
@@ -54,7 +57,8 @@ class SamplingParams:
 
     Args:
         n: completions to return for the prompt; they share the prompt's cache blocks.
-        temperature: 0 is greedy; otherwise logits are divided by it.
+        temperature: 0 is greedy, and so is what float32 does not tell from it (less than 1.2e-38);
+            otherwise logits are divided by it.
         top_k: keep the k likeliest tokens; 0 or -1 keeps all.
         top_p: keep the smallest set of likeliest tokens whose probability reaches it, (0, 1].
         seed: the completion's random stream; None derives one from the engine's seed and the
@@ -191,6 +195,10 @@ class SamplingParams:
             raise InvalidRequestError(
                 f"temperature must be 0 (greedy) or more, not {self.temperature!r}"
             )
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            object.__setattr__(self, "temperature", 0.0)
+        elif self.temperature > GREATEST_TEMPERATURE:
+            object.__setattr__(self, "temperature", GREATEST_TEMPERATURE)
         whole("top_k", self.top_k, -1)
         if self.top_k > MOST_TOP_K:
             object.__setattr__(self, "top_k", MOST_TOP_K)
