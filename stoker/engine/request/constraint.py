@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import functools
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stoker.engine.request.checks import items
+from stoker.engine.request.schema import prepare_schema
 from stoker.errors import InvalidRequestError, StokerError
 
 KINDS = ("json_schema", "regex", "grammar", "choice")
 # JSON on one line, with or without a blank after commas and colons. Where blanks are free, a
 # model that has lost its way writes them until its tokens are used up.
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+LIMITS: dict[str, dict[str, int]] = {  # of the library, where its own, which bound time, are near
+    "json_schema": {"max_items_in_row": 20_000, "step_max_items": 500_000},  # 4 a property
+    "choice": {"initial_lexer_fuel": 10_000_000},  # 500,000 short texts, of 20 us each
+}
+TRIED = 32  # bytes of an answer
 
 
 class Constraint(NamedTuple):
@@ -52,6 +59,12 @@ def make_constraint(
         text = value
     else:
         raise InvalidRequestError(f"{kind} must be a text that is not empty, not {value!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as half:
+        raise InvalidRequestError(
+            f"{kind} is not Unicode: it holds {text[half.start]!r}, half of a surrogate pair"
+        ) from None
     constraint = Constraint(kind, text)
     problem = _problem(constraint)
     if problem:
@@ -84,19 +97,30 @@ def source(constraint: Constraint) -> str:
     matcher = library().LLMatcher
     kind, text = constraint
     made: str
-    if kind == "json_schema":
-        made = matcher.grammar_from_json_schema(text, defaults=LAYOUT)
-    elif kind == "regex":
-        made = matcher.grammar_from_regex(text)
-    elif kind == "choice":
-        quoted = (json.dumps(one, ensure_ascii=False) for one in json.loads(text))
-        made = matcher.grammar_from_lark("start: " + " | ".join(quoted))
-    else:
-        try:
+    try:
+        if kind == "json_schema":
+            made = matcher.grammar_from_json_schema(text, defaults=LAYOUT)
+        elif kind == "regex":
+            made = matcher.grammar_from_regex(text)
+        elif kind == "choice":
+            quoted = (json.dumps(one, ensure_ascii=False) for one in json.loads(text))
+            # a token of the grammar, which is one automaton: rules would be tried one by one
+            made = matcher.grammar_from_lark("start: CHOICE\nCHOICE: " + " | ".join(quoted))
+        else:
             made = library().grammar_from("grammar", text)
-        except ValueError as problem:
-            raise InvalidRequestError(f"grammar does not compile: {problem}") from problem
+    except ValueError as problem:
+        raise InvalidRequestError(refusal(kind, str(problem))) from problem
     return made
+
+
+def new_matcher(tokenizer: Any, constraint: Constraint) -> Any:
+    """llguidance's matcher at the start of an answer; see its `is_error`.
+
+    Raises:
+        InvalidRequestError: it is a grammar that can't be read.
+    """
+    limits = library().LLParserLimits(**LIMITS.get(constraint.kind, {}))
+    return library().LLMatcher(tokenizer, source(constraint), log_level=0, limits=limits)
 
 
 def refusal(kind: str, reason: str) -> str:
@@ -110,10 +134,38 @@ def _problem(constraint: Constraint) -> str:
     if constraint.kind == "grammar" and "<" in constraint.text:
         return ""  # it may name special tokens, which only a tokenizer knows
     try:
-        failed, reasons = library().LLMatcher.validate_grammar_with_warnings(source(constraint))
+        matcher = new_matcher(_bytewise(), constraint)
     except InvalidRequestError as problem:
         return str(problem)
-    return refusal(constraint.kind, reasons[0]) if failed else ""
+    if matcher.is_error():
+        return refusal(constraint.kind, matcher.get_error())
+    return _dead_end(matcher, constraint.kind)
+
+
+def _dead_end(matcher: Any, kind: str) -> str:
+    """Why an answer can't be begun, as far as its first bytes tell, of which the least is taken.
+
+    The library meets its limits where an answer comes to them, and not when it compiles.
+    """
+    begun = bytearray()
+    while len(begun) < TRIED and not matcher.is_accepting():
+        allowed = int.from_bytes(matcher.compute_bitmask(), "little") & ((1 << 256) - 1)
+        reason = matcher.get_error().partition("\n")[0]
+        if reason and not reason.startswith("NoExtension"):
+            return refusal(kind, reason)
+        if not allowed:
+            if not begun:
+                return f"{kind} has no answer"
+            return f"{kind} allows {begun.decode(errors='replace')!r}, where nothing may follow"
+        begun.append((allowed & -allowed).bit_length() - 1)
+        matcher.consume_token(begun[-1])
+    return ""
+
+
+@functools.cache
+def _bytewise() -> Any:
+    """A tokenizer whose tokens are the 256 bytes, by their values."""
+    return library().LLTokenizer("byte")
 
 
 def _schema_text(value: Any) -> str:
@@ -125,21 +177,27 @@ def _schema_text(value: Any) -> str:
             value = json.loads(value)
         except ValueError as problem:
             raise InvalidRequestError(f"json_schema is not JSON: {problem}") from None
+        except RecursionError:
+            raise InvalidRequestError("json_schema is nested too deeply to be read") from None
     if not isinstance(value, Mapping | bool):
         raise InvalidRequestError(
-            f"json_schema must be a JSON object (a dict, or its text), not {value!r}"
+            "json_schema must be a JSON object (a dict, or its text), true or false, not "
+            f"{reprlib.repr(value)}"
         )
+    prepared = prepare_schema(value)
     try:
-        return json.dumps(value if isinstance(value, bool) else dict(value), ensure_ascii=False)
+        return json.dumps(prepared, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as problem:
         raise InvalidRequestError(f"json_schema can't be written as JSON: {problem}") from None
 
 
 def _texts(value: Any) -> list[str]:
     found = items("choice", value)
-    for text in found:
+    for at, text in enumerate(found):
         if not isinstance(text, str) or not text:
-            raise InvalidRequestError(f"choice must hold texts that are not empty, not {text!r}")
+            raise InvalidRequestError(
+                f"choice must hold texts that are not empty, not {text!r} (at {at} of it)"
+            )
     if not found:
         raise InvalidRequestError("choice is empty, so no answer is possible; give some texts")
     return list(dict.fromkeys(found))

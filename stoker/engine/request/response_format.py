@@ -39,7 +39,7 @@ def from_response_format(value: Any) -> dict[str, Any]:
         )
     given = value.get("json_schema")
     schema = given.get("schema") if isinstance(given, Mapping) else None
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, Mapping | bool):
         raise InvalidRequestError(
             f"response_format.json_schema.schema must be a JSON schema, not {schema!r}"
         )

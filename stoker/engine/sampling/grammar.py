@@ -14,13 +14,14 @@ from collections.abc import Sequence as Seq
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from stoker.engine.request.constraint import Constraint, library, refusal, source
+from stoker.engine.request.constraint import Constraint, library, new_matcher, refusal
 from stoker.errors import InvalidRequestError, StokerError
 
 if TYPE_CHECKING:
     from stoker.ops.token_bitmask import Bits
 
 REMEMBERED = 256  # compiled constraints; rows of a job may each bring their own
+TEXTS = 4 << 20  # characters of their texts, each of which takes some 20 bytes compiled
 END = "<|stoker: end of a grammar|>"
 
 
@@ -161,6 +162,7 @@ class GrammarCompiler:
                 f"answers can't be constrained with this model's tokenizer: {problem}"
             ) from problem
         self._made: OrderedDict[Constraint, Grammar] = OrderedDict()
+        self._size = 0  # characters of their texts
 
     def compile(self, constraint: Constraint) -> Grammar:
         """The compiled constraint, made when first asked for.
@@ -170,13 +172,14 @@ class GrammarCompiler:
         """
         found = self._made.get(constraint)
         if found is None:
-            text = source(constraint)
-            matcher = library().LLMatcher(self.tokenizer, text, log_level=0)
+            matcher = new_matcher(self.tokenizer, constraint)
             if matcher.is_error():
                 raise InvalidRequestError(refusal(constraint.kind, matcher.get_error()))
             found = self._made[constraint] = Grammar(self, matcher)
-            while len(self._made) > REMEMBERED:
-                self._made.popitem(last=False)
+            self._size += len(constraint.text)
+            while len(self._made) > REMEMBERED or (self._size > TEXTS and len(self._made) > 1):
+                oldest, _ = self._made.popitem(last=False)
+                self._size -= len(oldest.text)
         self._made.move_to_end(constraint)
         return found
 
