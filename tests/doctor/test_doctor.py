@@ -99,6 +99,7 @@ def test_a_machine_that_gives_little(tmp_path, monkeypatch):
         **{
             "sys/fs/cgroup/job/cpu.max": "200000 100000",
             "sys/fs/cgroup/job/memory.max": "1073741824",
+            "sys/fs/cgroup/job/memory.current": "1048576",
         },
         sys__kernel__mm__transparent_hugepage__enabled="always madvise [never]\n",
         sys__devices__system__node__node0__cpulist="0-1\n",
