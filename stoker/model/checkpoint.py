@@ -7,7 +7,6 @@ copy of the weights. Knows nothing of what the tensors mean (loader.py).
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from stoker.errors import ModelError
 from stoker.model.folder_check import PATTERNS, require_files
+from stoker.model.json_files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -97,41 +97,6 @@ def _download(model: str, revision: str | None, token: str | None) -> Path:
                 f"{path}, where {model!r} is cached, holds no {wanted}; if the hub has it, {again}"
             )
     return path
-
-
-def read_json(folder: Path, name: str, *, required: bool = False) -> dict[str, Any]:
-    """The fields of a JSON file in the folder; {} if it is absent and not required.
-
-    Raises:
-        ModelError: it is required and absent, can't be read, or holds no JSON object.
-    """
-    path = folder / name
-    if not os.path.isfile(path):  # False for names that no file can have, too
-        if required:
-            raise ModelError(f"{folder} has no {name}; is this a Hugging Face model folder?")
-        return {}
-    fields = parse_json(path)
-    if not isinstance(fields, dict):
-        raise ModelError(f"{path} must hold a JSON object, not {type(fields).__name__}")
-    return fields
-
-
-def parse_json(path: Path) -> Any:
-    """What a JSON file holds; a byte order mark before it is skipped.
-
-    Raises:
-        ModelError: it can't be read, or is no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as problem:
-        raise ModelError(f"cannot read {path}: {problem.strerror}") from None
-    except UnicodeDecodeError as problem:
-        raise ModelError(f"{path} is not UTF-8 (at byte {problem.start})") from None
-    except RecursionError:
-        raise ModelError(f"{path} is not valid JSON: nested too deeply") from None
-    except ValueError as problem:
-        raise ModelError(f"{path} is not valid JSON: {problem}") from None
 
 
 def tensor_files(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.errors import ModelError
-from stoker.model.checkpoint import parse_json, read_json
+from stoker.model.json_files import parse_json, read_json
 
 KINDS = ("Transformer", "Pooling", "Normalize")
 MODES = {  # field of 1_Pooling/config.json, or its later pooling_mode -> our name

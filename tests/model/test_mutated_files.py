@@ -18,8 +18,9 @@ from zoo import ZOO, make_config
 
 from stoker import LLM, SamplingParams
 from stoker.errors import StokerError
-from stoker.model.checkpoint import INDEX, SINGLE, read_json
+from stoker.model.checkpoint import INDEX, SINGLE
 from stoker.model.heads import resolve
+from stoker.model.json_files import read_json
 from stoker.model.loader import empty_model, resolve_dtype
 
 SECONDS = 30  # for one case, on a busy machine

@@ -15,7 +15,7 @@ from typing import Any
 
 from stoker.engine.text.tokenizer import is_failure, read_tokenizer
 from stoker.errors import ModelError
-from stoker.model.checkpoint import read_json
+from stoker.model.json_files import read_json
 
 SERIALISED = "tokenizer.json"
 SETTINGS = (

@@ -21,7 +21,7 @@ from stoker.engine.text.token_bound import TokenBound
 from stoker.engine.text.token_bytes import TokenBytes, token_bytes
 from stoker.engine.text.token_windows import REPLACEMENT, DecodedTokens
 from stoker.errors import InvalidRequestError, ModelError, PromptTooLongError
-from stoker.model.checkpoint import read_json
+from stoker.model.json_files import read_json
 
 LONG = 1 << 16  # characters of a text that is tokenised without asking whether it is too long
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
