@@ -63,11 +63,11 @@ def processor_template(folder: Path) -> str | dict[str, str] | None:
         if not path.is_file():
             continue
         try:
-            fields = json.loads(path.read_text("utf-8"))
+            fields = json.loads(path.read_text("utf-8-sig"))
             found = fields.get("chat_template")
             if isinstance(found, list):
                 found = {one["name"]: one["template"] for one in found}
-        except (ValueError, AttributeError, KeyError, TypeError) as problem:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as problem:
             raise ModelError(f"{path} holds no chat template: {problem}") from None
         if found is not None and not isinstance(found, str | dict):
             raise ModelError(f"{path}: chat_template must be text, not {short(found)}")

@@ -77,7 +77,10 @@ CHATS = {
     "turns": TURNS,
     "system": [said("system", "be brief"), *TURNS],
     "extra keys": [said("user", "hello", name="ann", mark=3)],
-    "reasoning": [*HELLO, said("assistant", "yes", reasoning_content="because")],
+    "reasoning": [
+        *HELLO,
+        {"thinking": "hm"} | said("assistant", "yes", reasoning_content="hm"),  # in 5.0 as later
+    ],
 }
 RESULT = said("tool", "20 degrees", name="get_weather", tool_call_id="call12345")
 TOOL = {
