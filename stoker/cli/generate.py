@@ -13,7 +13,7 @@ from stoker.errors import InvalidRequestError
 def generate(args: argparse.Namespace) -> int:
     params = sampling_params(args, seed=args.seed)
     given = template_kwargs(args)
-    from stoker.engine.text.chat import ChatOptions
+    from stoker.engine.text.chat_options import ChatOptions
     from stoker.llm.llm import LLM
 
     with LLM(args.model, **engine_options(args)) as llm:

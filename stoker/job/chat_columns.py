@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from stoker.engine.text.chat import PLAIN, ChatOptions
+from stoker.engine.text.chat_options import PLAIN, ChatOptions
 from stoker.errors import InvalidRequestError
 from stoker.job.overrides import as_object
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from stoker.engine.request.params import SamplingParams
-from stoker.engine.text.chat import ChatOptions
+from stoker.engine.text.chat_options import ChatOptions
 from stoker.engine.text.tokenizer import TextCodec
 from stoker.errors import InvalidRequestError, PromptTooLongError, StokerError
 from stoker.job.prompts import PromptBuilder, RowPrompt

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.engine.request.params import SamplingParams
-from stoker.engine.text.chat import PLAIN, ChatOptions
+from stoker.engine.text.chat_options import PLAIN, ChatOptions
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job import batch_format
 from stoker.job.chat_columns import NAMES as CHAT_COLUMNS

@@ -32,7 +32,7 @@ from stoker.engine.request.pooling import PoolingParams
 from stoker.engine.request.request import CompletionOutput, Request, RequestOutput, mix
 from stoker.engine.setup.build import build_engine
 from stoker.engine.setup.fork import Home
-from stoker.engine.text.chat import ChatOptions
+from stoker.engine.text.chat_options import ChatOptions
 from stoker.engine.text.tokenizer import Encoded, Prompt, TextCodec
 from stoker.errors import InvalidRequestError, StokerError
 from stoker.llm.at_exit import leave_at_exit
@@ -182,6 +182,7 @@ class AsyncLLM:
         *,
         stream: bool = True,
         tools: Seq[Any] | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
@@ -193,7 +194,11 @@ class AsyncLLM:
         if self._text is None:
             raise InvalidRequestError("this engine has no tokenizer; pass token ids to generate")
         options = ChatOptions(
-            tools, chat_template_kwargs or {}, add_generation_prompt, continue_final_message
+            tools,
+            chat_template_kwargs or {},
+            add_generation_prompt,
+            continue_final_message,
+            chat_template,
         )
         prompt = self._text.encode_chat(messages, options)
         made = self._request(prompt, sampling_params, stream, None)

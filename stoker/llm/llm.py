@@ -15,7 +15,7 @@ from stoker.engine.engine import Engine
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import RequestOutput
 from stoker.engine.setup.build import build_engine
-from stoker.engine.text.chat import ChatOptions
+from stoker.engine.text.chat_options import ChatOptions
 from stoker.engine.text.tokenizer import Encoded, Prompt
 from stoker.llm.beam import BeamSearchOutput, BeamSearchParams, search_all
 from stoker.llm.generate_iter import generate_iter
@@ -113,6 +113,7 @@ class LLM:
         sampling_params: Params = None,
         *,
         tools: Seq[Any] | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
@@ -122,15 +123,19 @@ class LLM:
         Args:
             messages: in OpenAI's form or transformers': content is a text or a list of text parts,
                 and an assistant's message may have `tool_calls` in its place.
-            tools, chat_template_kwargs, add_generation_prompt, continue_final_message: for the
-                template of every chat; see `ChatOptions`.
+            tools, chat_template, chat_template_kwargs, add_generation_prompt,
+                continue_final_message: for the template of every chat; see `ChatOptions`.
 
         Raises:
             InvalidRequestError: a chat cannot be served, or an option has no effect; nothing has
                 been run.
         """
         options = ChatOptions(
-            tools, chat_template_kwargs or {}, add_generation_prompt, continue_final_message
+            tools,
+            chat_template_kwargs or {},
+            add_generation_prompt,
+            continue_final_message,
+            chat_template,
         )
         chats = as_chats(messages)
         return self._run(

@@ -7,15 +7,14 @@ takes a chat in (chat_forms.py). Called by the codec (tokenizer.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stoker.engine.text.chat_forms import LEAVES_OUT, forms, losses, with_calls_named
 from stoker.engine.text.chat_messages import Chat, check_chat, short
+from stoker.engine.text.chat_options import PLAIN, ChatOptions, schemas
 from stoker.errors import InvalidRequestError, ModelError, suggest
 
 # Where models with a processor keep their template; the tokenizer reads neither.
@@ -23,33 +22,6 @@ PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
 # What a template is given by other means than `template_kwargs`.
 OWN_ARGUMENTS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 WORD = "stokerprobe"
-
-
-@dataclass(frozen=True)
-class ChatOptions:
-    """What a chat template is given beside the messages; all of it as in transformers.
-
-    Attributes:
-        tools: JSON schemas of functions that the model may call (or, from Python, functions with
-            type hints and a docstring).
-        template_kwargs: variables of the template's own, such as enable_thinking.
-        add_generation_prompt: end with the beginning of an answer. None is True, unless the final
-            message is to be continued.
-        continue_final_message: leave the last message open; the answer goes on where it ends.
-    """
-
-    tools: Seq[Any] | None = None
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-
-    @property
-    def generation_prompt(self) -> bool:
-        given = self.add_generation_prompt
-        return not self.continue_final_message if given is None else given
-
-
-PLAIN = ChatOptions()
 
 
 def processor_template(folder: Path) -> str | dict[str, str] | None:
@@ -79,9 +51,15 @@ def processor_template(folder: Path) -> str | dict[str, str] | None:
 class TemplateText:
     """One chat template, and what it reads.
 
+    Attributes:
+        variables: names that it is given values for.
+        parts_only: it takes content as a list of parts alone, and drops a text.
+
     Raises:
         ModelError: it is no template.
     """
+
+    parts_only = False
 
     def __init__(self, text: str) -> None:
         import jinja2
@@ -140,41 +118,45 @@ def _generation() -> Any:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer.
+    """The chat templates of a tokenizer.
 
     Args:
-        tokenizer: transformers', with at least one template.
+        tokenizer: transformers'.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._texts: dict[str, TemplateText] = {}
+        self._known: dict[str, TemplateText] = {}
 
     def template(self, options: ChatOptions) -> TemplateText:
-        """The template for a chat: with tools the one named tool_use, else the one named default.
+        """The template for a chat.
 
         Raises:
-            InvalidRequestError: there are several and none of these.
+            InvalidRequestError: there is none, or several and none that is named default.
             ModelError: it is no template.
         """
-        try:
-            text = self._tokenizer.get_chat_template(tools=options.tools)
-        except ValueError:
-            names = ", ".join(sorted(self._tokenizer.chat_template))
+        own = self._tokenizer.chat_template
+        if not own and options.chat_template is None:
             raise InvalidRequestError(
-                f"the model has chat templates named {names}, and none named default"
+                "the model has no chat template; send a plain prompt (--raw on the command line)"
+            )
+        try:
+            text = self._tokenizer.get_chat_template(options.chat_template, options.tools)
+        except ValueError:
+            raise InvalidRequestError(
+                f"the model has chat templates named {', '.join(sorted(own))}, and none named "
+                "default; choose one by chat_template"
             ) from None
-        if text not in self._texts:
-            self._texts[text] = TemplateText(text)
-        return self._texts[text]
+        if text not in self._known:
+            made = TemplateText(text)
+            made.parts_only = self._takes_parts_alone(text)
+            self._known[text] = made
+        return self._known[text]
 
-    @cached_property
-    def _needs_parts(self) -> bool:
-        """Whether the template takes content as a list of parts alone, and drops a text."""
-
+    def _takes_parts_alone(self, text: str) -> bool:
         def tried(content: Any) -> bool:
             try:
-                return WORD in self._apply([{"role": "user", "content": content}], PLAIN)
+                return WORD in self._apply([{"role": "user", "content": content}], PLAIN, text)
             except Exception:  # whatever a template does with what it does not expect
                 return False
 
@@ -194,17 +176,19 @@ class ChatTemplate:
                 "add_generation_prompt begins an answer and continue_final_message goes on with "
                 "one; leave one of them out"
             )
-        options = replace(options, tools=_schemas(options.tools))
-        self.template(options).check(options)
+        options = replace(options, tools=schemas(options.tools))
+        template = self.template(options)
+        template.check(options)
         refused: Exception | None = None
         lost: list[list[str]] = []
-        for form in forms(chat, self._needs_parts):
+        for form in forms(chat, template.parts_only):
             try:
-                text = self._apply(form, options)
+                text = self._apply(form, options, template.text)
             except Exception as problem:  # templates raise whatever they like
                 refused = refused or problem
                 continue
-            found = losses(form, text, where) or self._dropped_calls(form, options, where)
+            found = losses(form, text, where)
+            found = found or self._dropped_calls(form, options, template.text, where)
             if not found:
                 return text
             lost.append(found)
@@ -212,9 +196,12 @@ class ChatTemplate:
             found = next((one for one in lost if LEAVES_OUT in one[0]), lost[0])
             raise InvalidRequestError("; ".join(found))
         assert refused is not None
-        raise InvalidRequestError(self._told(chat, options, refused, where)) from refused
+        at = self._first_refused(chat, options, template, refused)
+        raise InvalidRequestError(
+            f"the chat template refused {where}[{at}] (role {chat[at]['role']!r}): {refused}"
+        ) from refused
 
-    def _apply(self, chat: Chat, options: ChatOptions) -> str:
+    def _apply(self, chat: Chat, options: ChatOptions, template: str) -> str:
         tokenizer = self._tokenizer
         how = {
             "tools": options.tools,
@@ -223,17 +210,20 @@ class ChatTemplate:
             **options.template_kwargs,
         }
         if all(message.get("content", "") is not None for message in chat):
-            text: str = tokenizer.apply_chat_template(chat, tokenize=False, **how)
+            text: str = tokenizer.apply_chat_template(
+                chat, chat_template=template, tokenize=False, **how
+            )
             return text
         # the tokenizer would leave out a content that is None, which some templates ask for
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        template = self.template(options).text
         how = {**tokenizer.special_tokens_map, **how}
         rendered, _ = render_jinja_template(conversations=[chat], chat_template=template, **how)
         return str(rendered[0])
 
-    def _dropped_calls(self, form: Chat, options: ChatOptions, where: str) -> list[str]:
+    def _dropped_calls(
+        self, form: Chat, options: ChatOptions, template: str, where: str
+    ) -> list[str]:
         """The calls that the template leaves out, where their words are in the prompt anyway.
 
         With tools the names of functions and arguments are there, so the chat is rendered once more
@@ -242,51 +232,34 @@ class ChatTemplate:
         if not options.tools or not any("tool_calls" in message for message in form):
             return []
         try:
-            text = self._apply(with_calls_named(form, WORD), options)
+            text = self._apply(with_calls_named(form, WORD), options, template)
         except Exception:  # it looks functions up by name, so it reads them
             return []
         return losses(with_calls_named(form, WORD), text, where)
 
-    def _told(self, chat: Chat, options: ChatOptions, problem: Exception, where: str) -> str:
-        """What to say of an error of the template, with the first message that brings it about."""
-        first, last = 1, len(chat)  # the chat up to `last` fails like all of it
+    def _first_refused(
+        self, chat: Chat, options: ChatOptions, template: TemplateText, problem: Exception
+    ) -> int:
+        """The index of the message that brings the error of the template about.
+
+        The first that ends a chat which fails alike, found by halves:
+
+            fails alike  no  no  yes  yes  yes        of messages[:1], [:2], ...
+                                 index 2
+        """
+
+        def fails_alike(part: Chat) -> bool:
+            try:
+                self._apply(next(forms(part, template.parts_only)), options, template.text)
+            except Exception as other:
+                return str(other) == str(problem)
+            return False
+
+        first, last = 1, len(chat)
         while first < last:
             middle = (first + last) // 2
-            if self._fails_alike(chat[:middle], options, problem):
+            if fails_alike(chat[:middle]):
                 last = middle
             else:
                 first = middle + 1
-        role = chat[last - 1]["role"]
-        return f"the chat template refused {where}[{last - 1}] (role {role!r}): {problem}"
-
-    def _fails_alike(self, chat: Chat, options: ChatOptions, problem: Exception) -> bool:
-        try:
-            self._apply(next(forms(chat, self._needs_parts)), options)
-        except Exception as other:
-            return str(other) == str(problem)
-        return False
-
-
-def _schemas(tools: Any) -> list[Any] | None:
-    """The tools as JSON schemas; None if there are none, as templates ask."""
-    if tools is None:
-        return None
-    if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
-        raise InvalidRequestError(f"tools must be a list of functions' schemas, not {short(tools)}")
-    return [_schema(tool, f"tools[{at}]") for at, tool in enumerate(tools)] or None
-
-
-def _schema(tool: Any, where: str) -> Any:
-    if isinstance(tool, Mapping):
-        return dict(tool)
-    if not callable(tool):
-        raise InvalidRequestError(
-            f'{where} must be like {{"type": "function", "function": {{"name": "...", '
-            f'"parameters": {{...}}}}}}, not {short(tool)}'
-        )
-    from transformers.utils import get_json_schema
-
-    try:
-        return get_json_schema(tool)
-    except Exception as problem:  # its type hints or its docstring lack something
-        raise InvalidRequestError(f"{where}: {problem}") from None
+        return last - 1

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoker.engine.request.vectors import PromptVectors
-from stoker.engine.text.chat import PLAIN, ChatOptions, ChatTemplate, processor_template
+from stoker.engine.text.chat import ChatTemplate, processor_template
+from stoker.engine.text.chat_options import PLAIN, ChatOptions
 from stoker.engine.text.detokenizer import TokenTexts
 from stoker.engine.text.token_bound import TokenBound
 from stoker.engine.text.token_bytes import TokenBytes, token_bytes
@@ -277,11 +278,6 @@ class TextCodec:
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:
-            if not self.has_chat_template:
-                raise InvalidRequestError(
-                    "the model has no chat template; send a plain prompt (--raw on the command "
-                    "line)"
-                )
             self._template = ChatTemplate(self.tokenizer)
         return self._template
 

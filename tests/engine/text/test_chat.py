@@ -7,7 +7,7 @@ from chat_templates import FAMILIES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from stoker.engine.text.chat import ChatOptions
+from stoker.engine.text.chat_options import ChatOptions
 from stoker.engine.text.tokenizer import TextCodec
 from stoker.errors import InvalidRequestError, ModelError
 
@@ -464,8 +464,22 @@ def test_named_templates(codec):
     config["chat_template"][0]["name"] = "rag"
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert wrong(TextCodec(folder), HELLO) == (
-        "the model has chat templates named rag, tool_use, and none named default"
+        "the model has chat templates named rag, tool_use, and none named default; choose one by "
+        "chat_template"
     )
+
+
+def test_a_template_that_the_caller_brings(codec):
+    """By its text, also for a model without one, or by the name that the model has for it."""
+    made = codec(None)
+    assert rendered(made, HELLO, chat_template=FAMILIES["turns"]) == oracle(
+        made, HELLO, chat_template=FAMILIES["turns"]
+    )
+    made = codec({"default": FAMILIES["chatml"], "rag": FAMILIES["parts only"]})
+    assert rendered(made, HELLO, chat_template="rag") == oracle(
+        made, [said("user", parts(HELLO[0]["content"]))], chat_template="rag"
+    )
+    assert rendered(made, HELLO) == oracle(made, HELLO)
 
 
 @pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
