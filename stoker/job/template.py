@@ -39,19 +39,20 @@ class Template:
 
     def __init__(self, text: str, origin: str) -> None:
         import jinja2
-        from jinja2 import meta
+        from jinja2 import meta, nodes
 
         from stoker.job.template_values import Environment, NullError, ObjectError
 
         self.origin = origin
-        self._source = text
         env = Environment()
         try:
             self._template = env.from_string(text)
             self._functions = frozenset(env.globals)
             bare = Environment()
             bare.globals.clear()  # a column may have such a name
-            self._names = frozenset(meta.find_undeclared_variables(bare.parse(text)))
+            tree = bare.parse(text)
+            self._names = frozenset(meta.find_undeclared_variables(tree))
+            self._literal = "\n".join(one.data for one in tree.find_all(nodes.TemplateData))
         except jinja2.TemplateSyntaxError as problem:
             message = str(problem.message).rstrip(".")
             raise InvalidRequestError(
@@ -111,25 +112,35 @@ class Template:
         )
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """See that it reads any column, as a template must to make prompts that differ.
+        """See that it reads columns, as a template must to make prompts that differ.
 
         Args:
             columns: those that rows have.
 
         Raises:
-            InvalidRequestError: it reads none; the message says what may have been meant.
+            InvalidRequestError: it reads none, or names one as another language would; the message
+                says what may have been meant.
         """
         names = list(columns)
+        forms = [
+            (found[0], next((name for name in found.groups() if name), ""))
+            for found in OTHER_FORMS.finditer(self._literal)
+        ]
         if self._names - self._functions or self._names.intersection(names):
+            for form, name in forms:
+                if name in names and not self._names & {name, ALL}:
+                    raise InvalidRequestError(
+                        f"{self.origin}: {form} is not filled in; write the column as "
+                        f"{{{{ {name} }}}}, and these characters themselves as {{{{ {form!r} }}}}"
+                    )
             return
         named = names[0] if names else "column"
         hint = ""
-        for found in OTHER_FORMS.finditer(self._source):
-            word = next((name for name in found.groups() if name), "")
-            near = difflib.get_close_matches(word, names, n=1)
-            if near or not word or found["braces"] or found["percent"]:
+        for form, name in forms:
+            near = difflib.get_close_matches(name, names, n=1)
+            if near or not form.startswith("$"):
                 named = near[0] if near else named
-                hint = f"{found[0]} is not filled in; "
+                hint = f"{form} is not filled in; "
                 break
         example = f"{{{{ {named} }}}}" if named.isidentifier() else f'{{{{ row["{named}"] }}}}'
         raise InvalidRequestError(

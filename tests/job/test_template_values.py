@@ -160,6 +160,26 @@ def test_a_template_without_a_column_is_told(tmp_path, template, hint, example):
     )
 
 
+@pytest.mark.parametrize("form", ["{text}", "%(text)s", "${text}", "$text"])
+def test_a_column_in_another_language_beside_one_in_jinja_is_told(tmp_path, form):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "lang": "fr"}\n')
+
+    def check(template):
+        builder = PromptBuilder(PromptSettings(template), SamplingParams(), True)
+        check_prompts(open_source(path), builder)
+
+    with pytest.raises(JobError) as stop:
+        check("To {{ lang }}: " + form)
+    assert str(stop.value) == (
+        f"--prompt: {form} is not filled in; write the column as {{{{ text }}}}, and these "
+        f"characters themselves as {{{{ {form!r} }}}}"
+    )
+    check("To {{ lang }}: {{ " + repr(form) + " }}")
+    check("To {{ lang }}: " + form.replace("text", "other"))
+    check("To {{ lang }}: {{ text }} as " + form)  # the column is there, so this is an example
+
+
 @pytest.mark.parametrize("template", ["{{ text }}", "{text} {{ row | length }}", "{{ range }}"])
 def test_a_template_with_a_column_is_not(tmp_path, template):
     path = tmp_path / "a.jsonl"
