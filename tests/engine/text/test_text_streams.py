@@ -116,3 +116,22 @@ def settled(codec, ids):
         return text.rstrip("\ufffd")
     data = b"".join(codec.token_texts.added(token) for token in ids)
     return text[:-1] if any(data[-size:] in BEGINNINGS for size in (1, 2, 3)) else text
+
+
+def test_stop_strings_in_the_text_of_the_first_tokens_do_not_count(codec):
+    if not isinstance(codec.token_texts, TokenBytes):
+        pytest.skip("the text of the first tokens may change later")
+    rng, stopped = random.Random(3), 0
+    for _ in range(400):
+        ids, least = random_ids(codec, rng), rng.randint(1, 4)
+        plain = codec.decode(ids)
+        at = rng.randrange(len(plain) + 1)
+        stop = plain[at : at + rng.randint(1, 3)]
+        if not stop:
+            continue
+        place = settled(codec, ids).find(stop, len(settled(codec, ids[:least])))
+        _, text, count = stream(codec, ids, (stop,), least)
+        assert text == (plain if place < 0 else plain[:place])
+        assert place < 0 or count > least
+        stopped += place >= 0
+    assert stopped > 100
