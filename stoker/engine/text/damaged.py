@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import importlib.util
 import json
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from stoker.errors import ModelError
 from stoker.model.json_files import read_json
 
 SERIALISED = "tokenizer.json"
+SENTENCEPIECE = "tokenizer.model"
 SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -26,12 +28,30 @@ SETTINGS = (
     "chat_template.json",
     "processor_config.json",
 )
-VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+VOCABULARIES = (SENTENCEPIECE, "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
 
 
 def explain(folder: Path, problem: BaseException) -> str:
     """The message for a tokenizer that can't be read, with the file and field at fault."""
-    said = _first_line(problem)
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what the attempts warn of is told at the end
+    try:
+        return _explain(folder, _first_line(problem))
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _explain(folder: Path, said: str) -> str:
+    if not (folder / SERIALISED).is_file() and (folder / SENTENCEPIECE).is_file():
+        lacking = [name for name in ("sentencepiece", "google.protobuf") if not _installed(name)]
+        if lacking:
+            return (
+                f"{folder} has {SENTENCEPIECE} and no {SERIALISED}; to read it, install what "
+                "transformers needs: pip install sentencepiece protobuf (tiktoken for models of "
+                "that kind)"
+            )
     try:
         files = {name: read_json(folder, name) for name in (SERIALISED, *SETTINGS)}
     except ModelError as fault:  # names the file
@@ -52,6 +72,13 @@ def explain(folder: Path, problem: BaseException) -> str:
             return _message(folder / name, field, files[name], said)
     present = [name for name in (SERIALISED, *VOCABULARIES) if (folder / name).is_file()]
     return f"the tokenizer in {folder} ({', '.join(present)}) can't be read: {said}"
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package around it
+        return False
 
 
 def _message(path: Path, field: str | None, fields: dict[str, Any], said: str) -> str:

@@ -63,7 +63,10 @@ def read_tokenizer(folder: Path) -> Any:
     ids = tokenizer.encode("a b")
     for skip in (True, False):
         tokenizer.decode(ids, skip_special_tokens=skip)
-    tokenizer.encode("a b", add_special_tokens=False)
+    if not tokenizer.encode("a b", add_special_tokens=False):
+        known = set(tokenizer.get_vocab().values())
+        if known <= tokenizer.added_tokens_decoder.keys():
+            raise ValueError("it has special tokens only; the file of its vocabulary is missing")
     eos = tokenizer.eos_token_id
     if not all(type(token) is int for token in [*ids, *([] if eos is None else [eos])]):
         raise ValueError(f"token ids must be whole numbers, not {[*ids, eos]}")

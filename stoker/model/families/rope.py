@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from stoker.errors import ModelError
-from stoker.model.families.fields import LARGEST, Fields
+from stoker.model.families.fields import LARGEST, Fields, short
 from stoker.model.rope import (
     DynamicScaling,
     Growth,
@@ -40,6 +40,11 @@ def rope(
     given = given_rope(f)
     if kind and any(one in given for one in LAYER_TYPES):
         given = Fields(given, f.architecture).within(kind).values
+    if "factor" in given and not given.keys() & {"rope_type", "type"}:
+        raise ModelError(
+            f"rope_scaling in config.json has a factor ({short(given['factor'])}) and no "
+            f"rope_type; add one of {', '.join(TYPES[1:])}"
+        )
     given = {**f.values, **given}
     if "rope_type" not in given and "type" in given:
         given["rope_type"] = given["type"]
