@@ -135,7 +135,7 @@ class ActiveRequest:
             out.complete = False
             return
         cut = out.index in self.detokenizers and self.detokenizers[out.index].stopped
-        if cut or (out.token_ids[-1:] and out.token_ids[-1] in row.grammar.stops):
+        if cut or row.grammar.stopped_by_text(out.token_ids):
             out.complete = self.rules.grammar.accepts(out.text)  # the text is not its tokens'
         else:
             out.complete = row.grammar.complete

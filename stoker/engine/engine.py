@@ -287,9 +287,11 @@ class Engine:
             return
         detokenizer = live.detokenizers.get(seq.index)
         if detokenizer is None:
-            params, stream = live.request.params, self.token_texts.stream()
-            special = self.tokenizer.special_tokens if params.stop_strings else None
-            detokenizer = Detokenizer(stream, params.stop_strings, params.min_tokens, special)
+            params = live.request.params
+            skip, keep = params.skip_special_tokens, params.include_stop_str_in_output
+            special = self.tokenizer.special_tokens if params.stop_strings and skip else None
+            stream, stops = self.token_texts.stream(not skip), params.stop_strings
+            detokenizer = Detokenizer(stream, stops, params.min_tokens, special, keep)
             live.detokenizers[seq.index] = detokenizer
         for end in range(len(out.token_ids) - self._num_new(seq) + 1, len(out.token_ids) + 1):
             detokenizer.push(out.token_ids[end - 1])
@@ -314,4 +316,5 @@ class Engine:
             return live.detokenizers[out.index].finish()
         if self.tokenizer is None:
             return ""
-        return self.tokenizer.decode(out.token_ids, skip_special_tokens=True)
+        skip = live.request.params.skip_special_tokens
+        return self.tokenizer.decode(out.token_ids, skip_special_tokens=skip)

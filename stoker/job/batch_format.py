@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from stoker.engine.request.other_names import hint
 from stoker.engine.request.response_format import from_response_format
-from stoker.errors import InvalidRequestError, suggest
+from stoker.errors import InvalidRequestError
 from stoker.job.batch_logprobs import chat_logprobs, completion_logprobs
 from stoker.job.chat_columns import NAMES as CHAT_NAMES
 from stoker.job.overrides import KNOWN
@@ -141,7 +142,7 @@ def _parameters(given: dict[str, Any], url: str) -> dict[str, Any]:
                 chat_names = [*CHAT_NAMES, "tool_choice"] if chat else []
                 names = sorted([*KNOWN, *IDLE, *RENAMED, *chat_names])
                 raise InvalidRequestError(
-                    f"unknown parameter {name!r} in body; {suggest(name, names)}"
+                    f"unknown parameter {name!r} in body; {hint(name, names)}"
                 )
             if found.setdefault(known, value) != value:
                 both = " and ".join(one for one in given if RENAMED.get(one, one) == known)

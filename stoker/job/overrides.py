@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoker.engine.request.checks import known_names
+from stoker.engine.request.other_names import hint
 from stoker.engine.request.params import RepetitionDetectionParams, SamplingParams
-from stoker.errors import InvalidRequestError, suggest
+from stoker.errors import InvalidRequestError
 
 BARRED = ("logits_processors", "prompt_logprobs")  # no JSON; no place in a result
 KNOWN = [field.name for field in dataclasses.fields(SamplingParams) if field.name not in BARRED]
@@ -54,7 +55,7 @@ class Overrides:
         for name in changes:
             if name not in KNOWN:
                 raise InvalidRequestError(
-                    f"unknown sampling parameter {name!r} in {where}; {suggest(name, KNOWN)}"
+                    f"unknown sampling parameter {name!r} in {where}; {hint(name, KNOWN)}"
                 )
         given = {k: v for k, v in changes.items() if v is not None or k not in NEVER_NULL}
         try:

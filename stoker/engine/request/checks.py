@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stoker.errors import InvalidRequestError, suggest
+from stoker.engine.request.other_names import hint
+from stoker.errors import InvalidRequestError
 
 
 def known_names(cls: type, given: Iterable[str], what: str) -> None:
@@ -18,7 +19,7 @@ def known_names(cls: type, given: Iterable[str], what: str) -> None:
     known = [field.name for field in dataclasses.fields(cls)]
     for name in given:
         if name not in known:
-            raise InvalidRequestError(f"unknown {what} {name!r}; {suggest(name, known)}")
+            raise InvalidRequestError(f"unknown {what} {name!r}; {hint(name, known)}")
 
 
 def items(name: str, value: Any) -> tuple[Any, ...]:
@@ -52,6 +53,11 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond every float
         return False
+
+
+def yes_or_no(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{name} must be True or False, not {value!r}")
 
 
 def between(name: str, value: Any, low: float, high: float, advice: str = "") -> None:

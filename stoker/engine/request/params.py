@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from stoker.engine.request.checks import between, items, known_names, number, plain, share, whole
+from stoker.engine.request.checks import (
+    between,
+    items,
+    known_names,
+    number,
+    plain,
+    share,
+    whole,
+    yes_or_no,
+)
 from stoker.engine.request.constraint import Constraint, make_constraint
 from stoker.errors import InvalidRequestError
 
@@ -66,6 +75,8 @@ class SamplingParams:
         max_tokens: most tokens to generate; None goes on to the end of the context.
         stop: strings that end the completion; the text ends before the first of them. They may
             hold special tokens, which the text leaves out: "<|im_end|>".
+        include_stop_str_in_output: the text ends behind that stop string instead.
+        skip_special_tokens: leave the text of special tokens, such as the end of sequence, out.
         stop_token_ids: token ids that end the completion, beside the model's own.
         ignore_eos: go on past the model's end-of-sequence tokens.
         min_p: keep tokens at least this fraction as likely as the likeliest; 0 is off
@@ -134,6 +145,8 @@ class SamplingParams:
     regex: str | None = None
     grammar: str | None = None
     choice: Iterable[str] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         known_names(cls, kwargs, "sampling parameter")
@@ -157,6 +170,8 @@ class SamplingParams:
                     f"ignore_eos goes on where {constraint.kind} says that the answer has ended; "
                     "leave one of them out"
                 )
+        for name in ("include_stop_str_in_output", "skip_special_tokens"):
+            yes_or_no(name, getattr(self, name))
         self._check_lengths()
         self._check_filters()
         self._check_tokens()

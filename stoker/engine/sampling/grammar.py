@@ -105,6 +105,12 @@ class GrammarState:
         self.ended = False
         self.error: str | None = None
 
+    def stopped_by_text(self, output: Seq[int]) -> bool:
+        """Whether `output` ends in one of `stops` whose text may be a part of the answer."""
+        stop = output[-1] if output else None
+        special = self.grammar.compiler.tokenizer.is_special_token
+        return stop in self.stops and not special(stop)
+
     def follow(self, token: int) -> None:
         """Take in the next token. The mask must be there."""
         matcher = self.matcher

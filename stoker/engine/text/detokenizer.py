@@ -48,7 +48,7 @@ class TokenTexts(Protocol):
 
     def counts(self, token: int) -> bool: ...
 
-    def stream(self) -> TextStream: ...
+    def stream(self, special: bool = ...) -> TextStream: ...
 
 
 class Detokenizer:
@@ -65,6 +65,7 @@ class Detokenizer:
         stop: the text ends before the first of these, which may hold special tokens.
         min_tokens: ignore stop strings that begin in the text of so many first tokens.
         special: the tokens that are left out of the text, by id, with their texts.
+        keep_stop: the text ends behind the stop string instead.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class Detokenizer:
         stop: tuple[str, ...] = (),
         min_tokens: int = 0,
         special: Mapping[int, str] | None = None,
+        keep_stop: bool = False,
     ) -> None:
         self._stream = stream
         self._stop = stop
+        self._keep_stop = keep_stop
         self._special = SpecialStops.among(stop, special or {})
         self._ignoring = min_tokens  # as many tokens more
         self._pieces: list[str] = []
@@ -101,16 +104,20 @@ class Detokenizer:
             return
         certain = self._held + piece
         text = certain + unsettled
-        places = [at for stop in self._stop if (at := text.find(stop, self._barred)) >= 0]
+        places = [
+            (at, at + len(stop))
+            for stop in self._stop
+            if (at := text.find(stop, self._barred)) >= 0
+        ]
         begun = len(certain) - self._overlap(certain)
         if unsettled:
             begun = min(begun, len(text) - self._overlap(text))
         if special is not None:
-            if (before := special.find()) is not None:
-                places.append(len(certain) - before)
+            if (found := special.find()) is not None:
+                places.append((len(certain) - found[0], len(certain) - found[1]))
             begun = min(begun, len(certain) - special.held())
         if places:
-            self._end_at(min(places), text)
+            self._end_at(min(places), text)  # of two at one place the shorter
             return
         self._pieces.append(certain[:begun])
         self._held = certain[begun:]
@@ -125,20 +132,20 @@ class Detokenizer:
     def finish(self) -> str:
         """The whole text, an incomplete last character included. No tokens may follow."""
         if not self.stopped:
-            rest, before = self._held + self._stream.finish(), None
+            rest, found = self._held + self._stream.finish(), None
             if self._special is not None:  # which looks at what is certain only
                 self._special.add(rest[len(self._held) :])
-                before = self._special.find()
-            if before is not None:
-                self._end_at(len(rest) - before, rest)
+                found = self._special.find()
+            if found is not None:
+                self._end_at((len(rest) - found[0], len(rest) - found[1]), rest)
             else:
                 self._pieces.append(rest)
                 self._held = ""
         return "".join(self._pieces)
 
-    def _end_at(self, end: int, text: str) -> None:
-        """End with text[:end], where `text` follows the pieces."""
-        self._pieces.append(text[:end])
+    def _end_at(self, stop: tuple[int, int], text: str) -> None:
+        """End at a stop string, of which these are start and end in `text`, behind the pieces."""
+        self._pieces.append(text[: stop[self._keep_stop]])
         self._held = ""
         self.stopped = True
 

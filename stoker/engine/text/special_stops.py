@@ -49,14 +49,20 @@ class SpecialStops:
         """Ignore matches that begin in what there is so far."""
         self._start = len(self._searched)
 
-    def find(self) -> int | None:
-        """How many characters of the text lie behind the beginning of the first match.
+    def find(self) -> tuple[int, int] | None:
+        """How many characters of the text lie behind the beginning of the first match, and its end.
 
         None if there is no match among what has been added since the last call.
         """
-        found = [at for stop in self._stops if (at := self._first(stop, self._start)) >= 0]
+        found = [
+            (at, at + len(stop))
+            for stop in self._stops
+            if (at := self._first(stop, self._start)) >= 0
+        ]
         if found:
-            return self._shown(len(self._searched)) - self._shown(min(found))
+            start, end = min(found)
+            length = self._shown(len(self._searched))
+            return length - self._shown(start), length - self._shown(end)
         self._start = max(self._start, len(self._searched) - self._longest + 1)
         return None
 

@@ -63,29 +63,32 @@ class TokenBytes:
         """Return True if the token is part of a text: what comes after it is not first."""
         return bool(self.added(token))
 
-    def stream(self) -> ByteStream:
-        return ByteStream(self)
+    def stream(self, special: bool = False) -> ByteStream:
+        """A text, with its special tokens or without."""
+        return ByteStream(self.own if special else self.added)
 
-    def decode(self, token_ids: Iterable[int]) -> str:
-        """The text of all the tokens."""
-        stream = self.stream()
+    def decode(self, token_ids: Iterable[int], special: bool = False) -> str:
+        """The text of all the tokens, with the special ones or without."""
+        stream = self.stream(special)
         return "".join([stream.push(token)[0] for token in token_ids]) + stream.finish()
 
 
 class ByteStream:
-    """A text that gets its tokens one by one. A character comes with the last of its bytes."""
+    """A text that gets its tokens one by one. A character comes with the last of its bytes.
 
-    def __init__(self, tokens: TokenBytes) -> None:
-        self._tokens = tokens
+    Args:
+        added: what a token adds to it, and whether it is the first that adds anything.
+    """
+
+    def __init__(self, added: Callable[[int, bool], bytes]) -> None:
+        self._added = added
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._begun = False
 
     def push(self, token: int) -> tuple[str, str]:
         """What the next token adds for certain, and what may still change, which is nothing."""
-        if self._begun:
-            return self._decode(self._tokens.added(token)), ""
-        self._begun = self._tokens.counts(token)
-        return self._decode(self._tokens.added(token, first=True)), ""
+        first, self._begun = not self._begun, self._begun or bool(self._added(token, False))
+        return self._decode(self._added(token, first)), ""
 
     def settle(self) -> str:
         """What may still change: nothing."""

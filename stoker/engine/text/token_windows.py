@@ -63,8 +63,9 @@ class DecodedTokens:
         """Return True if texts leave the token out."""
         return not self.counts(token) and bool(self.text(token))
 
-    def stream(self) -> WindowStream:
-        return WindowStream(self._tokenizer, self.is_special)
+    def stream(self, special: bool = False) -> WindowStream:
+        """A text, with its special tokens or without."""
+        return WindowStream(self._tokenizer, None if special else self.is_special)
 
 
 class WindowStream:
@@ -72,9 +73,13 @@ class WindowStream:
 
     Only a window of the last tokens is decoded, so a token costs the same wherever it stands. The
     window moves on where what is still to be settled decodes alike without the tokens before.
+
+    Args:
+        tokenizer: decodes the window.
+        is_special: tells the tokens that the text leaves out; None if it has all.
     """
 
-    def __init__(self, tokenizer: Decoder, is_special: Callable[[int], bool]) -> None:
+    def __init__(self, tokenizer: Decoder, is_special: Callable[[int], bool] | None) -> None:
         self._tokenizer = tokenizer
         self._is_special = is_special
         self._window: list[int] = []
@@ -86,7 +91,7 @@ class WindowStream:
     def push(self, token: int) -> tuple[str, str]:
         """What is certain now, and what comes behind it so far, without parts of characters."""
         piece = ""
-        if not self._is_special(token):
+        if self._is_special is None or not self._is_special(token):
             self._window.append(token)
             self._past.append(self._text)
             self._text = self._decode(self._window)
@@ -122,7 +127,8 @@ class WindowStream:
             self._longest = 2 * len(self._window)  # try again later, and not at every token
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
+        skip = self._is_special is not None
+        return self._tokenizer.decode(ids, skip_special_tokens=skip) if ids else ""
 
 
 def _common_length(text: str, other: str) -> int:

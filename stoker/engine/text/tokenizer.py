@@ -303,12 +303,11 @@ class TextCodec:
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """The text of the tokens, as transformers has it.
 
-        Without special tokens, what is whole around a part of a character is kept
-        (`token_bytes.py`).
+        What is whole around a part of a character is kept (`token_bytes.py`).
         """
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
-        if skip_special_tokens and REPLACEMENT in text and isinstance(self.token_texts, TokenBytes):
-            return self.token_texts.decode(token_ids)
+        if REPLACEMENT in text and isinstance(self.token_texts, TokenBytes):
+            return self.token_texts.decode(token_ids, not skip_special_tokens)
         return text
 
     @property
