@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -16,9 +16,14 @@ from stoker.engine.request.vectors import Floats, PromptVectors, content_ids
 from stoker.errors import InvalidRequestError
 
 
-def is_array(part: object) -> bool:
+def is_array(value: object) -> TypeGuard[torch.Tensor | np.ndarray[Any, Any]]:
+    """Whether `value` is an array or a tensor."""
+    return isinstance(value, torch.Tensor | np.ndarray)
+
+
+def is_vectors(part: object) -> bool:
     """Whether `part` of a prompt is vectors rather than token ids."""
-    return isinstance(part, torch.Tensor | np.ndarray)
+    return is_array(part) and "int" not in str(part.dtype)
 
 
 def join_parts(parts: Seq[list[int] | Floats]) -> tuple[list[int], PromptVectors | None]:

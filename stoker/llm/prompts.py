@@ -2,48 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Set
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.vectors import PromptVectors
 from stoker.engine.text.tokenizer import Encoded, Prompt, TextCodec
 from stoker.errors import InvalidRequestError
-from stoker.llm.prompt_vectors import as_vectors, is_array, join_parts
+from stoker.llm.prompt_vectors import as_vectors, is_array, is_vectors, join_parts
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 Prompts = Prompt | Seq[Prompt]
 FORMS = "prompt_token_ids", "prompt_embeds", "prompt_parts"
+BYTES = bytes | bytearray | memoryview
+# keys of prompts for vLLM that say more than a text or token ids
+UNSERVED = (
+    "multi_modal_data",
+    "multi_modal_uuids",
+    "mm_processor_kwargs",
+    "encoder_prompt",
+    "token_type_ids",
+    "cache_salt",
+)
 Params = SamplingParams | Seq[SamplingParams] | None
 
 
 def as_list(prompts: Prompts) -> list[Prompt]:
-    """Return one prompt or several as a list that is not empty.
+    """Return one prompt or several as a list.
+
+    Whole numbers are the token ids of one prompt, as a list, an array or a tensor; an array of
+    two dimensions has a prompt in each row.
 
     Raises:
-        InvalidRequestError: there are none, or `prompts` is of another type.
+        InvalidRequestError: `prompts` is of another type.
     """
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if isinstance(prompts, Iterable):
-        items: list[Any] = list(prompts)
-        if not items:
-            raise InvalidRequestError("the list of prompts is empty; pass at least one prompt")
-        return [items] if all(isinstance(item, int) for item in items) else items
-    raise InvalidRequestError(f"prompts must be text, token ids or a list, not {prompts!r}")
+    if isinstance(prompts, str | BYTES | Mapping):
+        return [prompts]  # bytes are refused by encode_prompt
+    found: Any = prompts.tolist() if is_array(prompts) else prompts
+    if isinstance(found, Set) or not isinstance(found, Iterable):
+        raise InvalidRequestError(
+            f"prompts must be text, token ids or a list, not {reprlib.repr(prompts)}"
+        )
+    items: list[Any] = list(found)
+    return [items] if items and all(map(_is_number, items)) else items
+
+
+def each_named(make: Callable[[T], U], items: Iterable[T], name: str = "prompt {}") -> list[U]:
+    """Return `make` of each item.
+
+    Raises:
+        InvalidRequestError: as `make` does, with the item's index put into `name` before it.
+    """
+    found = []
+    for index, item in enumerate(items):
+        try:
+            found.append(make(item))
+        except InvalidRequestError as problem:
+            raise type(problem)(f"{name.format(index)}: {problem}") from None
+    return found
 
 
 def as_chats(messages: Seq[Any]) -> list[tuple[str, Any]]:
     """Return one chat (a list of messages) or several, each with its name for errors.
 
     Raises:
-        InvalidRequestError: there are no messages.
+        InvalidRequestError: `messages` is no list.
     """
-    if not messages:
-        raise InvalidRequestError("there are no messages; pass a list of them, or of chats")
-    if not isinstance(messages[0], list | tuple):
-        return [("messages", messages)]
-    return [(f"messages[{at}]", chat) for at, chat in enumerate(messages)]
+    if isinstance(messages, str | BYTES | Mapping) or not isinstance(messages, Iterable):
+        raise InvalidRequestError(
+            "messages must be a list of messages such as {'role': 'user', 'content': 'Hi'}, or a "
+            f"list of such lists, not {reprlib.repr(messages)}"
+        )
+    chats = list(messages)
+    if chats and not isinstance(chats[0], list | tuple):
+        return [("messages", chats)]
+    return [(f"messages[{at}]", chat) for at, chat in enumerate(chats)]
 
 
 def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:
@@ -56,22 +96,36 @@ def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:
         InvalidRequestError: the prompt is empty or of another form.
     """
     if isinstance(prompt, Mapping):
-        form = [name for name in FORMS if name in prompt]
-        if len(form) > 1 or not (form or "prompt" in prompt):
-            raise InvalidRequestError(
-                f"a prompt dict needs one of 'prompt', {', '.join(map(repr, FORMS))}, "
-                f"not {sorted(prompt)}"
-            )
-        if form:
-            return Encoded(prompt.get("prompt"), *_parts(form[0], prompt[form[0]]))
-        prompt = prompt["prompt"]
+        form, value = _form(prompt)
+        if form != "prompt":
+            return Encoded(prompt.get("prompt"), *_parts(form, value))
+        prompt = value
     if isinstance(prompt, str):
         if not prompt:
             raise InvalidRequestError("the prompt is empty; it needs some text")
         if text is None:
             raise InvalidRequestError("this engine has no tokenizer; pass token ids")
         return Encoded(prompt, text.encode(prompt))
-    return Encoded(None, _token_ids(prompt))
+    if not isinstance(prompt, BYTES | Iterable):
+        raise InvalidRequestError(
+            f"a prompt must be text, a list of token ids or a dict, not {reprlib.repr(prompt)}"
+        )
+    return Encoded(None, _token_ids(prompt, "the prompt"))
+
+
+def _form(prompt: Mapping[str, Any]) -> tuple[str, Any]:
+    """Which form a prompt dict has, and its value."""
+    forms = [name for name in FORMS if prompt.get(name) is not None]
+    if len(forms) > 1 or not (forms or "prompt" in prompt):
+        raise InvalidRequestError(
+            f"a prompt dict needs one of 'prompt', {', '.join(map(repr, FORMS))}, "
+            f"not {sorted(map(str, prompt))}"
+        )
+    for name in UNSERVED:
+        if prompt.get(name) is not None:
+            raise InvalidRequestError(f"{name} of a prompt dict can't be served; leave it out")
+    form = forms[0] if forms else "prompt"
+    return form, prompt[form]
 
 
 def as_tokens(prompt: Encoded) -> list[int]:
@@ -107,15 +161,17 @@ def spread(params: Params, count: int) -> list[SamplingParams]:
             f"there are {count} prompts and {len(found)} sampling parameters; "
             "pass one for all, or one for each"
         )
-    for item in found:
+    for index, item in enumerate(found):
         if not isinstance(item, SamplingParams):
-            raise InvalidRequestError(f"sampling_params must hold SamplingParams, not {item!r}")
+            raise InvalidRequestError(
+                f"sampling_params must hold SamplingParams, not {item!r} (sampling_params[{index}])"
+            )
     return found
 
 
 def _parts(form: str, value: Any) -> tuple[list[int], PromptVectors | None]:
     if form == "prompt_token_ids":
-        return _token_ids(value), None
+        return _token_ids(value, form), None
     if form == "prompt_embeds":
         return join_parts([as_vectors(value, form)])
     if not isinstance(value, list | tuple):
@@ -125,17 +181,39 @@ def _parts(form: str, value: Any) -> tuple[list[int], PromptVectors | None]:
     names = [f"prompt_parts[{at}]" for at in range(len(value))]
     return join_parts(
         [
-            as_vectors(part, name) if is_array(part) else _token_ids(part, name)
+            as_vectors(part, name) if is_vectors(part) else _token_ids(part, name)
             for name, part in zip(names, value, strict=True)
         ]
     )
 
 
-def _token_ids(ids: Any, name: str = "prompt_token_ids") -> list[int]:
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InvalidRequestError(f"{name} must be a list of whole numbers, not {ids!r}")
-    found = list(ids)
-    for token in found:
-        if not isinstance(token, int) or isinstance(token, bool):
-            raise InvalidRequestError(f"token ids must be whole numbers, not {token!r}")
-    return found
+def _is_number(item: object) -> bool:
+    """Whether `item` of a list is a token id, as it may be wrong, rather than a prompt."""
+    return isinstance(item, int | np.integer | np.bool_) or (is_array(item) and not item.ndim)
+
+
+def _token_ids(ids: Any, name: str) -> list[int]:
+    """The token ids of a list, an array (n,) or a tensor (n,), as integers of Python."""
+    if isinstance(ids, BYTES):
+        raise InvalidRequestError(f"{name} is bytes; decode them to text, or pass token ids")
+    listed = ids.tolist() if is_array(ids) else ids
+    if isinstance(listed, str | Mapping | Set) or not isinstance(listed, Iterable):
+        raise InvalidRequestError(f"{name} must be a list of token ids, not {reprlib.repr(ids)}")
+    found = list(listed)
+    if set(map(type, found)) <= {int}:  # at C speed, over what may be a million of them
+        return found
+    return [_token_id(token, at, name) for at, token in enumerate(found)]
+
+
+def _token_id(token: Any, at: int, name: str) -> int:
+    yes_or_no = isinstance(token, bool) or "bool" in str(getattr(token, "dtype", ""))
+    scalar = not (is_array(token) and token.ndim)
+    try:
+        if not yes_or_no and scalar:
+            return operator.index(token)
+    except TypeError:
+        pass
+    hint = "; vectors go into a dict, as 'prompt_embeds'" if isinstance(token, float) else ""
+    raise InvalidRequestError(
+        f"token ids must be whole numbers, not {reprlib.repr(token)} (at {at} of {name}){hint}"
+    )

@@ -244,7 +244,6 @@ def test_cosine_similarity_of_pairs(text_model):
     ("call", "message"),
     [
         (lambda llm: llm.embed(""), "prompt is empty"),
-        (lambda llm: llm.embed([]), "list of prompts is empty"),
         (lambda llm: llm.embed([[]]), "prompt 0: the prompt is empty"),
         (lambda llm: llm.embed([[1] * 513]), "has 513 tokens and the context is 512; shorten it"),
         (lambda llm: llm.embed([[1, 300]]), "token id 300 is out of range"),

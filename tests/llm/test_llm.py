@@ -45,7 +45,6 @@ def test_bad_sampling_parameters(params, message):
 @pytest.mark.parametrize(
     ("prompts", "params", "message"),
     [
-        ([], None, "list of prompts is empty"),
         ("", None, "prompt is empty"),
         ([[]], None, "prompt 0: the prompt is empty"),
         ([[1], [5] * 512], None, "prompt 1: the prompt has 512 tokens and the context is 512"),
@@ -78,8 +77,8 @@ def test_bad_options(text_model):
 
 
 def test_bad_chats(llm):
-    with pytest.raises(InvalidRequestError, match="there are no messages"):
-        llm.chat([])
+    with pytest.raises(InvalidRequestError, match="the chat is empty"):
+        llm.chat([[]])
     with pytest.raises(InvalidRequestError, match=r"messages\[0\] \(role 'user'\) has no content"):
         llm.chat([{"role": "user"}])
     chat = [{"role": "user", "content": "hello"}]

@@ -241,7 +241,7 @@ BAD = [
     ({"prompt_parts": [[1, 2], GOOD[:, :9]]}, "width of 9"),
     ({"prompt_parts": [GOOD, GOOD[:, :9]]}, "a width of 9 and of 48"),
     ({"prompt_parts": [[1, "a"], GOOD]}, "whole numbers"),
-    ({"prompt_parts": [GOOD, "a text"]}, "prompt_parts[1] must be a list of whole numbers"),
+    ({"prompt_parts": [GOOD, "a text"]}, "prompt_parts[1] must be a list of token ids"),
     ({"prompt_parts": [[1 << 62], GOOD]}, "token id 4611686018427387904 is out of range"),
     ({"prompt_parts": [[-1], GOOD]}, "token id -1 is out of range"),
     ({"prompt_parts": []}, "the prompt is empty"),

@@ -5,11 +5,12 @@ Knows no engine. Called by the faces, which turn prompts into token ids.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,9 +173,14 @@ class TextCodec:
         """Token ids with the special tokens that the tokenizer adds to plain text.
 
         A text that begins with the BOS token's text gets no second one.
+
+        Raises:
+            InvalidRequestError: the text is not Unicode.
+            PromptTooLongError: it has more than `max_tokens`.
         """
-        self.require_room(text)
-        ids: list[int] = self.tokenizer.encode(text)
+        with _unicode(text):
+            self.require_room(text)
+            ids: list[int] = self.tokenizer.encode(text)
         return self._one_bos(text, ids)
 
     def _one_bos(self, text: str, ids: list[int]) -> list[int]:
@@ -194,9 +200,10 @@ class TextCodec:
         return bool(self.tokenizer.encode("a")[:1] == [self.tokenizer.bos_token_id])
 
     def encode_plain(self, text: str) -> list[int]:
-        """Token ids of the text and nothing else."""
-        self.require_room(text)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        """Token ids of the text and nothing else; raises as `encode` does."""
+        with _unicode(text):
+            self.require_room(text)
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def require_room(self, text: str) -> None:
@@ -228,7 +235,8 @@ class TextCodec:
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if not hasattr(backend, "encode_batch_fast") or not self._stateless(backend):
             return [self.encode(text) if special else self.encode_plain(text) for text in texts]
-        found = backend.encode_batch_fast(texts, add_special_tokens=special)
+        with _unicode(*texts):
+            found = backend.encode_batch_fast(texts, add_special_tokens=special)
         if not special:
             return [one.ids for one in found]
         return [self._one_bos(text, one.ids) for text, one in zip(texts, found, strict=True)]
@@ -240,9 +248,10 @@ class TextCodec:
 
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Token ids of two texts joined as the tokenizer joins pairs."""
-        self.require_room(first)
-        self.require_room(second)
-        ids: list[int] = self.tokenizer.encode(first, second)
+        with _unicode(first, second):
+            self.require_room(first)
+            self.require_room(second)
+            ids: list[int] = self.tokenizer.encode(first, second)
         return ids
 
     def encode_chat(
@@ -316,3 +325,29 @@ class TextCodec:
         if self._token_texts is None:
             self._token_texts = token_bytes(self.tokenizer) or DecodedTokens(self)
         return self._token_texts
+
+
+@contextlib.contextmanager
+def _unicode(*texts: str) -> Iterator[None]:
+    """Say what is wrong with texts that a tokenizer can't take.
+
+    Of half a surrogate pair, as a text has it that was cut inside an emoji, tokenizers say that
+    it is no text.
+
+    Raises:
+        InvalidRequestError: one of them has such a half.
+    """
+    try:
+        yield
+    except (TypeError, UnicodeEncodeError):
+        for text in texts:
+            with contextlib.suppress(UnicodeEncodeError):
+                text.encode()
+                continue
+            at = next(at for at, one in enumerate(text) if "\ud800" <= one <= "\udfff")
+            raise InvalidRequestError(
+                f"the text is not Unicode: its character {at} is {text[at]!r}, half of a surrogate "
+                "pair; mend it with text.encode('utf-16', 'surrogatepass').decode('utf-16', "
+                "'replace')"
+            ) from None
+        raise
