@@ -25,7 +25,6 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from stoker.config import EngineOptions
 from stoker.engine.engine import Engine
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
@@ -38,6 +37,7 @@ from stoker.errors import InvalidRequestError, StokerError
 from stoker.llm.at_exit import leave_at_exit
 from stoker.llm.prompts import encode_prompt
 from stoker.llm.session import refuse_pickling
+from stoker.llm.vllm_options import engine_options
 
 Deliver = Callable[[RequestOutput | BaseException], None]
 
@@ -114,7 +114,7 @@ class AsyncLLM:
         token: str | None = None,
         **options: Any,
     ) -> None:
-        asked = EngineOptions.from_options(**options)
+        asked = engine_options(str(model), options)
         built = build_engine(str(model), asked, revision=revision, token=token)
         self._start(built.engine, built.text, built.plan.seed)
 
@@ -205,6 +205,17 @@ class AsyncLLM:
         async with contextlib.aclosing(self._outputs(made)) as outputs:
             async for output in outputs:
                 yield output
+
+    async def get_tokenizer(self) -> Any:
+        """Return the tokenizer of transformers that texts are encoded with.
+
+        Raises:
+            InvalidRequestError: the engine has none.
+            ModelError: the model's folder has none, or it cannot be read.
+        """
+        if self._text is None:
+            raise InvalidRequestError("this engine has no tokenizer; it takes token ids")
+        return self._text.tokenizer
 
     def close(self) -> None:
         """Stop after the step under way. Requests still open end with a StokerError."""

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, NoReturn
 
-from stoker.config import EngineOptions
 from stoker.engine.engine import Engine
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import RequestOutput
@@ -20,12 +19,14 @@ from stoker.engine.text.tokenizer import Encoded, Prompt
 from stoker.llm.beam import BeamSearchOutput, BeamSearchParams, search_all
 from stoker.llm.generate_iter import generate_iter
 from stoker.llm.pooled import PooledRequests
+from stoker.llm.progress_bar import UseTqdm
 from stoker.llm.prompts import (
     Params,
     Prompts,
     as_chats,
     as_list,
     as_tokens,
+    each_named,
     encode_prompt,
     spread,
 )
@@ -37,6 +38,7 @@ from stoker.llm.scoring import (
 )
 from stoker.llm.session import Session, refuse_pickling
 from stoker.llm.stream import stream
+from stoker.llm.vllm_options import engine_options
 
 DEFAULT_MODEL = "stoker-tiny"
 
@@ -50,7 +52,8 @@ class LLM:
     Args:
         model: a local folder, a shipped model's name, or a Hugging Face id.
         revision, token: for the hub.
-        options: fields of `EngineOptions` (device, dtype, max_batch_tokens, seed, ...).
+        options: fields of `EngineOptions` (device, dtype, max_batch_tokens, seed, ...), by these
+            names or by vLLM's (vllm_options.py).
 
     Attributes:
         plan: what the options came to on this machine (`print(llm.plan)`).
@@ -71,7 +74,7 @@ class LLM:
         token: str | None = None,
         **options: Any,
     ) -> None:
-        asked = EngineOptions.from_options(**options)
+        asked = engine_options(str(model), options)
         built = build_engine(str(model), asked, revision=revision, token=token)
         self.plan = built.plan
         self.spec = built.spec
@@ -89,13 +92,17 @@ class LLM:
         """The engine, for those who look into it; raises StokerError once closed."""
         return self.session.engine
 
-    def generate(self, prompts: Prompts, sampling_params: Params = None) -> list[RequestOutput]:
+    def generate(
+        self, prompts: Prompts, sampling_params: Params = None, *, use_tqdm: UseTqdm = False
+    ) -> list[RequestOutput]:
         """Complete each prompt; results come in the order of the prompts.
 
         Args:
-            prompts: a text, a list of token ids, a dict with "prompt", "prompt_token_ids",
-                "prompt_embeds" or "prompt_parts" (prompt_vectors.py), or a list of these.
+            prompts: a text, token ids (a list, an array or a tensor), a dict with "prompt",
+                "prompt_token_ids", "prompt_embeds" or "prompt_parts" (prompt_vectors.py), or a
+                list of these, which may be empty.
             sampling_params: one for all, or a list with one for each.
+            use_tqdm: show a bar of the requests done; a function is called in place of tqdm.
 
         Raises:
             InvalidRequestError: a prompt or parameter cannot be served; nothing has been run.
@@ -103,9 +110,8 @@ class LLM:
         A request that fails on the way (in a logits processor, say) has the finish reason
         "error" and a message in its output's `error`; the others go on.
         """
-        return self._run(
-            [self.encode_prompt(prompt) for prompt in as_list(prompts)], sampling_params
-        )
+        encoded = each_named(self.encode_prompt, as_list(prompts))
+        return self._run(encoded, sampling_params, use_tqdm)
 
     def chat(
         self,
@@ -117,6 +123,7 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
+        use_tqdm: UseTqdm = False,
     ) -> list[RequestOutput]:
         """Answer one chat (a list of messages) or several, through the model's chat template.
 
@@ -125,6 +132,7 @@ class LLM:
                 and an assistant's message may have `tool_calls` in its place.
             tools, chat_template, chat_template_kwargs, add_generation_prompt,
                 continue_final_message: for the template of every chat; see `ChatOptions`.
+            sampling_params, use_tqdm: as for `generate`.
 
         Raises:
             InvalidRequestError: a chat cannot be served, or an option has no effect; nothing has
@@ -137,10 +145,10 @@ class LLM:
             continue_final_message,
             chat_template,
         )
-        chats = as_chats(messages)
-        return self._run(
-            [self.text.encode_chat(chat, options, name) for name, chat in chats], sampling_params
+        encoded = each_named(
+            lambda named: self.text.encode_chat(named[1], options, named[0]), as_chats(messages)
         )
+        return self._run(encoded, sampling_params, use_tqdm)
 
     def generate_iter(
         self,
@@ -196,16 +204,21 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt cannot be served; nothing has been run.
         """
-        ids = [as_tokens(self.encode_prompt(prompt)) for prompt in as_list(prompts)]
+        ids = each_named(lambda one: as_tokens(self.encode_prompt(one)), as_list(prompts))
         return search_all(self.session, self.text, ids, params)
 
     def embed(
-        self, prompts: Prompts, *, pooling: str | None = None, normalize: bool | None = None
+        self,
+        prompts: Prompts,
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        use_tqdm: UseTqdm = False,
     ) -> list[PoolingRequestOutput[EmbeddingOutput]]:
         """Embed each prompt: its hidden states after the final norm, pooled to one vector.
 
         Args:
-            prompts: as for `generate`.
+            prompts, use_tqdm: as for `generate`.
             pooling: "last" (token), "mean" (of all tokens) or "cls" (the first token). None
                 takes what a sentence-transformers folder says, else "last".
             normalize: scale to length 1. None takes what such a folder says, else True.
@@ -213,9 +226,11 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt or a name cannot be served; nothing has been run.
         """
-        return self._pooled.embed(prompts, pooling, normalize)
+        return self._pooled.embed(prompts, pooling, normalize, use_tqdm)
 
-    def classify(self, prompts: Prompts) -> list[PoolingRequestOutput[ClassificationOutput]]:
+    def classify(
+        self, prompts: Prompts, *, use_tqdm: UseTqdm = False
+    ) -> list[PoolingRequestOutput[ClassificationOutput]]:
         """Give the probability of each label, for a model with a classification head.
 
         Trailing padding ids are no part of a prompt: the head looks at the token before them.
@@ -224,10 +239,10 @@ class LLM:
             InvalidRequestError: the model has no labels, or just one value to give (`score`),
                 or a prompt cannot be served; nothing has been run.
         """
-        return self._pooled.classify(prompts)
+        return self._pooled.classify(prompts, use_tqdm)
 
     def score(
-        self, texts_1: Prompts, texts_2: Prompts | None = None
+        self, texts_1: Prompts, texts_2: Prompts | None = None, *, use_tqdm: UseTqdm = False
     ) -> list[PoolingRequestOutput[ScoringOutput]]:
         """Give a number for each text, or for each pair of texts.
 
@@ -240,11 +255,19 @@ class LLM:
             InvalidRequestError: the model has several labels, the lists don't match, or a text
                 cannot be served; nothing has been run.
         """
-        return self._pooled.score(texts_1, texts_2)
+        return self._pooled.score(texts_1, texts_2, use_tqdm)
 
     def encode_prompt(self, prompt: Prompt) -> Encoded:
         """Return the text (where there is one), token ids and vectors of a prompt in any form."""
         return encode_prompt(self.text, prompt)
+
+    def get_tokenizer(self) -> Any:
+        """Return the tokenizer of transformers that texts are encoded with.
+
+        Raises:
+            ModelError: the model's folder has none, or it cannot be read.
+        """
+        return self.text.tokenizer
 
     def close(self) -> None:
         """Give the memory back. The object can't be used afterwards; twice is fine."""
@@ -260,7 +283,9 @@ class LLM:
     def __reduce__(self) -> NoReturn:
         raise refuse_pickling("an LLM")
 
-    def _run(self, prompts: Seq[Encoded], params: Params) -> list[RequestOutput]:
+    def _run(self, prompts: Seq[Encoded], params: Params, use_tqdm: UseTqdm) -> list[RequestOutput]:
         self.engine.require("generate")
         each = list(zip(prompts, spread(params, len(prompts)), strict=True))
-        return self.session.run(lambda: [self.session.request(prompt, one) for prompt, one in each])
+        return self.session.run(
+            lambda: [self.session.request(prompt, one) for prompt, one in each], use_tqdm=use_tqdm
+        )

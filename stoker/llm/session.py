@@ -25,10 +25,12 @@ from stoker.engine.setup.fork import SPAWN, Home
 from stoker.engine.text.tokenizer import Encoded
 from stoker.errors import InvalidRequestError, StokerError
 from stoker.llm.at_exit import leave_at_exit
+from stoker.llm.progress_bar import UseTqdm, Watcher, progress_bar
 from stoker.llm.turns import Turns
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds that the end of Python waits for a step
+NAME = "prompt {}".format
 
 
 class Session:
@@ -51,6 +53,7 @@ class Session:
         self._open: set[str] = set()  # added, and neither finished nor cancelled
         self._lost: dict[str, BaseException] = {}  # ended by a step that failed for another call
         self._cancelled: deque[str] = deque()  # to be cancelled when somebody has the turn
+        self._watchers: dict[str, Watcher] = {}  # told when a request has finished, by its id
         self.arrived: dict[str, RequestOutput] = {}
         leave_at_exit(self)
 
@@ -103,8 +106,11 @@ class Session:
         self.engine.add(request)
         self._open.add(request.id)
 
-    def add_all(self, requests: Seq[Request]) -> None:
+    def add_all(self, requests: Seq[Request], name: Callable[[int], str] = NAME) -> None:
         """Queue all requests, or none. Needs the turn.
+
+        Args:
+            name: names the request of an index in messages.
 
         Raises:
             InvalidRequestError: names the first that cannot be served.
@@ -115,25 +121,37 @@ class Session:
             except InvalidRequestError as problem:
                 for added in requests[:index]:
                     self._end(added.id)
-                raise InvalidRequestError(f"prompt {index}: {problem}") from None
+                raise InvalidRequestError(f"{name(index)}: {problem}") from None
 
-    def run(self, make: Callable[[], Seq[Request]]) -> list[RequestOutput]:
+    def run(
+        self,
+        make: Callable[[], Seq[Request]],
+        *,
+        name: Callable[[int], str] = NAME,
+        use_tqdm: UseTqdm = False,
+    ) -> list[RequestOutput]:
         """Run requests to their ends. Returns their outputs in order.
 
         Args:
             make: makes the requests, in this call's turn, so that their numbers follow each other.
+            name: names the request of an index in messages.
+            use_tqdm: show a bar of the requests done (progress_bar.py).
 
         Raises:
             InvalidRequestError: one cannot be served; nothing has been run.
         """
         requests: Seq[Request] = ()
         try:
-            with self.turn():
-                requests = make()
-                self.add_all(requests)
-            for request in requests:
-                while request.id not in self.arrived:
-                    self.step(request)
+            with contextlib.ExitStack() as bar:
+                with self.turn():
+                    requests = make()
+                    self.add_all(requests, name)
+                    if use_tqdm:
+                        watcher = bar.enter_context(progress_bar(use_tqdm, len(requests)))
+                        self._watchers.update((request.id, watcher) for request in requests)
+                for request in requests:
+                    while request.id not in self.arrived:
+                        self.step(request)
             outputs = [self.arrived.pop(request.id) for request in requests]
         except BaseException:
             for request in requests:
@@ -168,6 +186,9 @@ class Session:
                 self.arrived[output.request_id] = output
                 if output.finished:
                     self._open.discard(output.request_id)
+            for output in outputs if self._watchers else ():
+                if output.finished and output.request_id in self._watchers:
+                    self._watchers.pop(output.request_id)(output)
 
     def advance(self, request: Request, read: Callable[[RequestOutput], T]) -> T:
         """Step until `request` has an output, and return what `read` makes of it.
@@ -219,6 +240,7 @@ class Session:
     def _end(self, request_id: str) -> None:
         self._open.discard(request_id)
         self._lost.pop(request_id, None)
+        self._watchers.pop(request_id, None)
         self.arrived.pop(request_id, None)
         if self._engine is not None:
             self._engine.cancel(request_id)
