@@ -50,10 +50,11 @@ def watched(
     """
     report.begin()
     recorder = None
-    if args.report:
+    if args.report and not settings.to_stdout:  # which has no place beside it
         recorder = Recorder(report, described(args, settings, engine), settings.seed)
     try:
-        with screen(args.quiet, args.json_progress) as shown:
+        rows_shown = settings.to_stdout and sys.stdout.isatty()
+        with screen(args.quiet, args.json_progress, lines=rows_shown) as shown:
             watch = _Watch(report, recorder, gauges)
             job(lambda _: watch.step(shown))
             watch.end(shown)
@@ -87,9 +88,11 @@ def summed_up(
         statuses, elapsed = dict(report.statuses), round(report.seconds, 3)
         files = {"output": str(settings.output), "report": page}
         say_json("end", **totals, statuses=statuses, elapsed=elapsed, **files)
-    if not args.quiet:
+    # standard error has nothing but JSON then
+    if not args.quiet and not (args.json_progress and settings.to_stdout):
         lines = [*report.lines(), f"results   {settings.output}"]
-        print("\n".join([*lines, f"report    {page}"] if page else lines))
+        text = "\n".join([*lines, f"report    {page}"] if page else lines)
+        print(text, file=sys.stderr if settings.to_stdout else sys.stdout)
     return SOME_FAILED if report.failed_rows else 0
 
 

@@ -112,8 +112,9 @@ def _add_files(command: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="OUTPUT",
-        help="JSON Lines to write, or Parquet if the name ends in .parquet; the same command "
-        "again continues what was interrupted",
+        help="JSON Lines to write, or what the name says: .csv, .tsv, .parquet, all but the last "
+        "also with .gz or .zst; - is standard output; the same command again continues what was "
+        "interrupted",
     )
     add_keeping(command)
 

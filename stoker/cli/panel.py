@@ -82,13 +82,16 @@ class Panel:
 
 
 @contextmanager
-def screen(quiet: bool, as_json: bool) -> Iterator[Screen]:
-    """What shows progress: as the options say, else a panel on a terminal and lines elsewhere."""
+def screen(quiet: bool, as_json: bool, lines: bool = False) -> Iterator[Screen]:
+    """What shows progress: as the options say, else a panel on a terminal and lines elsewhere.
+
+    With `lines`, also on a terminal, which shows something else beside them.
+    """
     if quiet:
         yield Nothing()
     elif as_json:
         yield JsonLines()
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and not lines:
         with Panel() as panel:
             yield panel
     else:

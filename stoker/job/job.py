@@ -21,8 +21,8 @@ from stoker.job.fingerprint import model_fingerprint
 from stoker.job.interrupt import stop_requests
 from stoker.job.journal import count_lines
 from stoker.job.lock import locked
+from stoker.job.made_output import require_writers
 from stoker.job.output import clash, earlier, output_file
-from stoker.job.parquet_output import need_parquet
 from stoker.job.prefetch import Encoder, Feeder, PreparedRow, ReadySource
 from stoker.job.prompts import PromptBuilder, check_column, check_prompts
 from stoker.job.report import GOOD, Report
@@ -81,6 +81,11 @@ def prepare_job(settings: JobSettings, expect: Expect | None = None) -> Report:
 
 def _check_output(settings: JobSettings) -> None:
     output = settings.output
+    if settings.to_stdout:
+        if settings.retry:
+            raise JobError("nothing is kept of standard output, so no row of it can be retried")
+        return
+    require_writers(settings.output_format)
     if output.is_dir():
         raise JobError(f"{output} is a folder; name a file in it")
     require_apart(settings.input, output)
@@ -93,12 +98,14 @@ def _check_output(settings: JobSettings) -> None:
             raise JobError(
                 f"{path} may not be written; give the output a place where it may, or change that"
             )
-    if settings.parquet:
-        need_parquet()
 
 
 def _with_earlier(settings: JobSettings, report: Report) -> Report:
     """The report with what an earlier run has left; refuses what can't be continued."""
+    if settings.to_stdout:
+        if settings.model is not None:
+            resolve_folder(settings.model)
+        return report
     state = State(settings)
     known = state.load()
     if state.lock.exists():
@@ -109,6 +116,8 @@ def _with_earlier(settings: JobSettings, report: Report) -> Report:
     if known is None or not state.has_rows():
         return report
     state.check(known, identity(report, settings))
+    with locked(state.lock, state.output):
+        state.adopt()
     report.resumed_rows = count_lines(state.journal)
     if report.total_rows is None or report.resumed_rows < report.total_rows:
         return report

@@ -105,6 +105,11 @@ def _parse(line: bytes, key: str) -> tuple[dict[str, Any], dict[str, Any]] | Non
     return (fields, result) if whole else None
 
 
+def is_entry(line: bytes, key: str) -> bool:
+    """Whether a line is a whole result."""
+    return _parse(line, key) is not None
+
+
 def count_lines(path: Path) -> int:
     """The number of whole lines in a journal, without looking into them."""
     try:

@@ -9,22 +9,40 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from stoker.config import EnginePlan
 from stoker.errors import JobError
 from stoker.job.batch_format import RESPONSE, is_batch, output_row
+from stoker.job.csv_output import DELIMITERS, result_column
 from stoker.job.journal import Entry, Journal, RowSet, encoded
 from stoker.job.lock import locked
+from stoker.job.made_output import make_output
 from stoker.job.order import InOrder, OrderedFile
-from stoker.job.parquet_output import make_output
 from stoker.job.report import GOOD, Report
 from stoker.job.rows import BadRow, Row
 from stoker.job.settings import JobSettings
+from stoker.job.standard_output import StandardOutput
 from stoker.job.state import State, identity
 
 INTERNAL = ("cached_tokens", "copied")  # they depend on what ran beside a row, so not on the row
 TIMINGS = ("queued_seconds", "running_seconds")
+
+
+class Lines(Protocol):
+    """Takes results: a `Journal`, or standard output."""
+
+    def append(self, line: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
+class OrderedLines(Protocol):
+    """Writes results in the order of the input, out of what took them."""
+
+    order: InOrder
+
+    def advance(self) -> None: ...
 
 
 class OutputFile:
@@ -39,11 +57,11 @@ class OutputFile:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: Lines,
         settings: JobSettings,
         report: Report,
         there: RowSet,
-        ordered: OrderedFile | None,
+        ordered: OrderedLines | None,
     ) -> None:
         self._journal, self._settings, self._report = journal, settings, report
         self._there, self._ordered = there, ordered
@@ -106,6 +124,15 @@ def output_file(
     """
     report.pooled = settings.pooling is not None
     report.resumed_rows = 0
+    if settings.to_stdout:
+        with contextlib.closing(StandardOutput(settings.ordered)) as out:
+            report.begin()
+            try:
+                yield OutputFile(out, settings, report, RowSet(), out if settings.ordered else None)
+            finally:
+                out.flush()
+            out.finish()
+        return
     now = identity(report, settings)
     told = now if plan is None else {**now, "plan": plan.described()}
     state = State(settings)
@@ -118,7 +145,7 @@ def output_file(
         if known is not None and state.has_rows():
             state.check(known, now)
         count = earlier(settings, report)
-        order = InOrder() if settings.ordered and not settings.parquet else None
+        order = InOrder() if settings.ordered and not settings.output_format.made else None
 
         def take(entry: Entry, place: int) -> None:
             count(entry)
@@ -140,7 +167,7 @@ def output_file(
                 journal.close()
             if ordered:
                 ordered.finish()
-        if settings.parquet:
+        if settings.output_format.made:
             make_output(state.journal, settings)
         state.save(told, finished=True)
 
@@ -173,9 +200,12 @@ def clash(row: Row | BadRow, settings: JobSettings) -> str | None:
             f"a response has {key!r} already, where results go; "
             "give results another name with --result-key"
         )
-    if key not in row.fields:
+    taken = key if key in row.fields else None
+    if taken is None and settings.output_format.form in DELIMITERS:
+        taken = next((name for name in row.fields if name.startswith(result_column(key, ""))), None)
+    if taken is None:
         return None
     return (
-        f"the row has a column {key!r} already, where results go; "
+        f"the row has a column {taken!r} already, where results go; "
         "give results another name with --result-key"
     )

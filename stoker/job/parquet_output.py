@@ -1,21 +1,12 @@
-"""Make a job's Parquet output from its journal once the job has finished.
-
-Rows cannot be appended to a Parquet file, and a column's type depends on all its values. One batch
-of rows is in memory at a time. The output appears complete or not at all.
-"""
+"""Write rows as Parquet. A column's type depends on all its values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from stoker.errors import JobError
-from stoker.job.journal import entries, replacing
-from stoker.job.order import InOrder
-from stoker.job.settings import JobSettings
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,53 +14,19 @@ if TYPE_CHECKING:
 BATCH = 4096  # rows of a Parquet row group
 
 
-def make_output(journal: Path, settings: JobSettings) -> None:
-    """Write the job's output.
+def write_parquet(lines: Callable[[], Iterable[bytes]], path: Path) -> None:
+    """Write the rows to a new file.
 
     Args:
-        journal: with all of the job's results.
-        settings: the job.
-
-    Raises:
-        JobError: the journal can't be read or the output can't be written.
+        lines: gives the rows as lines of JSON; called twice, since types come first.
+        path: of the file.
     """
-    draft = journal.with_name("output.draft")
-    with replacing(settings.output, draft):
-        _write_parquet(journal, settings, draft)
-
-
-def need_parquet() -> None:
-    """Raise JobError if Parquet can't be written here."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        raise JobError(
-            "a .parquet output needs pyarrow; run pip install pyarrow, or name the output .jsonl"
-        ) from None
-
-
-def _lines(journal: Path, settings: JobSettings) -> Iterator[bytes]:
-    """The journal's lines, in the order that is asked for."""
-    with journal.open("rb") as file:
-        if not settings.ordered:
-            yield from file
-            return
-        order = InOrder()
-        for entry in entries(journal, settings.result_key):
-            order.found(entry.number, entry.start)
-        order.expect_no_more()
-        for offset in order.take():
-            file.seek(offset)
-            yield file.readline()
-
-
-def _write_parquet(journal: Path, settings: JobSettings, draft: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def batches() -> Iterator[list[dict[str, Any]]]:
-        lines = _lines(journal, settings)
-        while some := [json.loads(line) for line in islice(lines, BATCH)]:
+        rows = map(json.loads, lines())
+        while some := list(islice(rows, BATCH)):
             yield some
 
     types: dict[str, pyarrow.DataType | None] = {}
@@ -77,14 +34,28 @@ def _write_parquet(journal: Path, settings: JobSettings, draft: Path) -> None:
         for name in {name: None for row in rows for name in row}:
             found = _type([row.get(name) for row in rows])
             types[name] = _joined(types[name], found) if name in types else found
-    fields = [(name, pa.string() if kind is None else kind) for name, kind in types.items()]
-    schema = pa.schema(fields)
-    with pq.ParquetWriter(draft, schema) as writer:
-        for rows in batches():
-            columns = [
-                _column([row.get(name) for row in rows], types[name], kind) for name, kind in fields
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    while True:
+        fields = [(name, pa.string() if kind is None else kind) for name, kind in types.items()]
+        schema = pa.schema(fields)
+        try:
+            with pq.ParquetWriter(path, schema) as writer:
+                for rows in batches():
+                    columns = [
+                        _column(name, [row.get(name) for row in rows], types[name], kind)
+                        for name, kind in fields
+                    ]
+                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            return
+        except _MisfitError as problem:
+            types[problem.column] = None
+
+
+class _MisfitError(Exception):
+    """A column has a value that its type cannot hold, such as 2**60 + 1 among floats."""
+
+    def __init__(self, column: str) -> None:
+        super().__init__(column)
+        self.column = column
 
 
 def _type(values: list[Any]) -> pyarrow.DataType | None:
@@ -123,9 +94,13 @@ def _joined(a: pyarrow.DataType | None, b: pyarrow.DataType | None) -> pyarrow.D
 
 
 def _column(
-    values: list[Any], kind: pyarrow.DataType | None, stored: pyarrow.DataType
+    name: str, values: list[Any], kind: pyarrow.DataType | None, stored: pyarrow.DataType
 ) -> pyarrow.Array:
-    """A column's values as they are stored: those without a common type as JSON."""
+    """A column's values as they are stored: those without a common type as JSON.
+
+    Raises:
+        _MisfitError: their common type cannot hold one of them.
+    """
     import pyarrow as pa
 
     if kind is None:
@@ -135,4 +110,7 @@ def _column(
         ]
         # what UTF-8 can't hold becomes a question mark
         values = [text and text.encode("utf-8", "replace").decode() for text in texts]
-    return pa.array(values, stored)
+    try:
+        return pa.array(values, stored)
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        raise _MisfitError(name) from None

@@ -15,6 +15,7 @@ from stoker.config import SHORT_FORMS, resolve_dtype
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.pooling import PoolingParams
 from stoker.errors import InvalidRequestError, suggest
+from stoker.job.output_format import STDOUT, OutputFormat, output_format
 from stoker.job.prompts import PromptSettings
 from stoker.job.report import RESULT, STATUSES
 from stoker.job.sources import Part, Shard, Source, open_source
@@ -41,7 +42,8 @@ class JobSettings:
 
     Attributes:
         input: a file, a folder or "-", as `open_source` takes it.
-        output: JSON Lines, or Parquet if the name ends in .parquet.
+        output: where results go; its name says the format (output_format.py). "-" is standard
+            output, from which no job can be continued.
         params: sampling parameters of the rows that have none of their own.
         seed: row r's random stream derives from (seed, r).
         raw: complete the prompt as it is, without the chat template.
@@ -115,13 +117,18 @@ class JobSettings:
             )
 
     @property
-    def parquet(self) -> bool:
-        return self.output.suffix == ".parquet"
+    def output_format(self) -> OutputFormat:
+        """What is written; raises JobError if the output's name says what cannot be."""
+        return output_format(self.output)
+
+    @property
+    def to_stdout(self) -> bool:
+        return self.output == STDOUT
 
     @property
     def staged(self) -> bool:
         """Whether results are kept in a journal beside the output, which is made from it."""
-        return self.ordered or self.parquet
+        return self.ordered or self.output_format.made
 
     def source(self) -> Source:
         """The rows of the input that the job is about; `limit` is not in it.

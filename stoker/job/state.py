@@ -14,11 +14,12 @@ from typing import Any
 
 from stoker.engine.request.params import SamplingParams
 from stoker.errors import JobError
-from stoker.job.journal import Entry, RowSet, encoded, entries, replacing
+from stoker.job.journal import Entry, RowSet, encoded, entries, is_entry, replacing
 from stoker.job.report import Report
 from stoker.job.settings import JobSettings
 
 FORMAT = 1
+JOURNAL = "rows.jsonl"  # in the folder beside the output
 AGAIN = "; give another output, or --restart to start over"
 
 
@@ -35,7 +36,7 @@ class State:
         self.output = settings.output
         self.folder = sidecar(self.output)
         self.lock = self.folder / "lock"
-        self.journal = self.folder / "rows.jsonl" if settings.staged else self.output
+        self.journal = self.folder / JOURNAL if settings.staged else self.output
         self._file = self.folder / "job.json"
 
     def load(self) -> dict[str, Any] | None:
@@ -61,6 +62,23 @@ class State:
         except (ValueError, KeyError):
             raise JobError(f"{self._file} is damaged{AGAIN}") from None
         return known
+
+    def adopt(self) -> None:
+        """Take over what an earlier version has left: its output was the journal also where the
+        name says CSV or a packed file.
+
+        Raises:
+            JobError: it can't be read or moved.
+        """
+        if not self.settings.output_format.made or self.journal.exists():
+            return
+        try:
+            with self.output.open("rb") as file:
+                rows = is_entry(file.readline(), self.settings.result_key)
+            if rows:
+                self.output.rename(self.journal)
+        except OSError as problem:
+            raise JobError(f"cannot take over {self.output}: {problem.strerror}") from problem
 
     def has_rows(self) -> bool:
         """Whether there is anything that results of another kind could be mixed with."""

@@ -1,4 +1,7 @@
-"""Reads what a run wrote, JSON Lines or Parquet, a row at a time, and finds a row by its number.
+"""Reads what a run wrote, a row at a time, and finds a row by its number.
+
+JSON Lines, packed or not, and Parquet are read as they are. CSV has lost what is a number and what
+is text, so the rows it was made of are read, from the journal beside it.
 
 Knows the form of an output row. Files of any size: rows are streamed, and a finder keeps eight
 bytes for each.
@@ -14,10 +17,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from stoker.errors import JobError
+from stoker.job.csv_output import DELIMITERS
 from stoker.job.journal import encoded
+from stoker.job.output_format import output_format
 from stoker.job.report import RESULT
 from stoker.job.rows import BadRow
 from stoker.job.sources.columnar import Parquet
+from stoker.job.sources.streams import opened, packed_as
+from stoker.job.state import JOURNAL, sidecar
 
 NOWHERE = -1
 FORM = "that has a row number and a status; name a file that stoker run or stoker embed wrote"
@@ -42,14 +49,15 @@ def read_output(path: Path, key: str = RESULT) -> Iterator[OutputRow]:
     Raises:
         JobError: the file can't be read, or a row is no row of an output.
     """
+    path = _with_rows(path)
     if _is_parquet(path):
         return _parquet_rows(path, key)
     return (row for _, row in _lines(path, key))
 
 
 class RowFinder:
-    """The rows of an output by their numbers. Those of Parquet, which has no places to go to, are
-    written to a temporary file (in TMPDIR) as JSON Lines first.
+    """The rows of an output by their numbers. Those of Parquet and of packed files, which have no
+    places to go to, are written to a temporary file (in TMPDIR) as JSON Lines first.
 
     Raises:
         JobError: as `read_output`; there is no room for the temporary file.
@@ -59,7 +67,8 @@ class RowFinder:
         self._key = key
         self._places = array("q")
         self.rows = 0
-        if _is_parquet(path):
+        path = _with_rows(path)
+        if _is_parquet(path) or packed_as(_start(path)):
             self._file = self._unfold(path)
             return
         for place, row in _lines(path, key):
@@ -101,31 +110,50 @@ class RowFinder:
         return _parsed(self._file.readline(), self._key)
 
 
+def _with_rows(path: Path) -> Path:
+    """The file that holds an output's rows: the output, or the journal that CSV was made of.
+
+    Raises:
+        JobError: the output can't be read, or is CSV without its journal.
+    """
+    start = _start(path)
+    if output_format(path).form not in DELIMITERS or start[:1] == b"{":
+        return path
+    journal = sidecar(path) / JOURNAL
+    if not journal.exists():
+        raise JobError(
+            f"{path} is CSV, where numbers and texts look alike; its rows are read from {journal}, "
+            "which is not there"
+        )
+    return journal
+
+
 def _is_parquet(path: Path) -> bool:
+    return _start(path) == b"PAR1"
+
+
+def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
+            return file.read(4)
     except OSError as problem:
         raise JobError(f"cannot read {path}: {problem.strerror}; check the path") from None
 
 
 def _lines(path: Path, key: str) -> Iterator[tuple[int, OutputRow]]:
-    """Each row of JSON Lines with the place in the file where its line begins."""
-    try:
-        with path.open("rb") as file:
-            place = 0
-            for number, line in enumerate(file, 1):
-                row = _parsed(line, key)
-                if row is not None:
-                    yield place, row
-                elif line.endswith(b"\n") and line.strip():
-                    raise JobError(
-                        f"line {number} of {path} is no row of an output, which is a JSON object "
-                        f"with a {key!r} {FORM}"
-                    )
-                place += len(line)
-    except OSError as problem:
-        raise JobError(f"cannot read {path}: {problem.strerror}; check the path") from None
+    """Each row of JSON Lines with the place in the unpacked file where its line begins."""
+    with opened(path) as file:
+        place = 0
+        for number, line in enumerate(file, 1):
+            row = _parsed(line, key)
+            if row is not None:
+                yield place, row
+            elif line.endswith(b"\n") and line.strip():
+                raise JobError(
+                    f"line {number} of {path} is no row of an output, which is a JSON object "
+                    f"with a {key!r} {FORM}"
+                )
+            place += len(line)
 
 
 def _parsed(line: bytes, key: str) -> OutputRow | None:

@@ -10,7 +10,7 @@ import pytest
 from stoker.cli.main import main
 from stoker.engine.request.params import SamplingParams
 from stoker.errors import JobError
-from stoker.job.parquet_output import make_output
+from stoker.job.made_output import make_output
 from stoker.job.settings import JobSettings
 from stoker.report.compare import same_value
 from stoker.report.files import figures_path, page_path, read_figures

@@ -25,6 +25,15 @@ PACKED = (".gz", ".zst", ".zstd")
 HEAD = 1 << 16  # bytes that are looked at to know how lines end
 
 
+def packed_as(start: bytes) -> str:
+    """What a file is packed by that begins with these four bytes; "" is nothing."""
+    if start.startswith(GZIP):
+        return "gzip"
+    # pzstd puts a skippable frame first
+    skippable = start[1:] == SKIPPABLE and start[0] >> 4 == 5
+    return "zstd" if start == ZSTD or skippable else ""
+
+
 @contextmanager
 def opened(path: Path, raw: bool = False) -> Iterator[IO[bytes]]:
     """The file's content, unpacked unless `raw`.
@@ -37,10 +46,11 @@ def opened(path: Path, raw: bool = False) -> Iterator[IO[bytes]]:
             start = b"" if raw else file.read(4)
             if not raw:
                 file.seek(0)
-            if start.startswith(GZIP):
+            packing = packed_as(start)
+            if packing == "gzip":
                 with gzip.open(file, "rb") as unpacked:
                     yield unpacked  # type: ignore[misc]  # a GzipFile reads as any file
-            elif _is_zstd(start):
+            elif packing == "zstd":
                 yield _zstd(file)
             else:
                 yield file
@@ -98,11 +108,6 @@ def _remedy(path: Path, problem: OSError) -> str:
     return ""
 
 
-def _is_zstd(start: bytes) -> bool:
-    """Whether a file's first four bytes are those of zstd; pzstd puts a skippable frame first."""
-    return start == ZSTD or (start[1:] == SKIPPABLE and start[0] >> 4 == 5)
-
-
 def _zstd(file: IO[bytes]) -> IO[bytes]:
     pa = arrow("zstd files")
     stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
@@ -130,7 +135,7 @@ def unpacked_file(path: Path) -> tuple[Path, Any]:
     """
     with path.open("rb") as file:
         start = file.read(4)
-    if not start.startswith(GZIP) and not _is_zstd(start):
+    if not packed_as(start):
         return path, None
     with opened(path) as stream:
         return spooled(stream)
