@@ -109,10 +109,10 @@ KINDS = {
     "metaspace": (metaspace("always"), False, True),
     "metaspace, no prefix": (metaspace("never"), False, True),
     "word pieces": (word_piece, False, True),
-    "word pieces, cleaned up": (word_piece, True, False),
+    "word pieces, cleaned up": (word_piece, True, True),
     "suffixes": (suffixes, False, False),
     "no decoder": (no_decoder, False, True),
-    "no decoder, cleaned up": (no_decoder, True, False),
+    "no decoder, cleaned up": (no_decoder, True, True),
 }
 
 

@@ -122,7 +122,8 @@ class ActiveRequest:
             assert out.cumulative_logprob is not None
             out.cumulative_logprob += row.found.logprobs[0]
             if out.logprobs is not None:
-                out.logprobs.append(_named(row.found, texts, _is_first(out.token_ids, texts)))
+                first, special = _is_first(out.token_ids, texts, self.special), self.special
+                out.logprobs.append(_named(row.found, texts, first, special))
         out.token_ids.append(token)
         return row
 
@@ -145,11 +146,16 @@ class ActiveRequest:
         if self.scores is None or self.output.prompt_logprobs is not None:
             return
         entries: list[Logprobs | None] = [None]
-        first = _is_first(self.scores.prompt[:1], texts)
-        for token, found in zip(self.scores.prompt[1:], self.scores.found, strict=True):
-            entries.append(_named(found, texts, first))
-            first = first and _is_first([token], texts)
+        first = True
+        for token, found in zip(self.scores.prompt, self.scores.found, strict=False):
+            first = first and _is_first([token], texts, self.special)
+            entries.append(_named(found, texts, first, self.special))
         self.output.prompt_logprobs = entries
+
+    @property
+    def special(self) -> bool:
+        """Whether texts have special tokens."""
+        return not self.request.params.skip_special_tokens
 
     def finish(self) -> None:
         """Close the output: of `best_of` completions the likeliest `n` stay, best first."""
@@ -167,16 +173,16 @@ def _worth(one: CompletionOutput) -> tuple[bool, float, int]:
     return one.error is not None, -(one.cumulative_logprob or 0.0), one.index
 
 
-def _is_first(before: Seq[int], texts: TokenTexts | None) -> bool:
+def _is_first(before: Seq[int], texts: TokenTexts | None, special: bool) -> bool:
     """Return True if no text comes of the tokens `before`."""
-    return texts is not None and not any(texts.counts(token) for token in before)
+    return texts is not None and not any(texts.counts(token, special) for token in before)
 
 
-def _named(found: TokenLogprobs, texts: TokenTexts | None, first: bool) -> Logprobs:
+def _named(found: TokenLogprobs, texts: TokenTexts | None, first: bool, special: bool) -> Logprobs:
     entries = zip(*found, strict=True)
     if texts is None:
         return {token: Logprob(logprob, rank) for token, logprob, rank in entries}
     return {
-        token: Logprob(logprob, rank, texts.text(token, first), texts.added(token, first))
+        token: Logprob(logprob, rank, texts.text(token, first), texts.added(token, first, special))
         for token, logprob, rank in entries
     }

@@ -90,6 +90,17 @@ def test_bytes_of_log_probabilities_join_to_the_text(model, llm):
     assert [one.decoded_token for one in scored] == [one.decoded_token for one in chosen[1:]]
 
 
+def test_special_tokens_that_are_kept_are_among_the_bytes(model, llm):
+    ids = [2, *llm.text.encode_plain(TEXT)[:-1], 2]
+    params = saying(ids, logprobs=3, skip_special_tokens=False)
+    out = llm.generate([[5, 6]], params)[0].outputs[0]
+    assert "".join(llm.stream([5, 6], saying(ids, skip_special_tokens=False))) == out.text
+    assert out.text.count("</s>") == 2
+    if model[1].startswith("byte"):
+        data = b"".join(next(iter(entry.values())).bytes for entry in out.logprobs)
+        assert data.decode("utf-8", "replace") == out.text
+
+
 def test_batch_files_keep_every_alternative_and_offsets_are_of_the_text(model, llm, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     parts = llm.text.encode_plain("😀 日本 it is")

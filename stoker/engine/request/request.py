@@ -81,8 +81,8 @@ class Logprob:
 
     `rank` is 1 for the likeliest; of equally likely tokens the lower id comes first.
     `decoded_token` is the token's own text, with replacement characters for parts of characters;
-    `bytes` are what it adds to the text, none for a special token. So the chosen tokens' join to
-    the text's. Both are None where there is no tokenizer.
+    `bytes` are what it adds to the text, none for a special token that is left out. So the chosen
+    tokens' join to the text's. Both are None where there is no tokenizer.
     """
 
     logprob: float

@@ -40,13 +40,16 @@ class TextStream(Protocol):
 
 
 class TokenTexts(Protocol):
-    """What single tokens stand for. `first` is for one that no other text comes before."""
+    """What single tokens stand for.
+
+    `first` is for one that no other text comes before, `special` for texts with special tokens.
+    """
 
     def text(self, token: int, first: bool = ...) -> str: ...
 
-    def added(self, token: int, first: bool = ...) -> bytes: ...
+    def added(self, token: int, first: bool = ..., special: bool = ...) -> bytes: ...
 
-    def counts(self, token: int) -> bool: ...
+    def counts(self, token: int, special: bool = ...) -> bool: ...
 
     def stream(self, special: bool = ...) -> TextStream: ...
 

@@ -20,6 +20,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from stoker.engine.text.token_windows import WindowStream
+
 Read = Callable[[str], bytes]  # a token, as the vocabulary has it, to its bytes
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -32,9 +34,17 @@ class TokenBytes:
         backend: the tokenizer, as the tokenizers library has it.
         read: gives the bytes of a token that stands after others.
         read_first: gives those of a text's first token, which may lack a blank.
+        clean: is applied to a text, where blanks before punctuation are removed.
     """
 
-    def __init__(self, backend: Any, read: Read, read_first: Read) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        read: Read,
+        read_first: Read,
+        clean: Callable[[str], str] | None = None,
+    ) -> None:
+        self.clean = clean
         self._name: Callable[[int], str | None] = backend.id_to_token
         self._read, self._read_first = read, read_first
         added = backend.get_added_tokens_decoder()
@@ -51,26 +61,37 @@ class TokenBytes:
             self._known[token, first] = data
         return data
 
-    def added(self, token: int, first: bool = False) -> bytes:
-        """What the token adds to a text, which leaves special tokens out."""
-        return b"" if token in self._special else self.own(token, first)
+    def added(self, token: int, first: bool = False, special: bool = False) -> bytes:
+        """What the token adds to a text, with special tokens or without."""
+        return b"" if token in self._special and not special else self.own(token, first)
 
     def text(self, token: int, first: bool = False) -> str:
         """The token's own text, with replacement characters for parts of characters."""
-        return self.own(token, first).decode("utf-8", "replace")
+        alone = first or token in self._special
+        return self.own(token, alone).decode("utf-8", "replace")
 
-    def counts(self, token: int) -> bool:
+    def counts(self, token: int, special: bool = False) -> bool:
         """Return True if the token is part of a text: what comes after it is not first."""
-        return bool(self.added(token))
+        return bool(self.added(token, special=special))
 
-    def stream(self, special: bool = False) -> ByteStream:
+    def stream(self, special: bool = False) -> ByteStream | WindowStream:
         """A text, with its special tokens or without."""
-        return ByteStream(self.own if special else self.added)
+        if self.clean is None:
+            return self._byte_stream(special)
+
+        def decode(ids: list[int]) -> str:
+            return self.decode(ids, special)
+
+        return WindowStream(decode, None if special else self._special.__contains__)
 
     def decode(self, token_ids: Iterable[int], special: bool = False) -> str:
         """The text of all the tokens, with the special ones or without."""
-        stream = self.stream(special)
-        return "".join([stream.push(token)[0] for token in token_ids]) + stream.finish()
+        stream = self._byte_stream(special)
+        text = "".join([stream.push(token)[0] for token in token_ids]) + stream.finish()
+        return text if self.clean is None else self.clean(text)
+
+    def _byte_stream(self, special: bool) -> ByteStream:
+        return ByteStream(self.own if special else self.added)
 
 
 class ByteStream:
@@ -103,8 +124,8 @@ def token_bytes(tokenizer: Any) -> TokenBytes | None:
     """The bytes of the tokens of a transformers tokenizer.
 
     Returns:
-        None if a text is not its tokens' bytes in a row: other decoders, slow tokenizers, texts
-        that are cleaned up afterwards.
+        None if a text is not its tokens' bytes in a row, cleaned up or not: other decoders, slow
+        tokenizers.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -113,9 +134,12 @@ def token_bytes(tokenizer: Any) -> TokenBytes | None:
         return None
     backend = tokenizer.backend_tokenizer
     readers = _readers(backend.decoder)
-    if readers is None or _cleans_up(tokenizer, backend):
+    if readers is None:
         return None
-    return TokenBytes(backend, *readers)
+    if not _cleans_up(tokenizer, backend):
+        return TokenBytes(backend, *readers)
+    clean = getattr(tokenizer, "clean_up_tokenization", None)  # transformers 5.0 has none
+    return None if clean is None else TokenBytes(backend, *readers, clean)
 
 
 def _steps(decoder: Any) -> list[dict[str, Any]]:

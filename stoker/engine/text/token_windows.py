@@ -31,7 +31,7 @@ class DecodedTokens:
     def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._known: dict[tuple[int, bool], str] = {}
-        self._counts: dict[int, bool] = {}
+        self._counts: dict[tuple[int, bool], bool] = {}
 
     def text(self, token: int, first: bool = False) -> str:
         """The token's own text: after itself, unless it is `first` or special."""
@@ -46,17 +46,18 @@ class DecodedTokens:
             self._known[token, first] = text
         return text
 
-    def added(self, token: int, first: bool = False) -> bytes:
-        """What the token adds to a text, which leaves special tokens out."""
-        return self.text(token, first).encode("utf-8", "replace") if self.counts(token) else b""
+    def added(self, token: int, first: bool = False, special: bool = False) -> bytes:
+        """What the token adds to a text, with special tokens or without."""
+        counts = self.counts(token, special)
+        return self.text(token, first).encode("utf-8", "replace") if counts else b""
 
-    def counts(self, token: int) -> bool:
+    def counts(self, token: int, special: bool = False) -> bool:
         """Return True if the token is part of a text: what comes after it is not first."""
-        counts = self._counts.get(token)
+        counts = self._counts.get((token, special))
         if counts is None:
             twice = [token, token]  # one alone may be a blank that a text does not begin with
-            counts = bool(self._tokenizer.decode(twice, skip_special_tokens=True))
-            self._counts[token] = counts
+            counts = bool(self._tokenizer.decode(twice, skip_special_tokens=not special))
+            self._counts[token, special] = counts
         return counts
 
     def is_special(self, token: int) -> bool:
@@ -65,7 +66,11 @@ class DecodedTokens:
 
     def stream(self, special: bool = False) -> WindowStream:
         """A text, with its special tokens or without."""
-        return WindowStream(self._tokenizer, None if special else self.is_special)
+
+        def decode(ids: list[int]) -> str:
+            return self._tokenizer.decode(ids, skip_special_tokens=not special)
+
+        return WindowStream(decode, None if special else self.is_special)
 
 
 class WindowStream:
@@ -75,12 +80,14 @@ class WindowStream:
     window moves on where what is still to be settled decodes alike without the tokens before.
 
     Args:
-        tokenizer: decodes the window.
+        decode: gives the text of the window's tokens.
         is_special: tells the tokens that the text leaves out; None if it has all.
     """
 
-    def __init__(self, tokenizer: Decoder, is_special: Callable[[int], bool] | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, decode: Callable[[list[int]], str], is_special: Callable[[int], bool] | None
+    ) -> None:
+        self._decode = decode
         self._is_special = is_special
         self._window: list[int] = []
         self._longest = 4 * REACH
@@ -125,10 +132,6 @@ class WindowStream:
             self._settled, self._longest = len(text) - len(rest), 4 * REACH
         else:
             self._longest = 2 * len(self._window)  # try again later, and not at every token
-
-    def _decode(self, ids: list[int]) -> str:
-        skip = self._is_special is not None
-        return self._tokenizer.decode(ids, skip_special_tokens=skip) if ids else ""
 
 
 def _common_length(text: str, other: str) -> int:
