@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+FORGET = 4096  # characters
+
 
 class SpecialStops:
     """Searches for `stops` in a text and the special tokens between its pieces.
@@ -48,6 +50,7 @@ class SpecialStops:
     def skip(self) -> None:
         """Ignore matches that begin in what there is so far."""
         self._start = len(self._searched)
+        self._forget()
 
     def find(self) -> tuple[int, int] | None:
         """How many characters of the text lie behind the beginning of the first match, and its end.
@@ -64,6 +67,7 @@ class SpecialStops:
             length = self._shown(len(self._searched))
             return length - self._shown(start), length - self._shown(end)
         self._start = max(self._start, len(self._searched) - self._longest + 1)
+        self._forget()
         return None
 
     def held(self) -> int:
@@ -73,6 +77,14 @@ class SpecialStops:
             if any(stop.startswith(text[at:]) for stop in self._stops):
                 return self._shown(len(text)) - self._shown(at)
         return 0
+
+    def _forget(self) -> None:
+        """Drop what is no longer searched, now and then: a token costs the same anywhere."""
+        cut = self._start
+        if cut >= FORGET:
+            self._searched = self._searched[cut:]
+            self._spans = [(start - cut, end - cut) for start, end in self._spans if end > cut]
+            self._start = 0
 
     def _first(self, stop: str, start: int) -> int:
         """The first match that begins at `start` or later and cuts no special token; -1 if none."""

@@ -2,6 +2,9 @@
 
 import random
 
+import pytest
+
+from stoker.engine.text import special_stops
 from stoker.engine.text.detokenizer import Detokenizer
 
 SPECIAL = {0: "<a>", 1: "<|b|>"}
@@ -93,7 +96,9 @@ def test_letters_that_spell_it_match_as_before():
     assert detokenizer.finish() == "a"
 
 
-def test_as_a_slow_search_finds():
+@pytest.mark.parametrize("forget", [special_stops.FORGET, 1])
+def test_as_a_slow_search_finds(forget, monkeypatch):
+    monkeypatch.setattr(special_stops, "FORGET", forget)
     rng = random.Random(0)
     stopped = 0
     for _ in range(3000):
