@@ -233,13 +233,15 @@ class TextCodec:
         Texts of any length are tokenised; see `require_room`.
         """
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        if not hasattr(backend, "encode_batch_fast") or not self._stateless(backend):
-            return [self.encode(text) if special else self.encode_plain(text) for text in texts]
         with _unicode(*texts):
-            found = backend.encode_batch_fast(texts, add_special_tokens=special)
+            if hasattr(backend, "encode_batch_fast") and self._stateless(backend):
+                batch = backend.encode_batch_fast(texts, add_special_tokens=special)
+                found = [one.ids for one in batch]
+            else:
+                found = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
         if not special:
-            return [one.ids for one in found]
-        return [self._one_bos(text, one.ids) for text, one in zip(texts, found, strict=True)]
+            return found
+        return [self._one_bos(text, ids) for text, ids in zip(texts, found, strict=True)]
 
     @staticmethod
     def _stateless(backend: Any) -> bool:
