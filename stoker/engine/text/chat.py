@@ -132,19 +132,27 @@ class ChatTemplate:
         """The template for a chat.
 
         Raises:
-            InvalidRequestError: there is none, or several and none that is named default.
+            InvalidRequestError: there is none, or several and none that is named default, or what
+                was given is neither a name nor a template.
             ModelError: it is no template.
         """
-        own = self._tokenizer.chat_template
-        if not own and options.chat_template is None:
+        own, given = self._tokenizer.chat_template, options.chat_template
+        if not own and given is None:
             raise InvalidRequestError(
                 "the model has no chat template; send a plain prompt (--raw on the command line)"
             )
+        names = list(own) if isinstance(own, dict) else []
+        if given is not None and given not in names and "{" not in given:
+            raise InvalidRequestError(
+                "chat_template must be the text of a template, or the name of one that the model "
+                f"has ({', '.join(names) or 'none'}), not {short(given)}; read the file if it is "
+                "one"
+            )
         try:
-            text = self._tokenizer.get_chat_template(options.chat_template, options.tools)
+            text = self._tokenizer.get_chat_template(given, options.tools)
         except ValueError:
             raise InvalidRequestError(
-                f"the model has chat templates named {', '.join(sorted(own))}, and none named "
+                f"the model has chat templates named {', '.join(sorted(names))}, and none named "
                 "default; choose one by chat_template"
             ) from None
         if text not in self._known:

@@ -480,6 +480,11 @@ def test_a_template_that_the_caller_brings(codec):
         made, [said("user", parts(HELLO[0]["content"]))], chat_template="rag"
     )
     assert rendered(made, HELLO) == oracle(made, HELLO)
+    message = wrong(made, HELLO, chat_template="chat_template.jinja")
+    assert message == (
+        "chat_template must be the text of a template, or the name of one that the model has "
+        "(default, rag), not 'chat_template.jinja'; read the file if it is one"
+    )
 
 
 @pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
