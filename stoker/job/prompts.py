@@ -106,9 +106,11 @@ class PromptBuilder:
         ]
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """See that the template reads a column; see `Template.check_columns`."""
+        """See that the templates read columns; see `Template.check_columns`."""
         if self._template is not None:
             self._template.check_columns(columns)
+        if self._system is not None:  # which may be the same for all rows
+            self._system.check_forms(columns)
 
     def ask(self, row: Row) -> RowPrompt:
         """Build the row's prompt.

@@ -121,18 +121,9 @@ class Template:
             InvalidRequestError: it reads none, or names one as another language would; the message
                 says what may have been meant.
         """
-        names = list(columns)
-        forms = [
-            (found[0], next((name for name in found.groups() if name), ""))
-            for found in OTHER_FORMS.finditer(self._literal)
-        ]
+        names, forms = list(columns), self._other_forms()
         if self._names - self._functions or self._names.intersection(names):
-            for form, name in forms:
-                if name in names and not self._names & {name, ALL}:
-                    raise InvalidRequestError(
-                        f"{self.origin}: {form} is not filled in; write the column as "
-                        f"{{{{ {name} }}}}, and these characters themselves as {{{{ {form!r} }}}}"
-                    )
+            self.check_forms(names)
             return
         named = names[0] if names else "column"
         hint = ""
@@ -147,6 +138,27 @@ class Template:
             f"{self.origin} has no column in it, so all rows would have the same prompt; {hint}"
             f"write a column as {example}; the columns are {', '.join(names) or 'none'}"
         )
+
+    def check_forms(self, columns: Iterable[str]) -> None:
+        """See that it names no column as another language would.
+
+        Raises:
+            InvalidRequestError: it does, and reads the column nowhere.
+        """
+        names = list(columns)
+        for form, name in self._other_forms():
+            if name in names and not self._names & {name, ALL}:
+                raise InvalidRequestError(
+                    f"{self.origin}: {form} is not filled in; write the column as "
+                    f"{{{{ {name} }}}}, and these characters themselves as {{{{ {form!r} }}}}"
+                )
+
+    def _other_forms(self) -> list[tuple[str, str]]:
+        """What looks like a column in another language, with the name in it ("" if none)."""
+        return [
+            (found[0], next((name for name in found.groups() if name), ""))
+            for found in OTHER_FORMS.finditer(self._literal)
+        ]
 
 
 def _no_value(problem: Exception) -> str:
