@@ -86,7 +86,7 @@ class Encoder:
             for at, prompt in prompts.items():
                 if _special(prompt) == special:
                     try:
-                        texts[at] = self._render(prompt)
+                        texts[at] = self._render(rows[at], prompt)
                         self._text.require_room(texts[at])
                     except Exception as problem:
                         texts.pop(at, None)
@@ -95,9 +95,13 @@ class Encoder:
                 found.update(self._tokenised(rows, prompts, some, special))
         return [found.get(at) or self._tokens(row, prompts[at]) for at, row in enumerate(rows)]
 
-    def _render(self, prompt: RowPrompt) -> str:
+    def _render(self, row: Row | BadRow, prompt: RowPrompt) -> str:
         if prompt.kind == "messages":
-            return self._text.render_chat(prompt.value, prompt.chat)
+            try:
+                return self._text.render_chat(prompt.value, prompt.chat)
+            except InvalidRequestError as problem:
+                place = row.place if isinstance(row, Row) else ""
+                raise InvalidRequestError(f"{place}: {problem}" if place else problem) from None
         if not prompt.value:
             raise InvalidRequestError("the prompt is empty; it needs some text")
         return str(prompt.value)

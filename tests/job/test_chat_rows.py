@@ -137,8 +137,9 @@ def test_a_chat_that_fails_is_a_bad_row_that_names_message_and_field(llm, oracle
         'chat_template_kwargs must be an object such as {"enable_thinking": false}',
         "continue_final_message must be true or false, not 'yes'",
     ]
-    for (status, error), part in zip(bad, says, strict=True):
+    for line, ((status, error), part) in enumerate(zip(bad, says, strict=True), 2):
         assert status == "bad_row"
+        assert error.startswith(f"a.jsonl, line {line}: ")
         assert part in error
 
 

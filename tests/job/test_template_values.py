@@ -179,7 +179,7 @@ def test_a_column_in_another_language_beside_one_in_jinja_is_told(tmp_path, form
     check("To {{ lang }}: " + form.replace("text", "other"))
     check("To {{ lang }}: {{ text }} as " + form)  # the column is there, so this is an example
     settings = PromptSettings("{{ lang }}", system="Be brief. " + form)
-    with pytest.raises(JobError, match="--system: .* is not filled in; write the column as"):
+    with pytest.raises(JobError, match=r"--system: .* is not filled in; write the column as"):
         check_prompts(open_source(path), PromptBuilder(settings, SamplingParams(), True))
 
 
