@@ -13,6 +13,8 @@ from tiny import SIZES
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
 import stoker
+from stoker import SamplingParams
+from stoker.llm.vllm_options import RENAMED
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = Path(stoker.__file__).parent / "shipped" / "stoker-tiny"
@@ -53,6 +55,16 @@ def test_the_quickstart_on_the_command_line(tmp_path):
     assert "of 20 as expected" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "sorted.jsonl").read_text().splitlines()]
     assert [row["words"] for row in rows] == ["pear apple fig", "tin lead gold"]
+
+
+def test_the_names_of_vllm():
+    text = (ROOT / "docs" / "python.md").read_text("utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| `(\w+)`", text, re.M)) == RENAMED
+
+
+def test_every_sampling_parameter_is_named():
+    text = (ROOT / "docs" / "python.md").read_text("utf-8")
+    assert [one for one in SamplingParams.__dataclass_fields__ if f"`{one}`" not in text] == []
 
 
 @pytest.mark.parametrize("page", ["quickstart.md", "python.md"])
