@@ -22,7 +22,7 @@ from stoker.engine.text.detokenizer import TokenTexts
 from stoker.engine.text.token_bound import TokenBound
 from stoker.engine.text.token_bytes import TokenBytes, token_bytes
 from stoker.engine.text.token_windows import REPLACEMENT, DecodedTokens
-from stoker.errors import InvalidRequestError, ModelError, PromptTooLongError
+from stoker.errors import InvalidRequestError, ModelError, PromptTooLongError, StokerError
 from stoker.model.json_files import read_json
 
 LONG = 1 << 16  # characters of a text that is tokenised without asking whether it is too long
@@ -178,7 +178,7 @@ class TextCodec:
             InvalidRequestError: the text is not Unicode.
             PromptTooLongError: it has more than `max_tokens`.
         """
-        with _unicode(text):
+        with _encodable(text):
             self.require_room(text)
             ids: list[int] = self.tokenizer.encode(text)
         return self._one_bos(text, ids)
@@ -201,7 +201,7 @@ class TextCodec:
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of the text and nothing else; raises as `encode` does."""
-        with _unicode(text):
+        with _encodable(text):
             self.require_room(text)
             ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
@@ -233,7 +233,7 @@ class TextCodec:
         Texts of any length are tokenised; see `require_room`.
         """
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        with _unicode(*texts):
+        with _encodable(*texts):
             if hasattr(backend, "encode_batch_fast") and self._stateless(backend):
                 batch = backend.encode_batch_fast(texts, add_special_tokens=special)
                 found = [one.ids for one in batch]
@@ -250,7 +250,7 @@ class TextCodec:
 
     def encode_pair(self, first: str, second: str) -> list[int]:
         """Token ids of two texts joined as the tokenizer joins pairs."""
-        with _unicode(first, second):
+        with _encodable(first, second):
             self.require_room(first)
             self.require_room(second)
             ids: list[int] = self.tokenizer.encode(first, second)
@@ -330,18 +330,20 @@ class TextCodec:
 
 
 @contextlib.contextmanager
-def _unicode(*texts: str) -> Iterator[None]:
+def _encodable(*texts: str) -> Iterator[None]:
     """Say what is wrong with texts that a tokenizer can't take.
 
     Of half a surrogate pair, as a text has it that was cut inside an emoji, tokenizers say that
-    it is no text.
+    it is no text. A tokenizer without a token for what it does not know may raise anything.
 
     Raises:
-        InvalidRequestError: one of them has such a half.
+        InvalidRequestError: one of them has such a half, or the tokenizer refuses it.
     """
     try:
         yield
-    except (TypeError, UnicodeEncodeError):
+    except (StokerError, MemoryError):
+        raise
+    except Exception as problem:
         for text in texts:
             with contextlib.suppress(UnicodeEncodeError):
                 text.encode()
@@ -352,4 +354,4 @@ def _unicode(*texts: str) -> Iterator[None]:
                 "pair; mend it with text.encode('utf-16', 'surrogatepass').decode('utf-16', "
                 "'replace')"
             ) from None
-        raise
+        raise InvalidRequestError(f"the tokenizer can't encode the text: {problem}") from problem
