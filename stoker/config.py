@@ -127,6 +127,7 @@ class EngineOptions:
         dtype, quantization = resolve_dtype(self.dtype, self.quantization)
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "quantization", quantization)
+        object.__setattr__(self, "device", str(self.device))  # a torch.device too
         for name in ("block_size", "max_running"):
             self._at_least_one(name, getattr(self, name))
         for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context", "threads"):
@@ -146,6 +147,8 @@ class EngineOptions:
             if getattr(self, name) not in (True, False, "auto"):
                 found = getattr(self, name)
                 raise ConfigError(f"{name} must be True, False or 'auto', not {found!r}")
+        if self.prefix_cache not in (True, False):
+            raise ConfigError(f"prefix_cache must be True or False, not {self.prefix_cache!r}")
         if self.cuda_graphs is True and not self.device.startswith("cuda"):
             raise ConfigError(f"cuda_graphs=True needs device='cuda', not {self.device!r}")
         if self.step_time is not None:

@@ -22,12 +22,15 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device {name!r} is not known; use cpu or cuda") from None
-    if device.type == "cuda":
-        _start_cuda(name)
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise ConfigError(f"device {name!r} is not there; this machine has {count} GPU(s)")
-        _check_age(device)
+    if device.type == "cpu":
+        return torch.device("cpu")  # also for "cpu:0", which not all that is given it takes
+    if device.type != "cuda":
+        raise ConfigError(f"device {name!r} can't be served; use cpu or cuda")
+    _start_cuda(name)
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise ConfigError(f"device {name!r} is not there; this machine has {count} GPU(s)")
+    _check_age(device)
     return device
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stoker.config import EngineOptions
 from stoker.engine.setup.device import find_device
 from stoker.errors import ConfigError
 
@@ -66,3 +67,22 @@ def test_other_devices():
     assert find_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="device 'abacus' is not known; use cpu or cuda"):
         find_device("abacus")
+
+
+def test_devices_that_are_not_served():
+    for name in ("auto", "gpu", "None"):
+        with pytest.raises(ConfigError, match="is not known; use cpu or cuda"):
+            find_device(name)
+    for name in ("mps", "meta", "xpu:1"):
+        with pytest.raises(ConfigError, match="can't be served; use cpu or cuda"):
+            find_device(name)
+    assert find_device("cpu:0") == torch.device("cpu")
+
+
+def test_options_of_other_types():
+    assert EngineOptions(device=torch.device("cpu")).device == "cpu"
+    assert EngineOptions(device=torch.device("cuda", 1)).device == "cuda:1"
+    with pytest.raises(ConfigError, match="prefix_cache must be True or False, not 'no'"):
+        EngineOptions(prefix_cache="no")
+    with pytest.raises(ConfigError, match="seed must be a whole number, not 1.5"):
+        EngineOptions(seed=1.5)
