@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from stoker.errors import ModelError
 from stoker.model.json_files import read_json
 
 SERIALISED = "tokenizer.json"
+CONFIG = "config.json"
+SECONDS = 20  # the search takes no longer; to read a large tokenizer takes one or two
 SENTENCEPIECE = "tokenizer.model"
 SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "config.json",
+    CONFIG,
     "chat_template.json",
     "processor_config.json",
 )
@@ -56,19 +59,21 @@ def _explain(folder: Path, said: str) -> str:
         files = {name: read_json(folder, name) for name in (SERIALISED, *SETTINGS)}
     except ModelError as fault:  # names the file
         return f"the tokenizer can't be read: {fault}"
-    for path in (folder / name for name in files if files[name]):
+    for path in (folder / name for name in files if files[name] and name != CONFIG):
         if path.read_bytes().startswith(codecs.BOM_UTF8):
             return (
                 f"the tokenizer can't be read: {path} begins with a byte order mark; save it as "
                 "UTF-8 without one"
             )
+    until = time.monotonic() + SECONDS
     serialised = files[SERIALISED]
     if serialised and (fault_said := _refused(serialised)):
-        field = _culprit(serialised, lambda fields: not _refused(fields))
+        field = _culprit(serialised, lambda fields: not _refused(fields), until)
         return _message(folder / SERIALISED, field, serialised, fault_said)
     for name in SETTINGS:
-        field = _culprit(files[name], functools.partial(_reads, folder, name))
-        if field is not None or (files[name] and _reads(folder, name, {})):
+        reads = functools.partial(_reads, folder, name)
+        field = _culprit(files[name], reads, until)
+        if field is not None or (files[name] and time.monotonic() < until and reads({})):
             return _message(folder / name, field, files[name], said)
     present = [name for name in (SERIALISED, *VOCABULARIES) if (folder / name).is_file()]
     return f"the tokenizer in {folder} ({', '.join(present)}) can't be read: {said}"
@@ -89,9 +94,13 @@ def _message(path: Path, field: str | None, fields: dict[str, Any], said: str) -
     return f"the tokenizer can't be read because of {field} in {path}, which is {shown}: {said}"
 
 
-def _culprit(fields: dict[str, Any], reads: Callable[[dict[str, Any]], bool]) -> str | None:
-    """The first field without which a file can be read, if there is one."""
+def _culprit(
+    fields: dict[str, Any], reads: Callable[[dict[str, Any]], bool], until: float
+) -> str | None:
+    """The first field without which a file can be read, if it is found in time."""
     for field in fields:
+        if time.monotonic() > until:
+            return None
         if reads({name: value for name, value in fields.items() if name != field}):
             return field
     return None
