@@ -1,6 +1,7 @@
-"""Texts that a tokenizer has no tokens for: one of a call is named, and in a job a row of its own."""
+"""Texts that a tokenizer has no tokens for: each is named, and in a job a row of its own."""
 
 import json
+import shutil
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers

@@ -84,5 +84,5 @@ def test_options_of_other_types():
     assert EngineOptions(device=torch.device("cuda", 1)).device == "cuda:1"
     with pytest.raises(ConfigError, match="prefix_cache must be True or False, not 'no'"):
         EngineOptions(prefix_cache="no")
-    with pytest.raises(ConfigError, match="seed must be a whole number, not 1.5"):
+    with pytest.raises(ConfigError, match=r"seed must be a whole number, not 1\.5"):
         EngineOptions(seed=1.5)
