@@ -93,7 +93,7 @@ def _call_losses(call: Message, prompt: str, name: str) -> list[str]:
             wanted += f", which {short(arguments)} is not"
         return [f"{name}.function.arguments: {wanted}"]
     shown = str(arguments)  # Python's notation
-    if shown != json.dumps(arguments, ensure_ascii=False) and shown in prompt:
+    if shown != _as_json(arguments) and shown in prompt:
         return [f"{name}.function.arguments: the chat template takes them as JSON text"]
     if not all(_occurs(str(key), prompt) for key in arguments):
         return [f"{LEAVES_OUT} {name}.function.arguments"]
@@ -183,13 +183,13 @@ def _as_object(arguments: Any) -> Any:
 def _as_json(arguments: Any) -> str:
     if isinstance(arguments, str):
         return arguments
-    return json.dumps(arguments, ensure_ascii=False)
+    return json.dumps(arguments, ensure_ascii=False, skipkeys=True, default=str)
 
 
 def _parsed(arguments: str) -> dict[str, Any] | None:
     try:
         found = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -6,6 +6,7 @@ lacks with nulls. Knows no template; chat_forms.py goes on from here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def plain_text(content: Any) -> str:
     texts = []
     for part in content:
         if isinstance(part, Mapping):
-            kind = part.get("type") or "text"
+            kind = str(part.get("type") or "text")
             texts.append(str(part.get(TEXT_PARTS[kind])) if kind in TEXT_PARTS else f"[{kind}]")
         else:
             texts.append(str(part))
@@ -62,7 +63,10 @@ def plain_text(content: Any) -> str:
 
 def short(value: Any) -> str:
     """The value for a message of an error: its repr, cut."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; depth
+        return f"a value of type {type(value).__name__}"
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
@@ -118,13 +122,14 @@ def _part(part: Any, where: str) -> Message:
             f"{short(part)}"
         )
     kind = part.get("type") or ("text" if "text" in part else None)
-    if kind not in TEXT_PARTS:
+    field = TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if field is None:
         raise InvalidRequestError(
-            f"{where} is a part of the type {kind!r}; only text can be served"
+            f"{where} is a part of the type {short(kind)}; only text can be served"
         )
-    text = part.get(TEXT_PARTS[kind])
+    text = part.get(field)
     if not isinstance(text, str):
-        raise InvalidRequestError(f"{where}.{TEXT_PARTS[kind]} must be text, not {short(text)}")
+        raise InvalidRequestError(f"{where}.{field} must be text, not {short(text)}")
     return {"type": "text", "text": text}
 
 
@@ -165,6 +170,12 @@ def _call(call: Any, where: str) -> Message:
         )
     if isinstance(arguments, Mapping):
         arguments = dict(arguments)
+        try:
+            json.dumps(arguments, skipkeys=True, default=str)
+        except (ValueError, RecursionError) as problem:
+            raise InvalidRequestError(
+                f"{where}.function.arguments cannot be written as JSON: {problem}"
+            ) from None
     if "function" in found:
         return {**found, "function": {**function, "arguments": arguments}}
     return {**found, "arguments": arguments}

@@ -178,6 +178,9 @@ def test_other_names_of_text_parts(codec):
          "messages[1].tool_calls: only an assistant calls tools, not 'user'"),
         (called({}) | {"tool_calls": "f"}, "messages[1].tool_calls must be a list of calls"),
         (called({}) | {"tool_calls": ["f"]}, "messages[1].tool_calls[0] must be like"),
+        (said("user", [{"type": {"a": 1}}]), "a part of the type {'a': 1}"),
+        (said("user", 10**5000), "messages[1].content must be text or a list of text parts, not a"),
+        (called({"n": 10**5000}), "tool_calls[0].function.arguments cannot be written as JSON"),
         (called([1]), "messages[1].tool_calls[0].function.arguments must be an object or its JSON"),
     ],
 )  # fmt: skip
