@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stoker.engine.request.params import SamplingParams
 from stoker.errors import JobError
 from stoker.job.journal import Entry, RowSet, encoded, entries, is_entry, replacing
 from stoker.job.report import Report
@@ -106,8 +105,7 @@ class State:
             if known["model_name"] == identity["model_name"]:
                 names = f"other files of {known['model_name']} than are there now"
             raise JobError(f"{begun}another model: {names}{AGAIN}")
-        before = {**_defaults(), **_flat(known["settings"])}
-        now = _flat(identity["settings"])
+        before, now = _flat(known["settings"]), _flat(identity["settings"])
         told = [
             f"{name.removeprefix('params.')} was {_shown(before.get(name))}"
             f" and is {_shown(now.get(name))}"
@@ -213,11 +211,6 @@ def identity(report: Report, settings: JobSettings) -> dict[str, Any]:
         "input_name": str(settings.input),
         "model_name": settings.model,
     }
-
-
-def _defaults() -> dict[str, Any]:
-    """Settings that a job of an earlier version may lack were at their defaults."""
-    return _flat(JobSettings(Path(), Path(), SamplingParams()).described())
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -3,20 +3,16 @@
 import json
 import random
 import time
+from fractions import Fraction
 
 import pytest
 
 from stoker import LLM, SamplingParams
 from stoker.cli.main import main
 from stoker.engine.request.constraint import TRIED, make_constraint, new_matcher
-from stoker.engine.request.schema import (
-    FARTHEST,
-    FORMATS,
-    LEVELS,
-    NESTED,
-    OPTIONAL,
-    prepare_schema,
-)
+from stoker.engine.request.schema import FORMATS, NESTED, OPTIONAL, prepare_schema
+from stoker.engine.request.schema_numbers import FARTHEST
+from stoker.engine.request.schema_references import LEVELS
 from stoker.errors import InvalidRequestError
 
 FIXED = {"additionalProperties": False}
@@ -193,6 +189,31 @@ def test_large_bounds_of_whole_numbers(bytewise, bounds):
         assert number < bounds.get("exclusiveMaximum", 10**50)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "number", "minimum": -1.7e308, "maximum": 1.7e308},
+        {"type": "number", "minimum": 10**18},
+        {"type": "number", "exclusiveMaximum": 0},
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "number", "exclusiveMaximum": 0, "maximum": -5},
+        {"type": "number", "exclusiveMinimum": 2**53 + 1, "maximum": 2**53 + 8},
+        {"allOf": [{"type": "integer"}, {"exclusiveMinimum": 2**53, "maximum": 2**53 + 6}]},
+        {"allOf": [{"type": "integer"}, {"minimum": 2**53 + 1}, {"maximum": 2**63}]},
+    ],
+)
+def test_bounds_of_numbers(bytewise, schema):
+    bounds = {}
+    for part in [schema, *schema.get("allOf", [])]:
+        bounds |= part
+    for text in answers(bytewise, count=20, json_schema=schema):
+        number = Fraction(text)
+        assert number >= Fraction(bounds.get("minimum", number))
+        assert number <= Fraction(bounds.get("maximum", number))
+        assert number > Fraction(bounds.get("exclusiveMinimum", number - 1))
+        assert number < Fraction(bounds.get("exclusiveMaximum", number + 1))
+
+
 def test_small_bounds_stay_as_they_are():
     schema = {"type": "integer", "exclusiveMinimum": 0.5, "maximum": 2**53 - 1}
     assert prepare_schema(schema) == schema
@@ -268,6 +289,9 @@ ENDLESS = "no answer that ends"
         ({"properties": {"id": {"const": 2**53 + 1}}}, "#/properties/id/const is 9007199254740993"),
         ({"enum": [1, [10**25]]}, "#/enum/1/0 is 1000"),
         ({"const": -(2**63)}, "write it as a string"),
+        ({"enum": [1e22]}, "#/enum/0 is 1e[+]22"),
+        ({"type": "number", "minimum": 1e20}, "# has minimum 1e[+]20"),
+        ({"exclusiveMaximum": -(2**64)}, "# has exclusiveMaximum -1844"),
         ({"type": "integer", "multipleOf": 123456789}, "multipleOf asks for 123456789 remainders"),
         ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 0.9967}]}, "remainders"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "does not compile: Unsatisfiable"),
@@ -376,7 +400,7 @@ def test_a_row_with_a_bad_form_fails_alone(tmp_path, text_model):
     def strict(schema):
         return {"type": "json_schema", "json_schema": {"schema": schema}}
 
-    bad = [False, {"$ref": "#"}, {"type": "strin"}, nested(NESTED, {}), {"const": 2**53 + 1}]
+    bad = [False, {"$ref": "#"}, {"type": "strin"}, chain(LEVELS + 1), {"const": 2**53 + 1}]
     rows = [row("fine", choice=["left", "right"]), row("any", response_format=strict(True))]
     rows += [row(f"bad {at}", response_format=strict(one)) for at, one in enumerate(bad)]
     rows += [row("empty", choice=[]), row("named", guided_json={}), row("last", regex="ab")]
