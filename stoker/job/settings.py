@@ -34,6 +34,9 @@ FREE = (
     "format",
     "read_ahead",
 )
+# sampling parameters that job.json has at other values than their defaults only, since jobs were
+# begun before there were any
+LATER = ("include_stop_str_in_output", "skip_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,11 @@ class JobSettings:
         del told["prompts"]["origin"]  # where a template was read from changes nothing
         if not self.prompts.chat_template_kwargs:  # jobs begun before there were any go on
             del told["prompts"]["chat_template_kwargs"]
+        told["params"] = {
+            name: value
+            for name, value in _plain(self.params).items()
+            if name not in LATER or value != getattr(SamplingParams, name)
+        }
         plain: dict[str, Any] = json.loads(json.dumps(told, default=_plain))
         return plain
 

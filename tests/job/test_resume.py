@@ -416,3 +416,11 @@ def test_a_sidecar_that_cannot_be_written(llm, job):
     report = prepare_job(job)
     with pytest.raises(JobError, match=r"cannot make the folder .*out.jsonl.stoker"):
         run_job(llm, job, report, lambda report: None)
+
+
+def test_parameters_that_came_later_count_where_they_are_set(llm, job):
+    run(llm, job)
+    cut_to(job.output, 5)
+    kept = dataclasses.replace(job.params, skip_special_tokens=False)
+    with pytest.raises(JobError, match="skip_special_tokens was null and is false"):
+        run(llm, dataclasses.replace(job, params=kept))
