@@ -157,6 +157,8 @@ class JobSettings:
         del told["prompts"]["origin"]  # where a template was read from changes nothing
         if not self.prompts.chat_template_kwargs:  # jobs begun before there were any go on
             del told["prompts"]["chat_template_kwargs"]
+        if self.delimiter is None:
+            del told["delimiter"]
         told["params"] = {
             name: value
             for name, value in _plain(self.params).items()
