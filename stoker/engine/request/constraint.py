@@ -24,7 +24,7 @@ LIMITS: dict[str, dict[str, int]] = {  # of the library, where its own, which bo
     "json_schema": {"max_items_in_row": 20_000, "step_max_items": 500_000},  # 4 a property
     "choice": {"initial_lexer_fuel": 10_000_000},  # 500,000 short texts, of 20 us each
 }
-TRIED = 32  # bytes of an answer
+TRIED = 8  # bytes of an answer
 
 
 class Constraint(NamedTuple):
@@ -165,7 +165,7 @@ def _dead_end(matcher: Any, kind: str) -> str:
 @functools.cache
 def _bytewise() -> Any:
     """A tokenizer whose tokens are the 256 bytes, by their values."""
-    return library().LLTokenizer("byte")
+    return library().LLTokenizer("byte", slices=[])  # which serve large vocabularies
 
 
 def _schema_text(value: Any) -> str:

@@ -56,7 +56,7 @@ def refused(message, **form):
     began = time.monotonic()
     with pytest.raises(InvalidRequestError, match="(?s)" + message) as problem:
         SamplingParams(**form)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # a tenth of a second alone
     assert len(str(problem.value)) < 600
     return str(problem.value)
 
@@ -338,7 +338,7 @@ def test_other_forms_that_can_not_be_followed(form, message):
     began = time.monotonic()
     with pytest.raises(InvalidRequestError, match="(?si)" + message):
         SamplingParams(**form)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # a second alone
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_other_forms_that_can_not_be_followed(form, message):
 def test_forms_that_look_hard_and_are_not(form):
     began = time.monotonic()
     SamplingParams(**form)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_the_first_bytes_are_tried_and_no_more():
