@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from stoker.engine.text.special_stops import SpecialStops
+from stoker.engine.text.stop_strings import stop_strings
 
 
 class Tokenizer(Protocol):
@@ -80,7 +81,7 @@ class Detokenizer:
         keep_stop: bool = False,
     ) -> None:
         self._stream = stream
-        self._stop = stop
+        self._stop = stop_strings(stop) if stop else None
         self._keep_stop = keep_stop
         self._special = SpecialStops.among(stop, special or {})
         self._ignoring = min_tokens  # as many tokens more
@@ -98,7 +99,7 @@ class Detokenizer:
             if token in special.tokens and unsettled:
                 piece, unsettled = piece + self._stream.settle(), ""
             special.add(piece, token)
-        if self._ignoring or not self._stop:
+        if self._ignoring or self._stop is None:
             self._ignoring -= self._ignoring > 0
             self._pieces.append(piece)
             self._barred = len(unsettled)
@@ -107,14 +108,11 @@ class Detokenizer:
             return
         certain = self._held + piece
         text = certain + unsettled
-        places = [
-            (at, at + len(stop))
-            for stop in self._stop
-            if (at := text.find(stop, self._barred)) >= 0
-        ]
-        begun = len(certain) - self._overlap(certain)
+        place = self._stop.find(text, self._barred)
+        places = [] if place is None else [place]
+        begun = len(certain) - self._stop.begun(certain)
         if unsettled:
-            begun = min(begun, len(text) - self._overlap(text))
+            begun = min(begun, len(text) - self._stop.begun(text))
         if special is not None:
             if (found := special.find()) is not None:
                 places.append((len(certain) - found[0], len(certain) - found[1]))
@@ -151,15 +149,3 @@ class Detokenizer:
         self._pieces.append(text[: stop[self._keep_stop]])
         self._held = ""
         self.stopped = True
-
-    def _overlap(self, text: str) -> int:
-        """Length of the longest ending of `text` that begins a stop string."""
-        last = text[-1:]
-        return max(_overlap(text, stop) if last in stop else 0 for stop in self._stop)
-
-
-def _overlap(text: str, stop: str) -> int:
-    for size in range(min(len(stop) - 1, len(text)), 0, -1):
-        if stop.startswith(text[-size:]):
-            return size
-    return 0
