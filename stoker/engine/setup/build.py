@@ -21,7 +21,7 @@ from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.graphs import graph_buckets, make_graphs
 from stoker.engine.execution.runner import ModelRunner
 from stoker.engine.scheduling.scheduler import Scheduler
-from stoker.engine.setup.budget import Budget
+from stoker.engine.setup.budget import Budget, gib
 from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device import find_device
 from stoker.engine.setup.device_memory import DeviceMemory
@@ -277,9 +277,15 @@ def assemble(plan: EnginePlan, loaded: Loaded, room: Room, record: bool) -> Engi
     blocks = [count + (buckets is not None) for count in sizes.blocks(plan.num_blocks)]
     scales = kv_scales(model, plan.max_context) if loaded.kv_dtype == FP8 else None
     groups = len(model.spec.cache_groups)  # none if no layer caches anything
-    cache = PagedCache(
-        model.spec, blocks[:groups], plan.block_size, loaded.kv_dtype, device, scales
-    )
+    try:
+        cache = PagedCache(
+            model.spec, blocks[:groups], plan.block_size, loaded.kv_dtype, device, scales
+        )
+    except (OSError, OverflowError, MemoryError) as problem:  # of a CPU; a GPU has its budget
+        raise ConfigError(
+            f"the cache of {plan.num_blocks} blocks takes {gib(plan.cache_memory)}, which this "
+            f"system does not give ({problem}); lower num_blocks or cache_memory"
+        ) from problem
     longest = max(plan.max_context, buckets.largest.tokens if buckets else 0)
     idle = [count - 1 if buckets else 0 for count in blocks]
     slots = DeviceSlots(plan.max_running, longest, plan.block_size, device, idle)

@@ -2,8 +2,10 @@
 
 import pytest
 
+from stoker import LLM
 from stoker.engine.setup import sizing
 from stoker.engine.setup.host_memory import free_memory
+from stoker.errors import ConfigError
 
 MIB = 1 << 20
 HOST = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {64 * 1024 * 1024} kB"}  # 64 GiB
@@ -60,11 +62,14 @@ def test_version_1_in_a_container_that_sees_the_outermost_folder_alone(machine):
 
 
 def test_the_cache_is_sized_by_it(monkeypatch, text_model):
-    from stoker import LLM
-    from stoker.errors import ConfigError
-
     monkeypatch.setattr(sizing, "free_memory", lambda: MIB)
     assert LLM(text_model, threads=1).plan.cache_memory <= MIB // 4
     monkeypatch.setattr(sizing, "free_memory", lambda: 0)
-    with pytest.raises(ConfigError, match="raise cache_memory"):
+    with pytest.raises(ConfigError, match="set a smaller max_context"):
         LLM(text_model, threads=1)
+
+
+@pytest.mark.parametrize("blocks", [10**11, 10**18])
+def test_more_than_the_system_gives(text_model, blocks):
+    with pytest.raises(ConfigError, match=rf"cache of {blocks} blocks .* lower num_blocks"):
+        LLM(text_model, threads=1, num_blocks=blocks)
