@@ -30,6 +30,8 @@ def llm(text_model):
         ({"top_p": 1.1}, r"top_p must lie in \(0, 1\]"),
         ({"top_k": -2}, "top_k must be at least -1"),
         ({"n": 0}, "n must be at least 1"),
+        ({"n": 2**63}, "n must be at most 16384"),
+        ({"best_of": 16385}, "best_of must be at most 16384"),
         ({"stop": 5}, "stop must be a list, not 5"),
         ({"stop_token_ids": 5}, "stop_token_ids must be a list, not 5"),
         ({"stop": [""]}, "stop must hold non-empty strings"),

@@ -43,6 +43,11 @@ def whole(name: str, value: Any, least: int | None, advice: str = "") -> None:
         raise InvalidRequestError(f"{name} must be at least {least}, not {value}{advice}")
 
 
+def at_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        raise InvalidRequestError(f"{name} must be at most {most}, not {value}")
+
+
 def number(name: str, value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not _finite(value):
         raise InvalidRequestError(f"{name} must be a finite number, not {value!r}")

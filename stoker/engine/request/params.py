@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from stoker.engine.request.checks import (
+    at_most,
     between,
     items,
     known_names,
@@ -27,6 +28,7 @@ from stoker.engine.request.constraint import Constraint, make_constraint
 from stoker.errors import InvalidRequestError
 
 MOST_TOP_K = 2**31 - 1  # keeps all of any vocabulary, as more would, and tensors can hold it
+MOST_SAMPLES = 1 << 14  # of a prompt; more would fill the memory before the first token
 # Draws divide by the temperature in float32. Below its least normal number a processor may take the
 # divisor for 0; beyond its greatest all tokens are equally likely, as they are at it.
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -189,6 +191,7 @@ class SamplingParams:
 
     def _check_lengths(self) -> None:
         whole("n", self.n, 1)
+        at_most("n", self.n, MOST_SAMPLES)
         if self.seed is not None:
             whole("seed", self.seed, None)
         whole("min_tokens", self.min_tokens, 0)
@@ -270,6 +273,7 @@ class SamplingParams:
 
     def _check_best_of(self, best_of: int) -> None:
         whole("best_of", best_of, 1)
+        at_most("best_of", best_of, MOST_SAMPLES)
         if best_of < self.n:
             raise InvalidRequestError(
                 f"best_of={best_of} is less than n={self.n}, the number to be returned"
