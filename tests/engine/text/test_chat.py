@@ -162,6 +162,7 @@ def test_other_names_of_text_parts(codec):
          "messages[1].content[0] is a part of the type 'image_url'; only text can be served"),
         (said("user", [*parts("a"), {"type": "input_audio"}]), "messages[1].content[1] is a part"),
         (said("user", [{"type": "image"}]), "'image'; only text"),
+        (said("user", [{"type": ["text"], "text": "a"}]), "['text']; only text"),
         (said("user", [{"url": "x"}]), "a part of the type None"),
         (said("user", [3]), 'messages[1].content[0] must be an object such as {"type": "text"'),
         (said("user", [{"type": "text"}]), "messages[1].content[0].text must be text, not None"),
