@@ -1,7 +1,7 @@
 """Running out of memory in a step: smaller steps from now on, and the same work again.
 
 Knows the scheduler and steps. What a failed step left of a prompt's scores is dropped when the
-prompt is scored again (`Live.score_range`). Called by the loop.
+prompt is scored again (`ActiveRequest.score_range`). Called by the loop.
 """
 
 from __future__ import annotations
