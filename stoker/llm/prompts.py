@@ -120,6 +120,7 @@ def _form(prompt: Mapping[str, Any]) -> tuple[str, Any]:
         raise InvalidRequestError(
             f"a prompt dict needs one of 'prompt', {', '.join(map(repr, FORMS))}, "
             f"not {sorted(map(str, prompt))}"
+            + ("; pass each row of input_ids alone" if "input_ids" in prompt else "")
         )
     for name in UNSERVED:
         if prompt.get(name) is not None:
@@ -189,7 +190,8 @@ def _parts(form: str, value: Any) -> tuple[list[int], PromptVectors | None]:
 
 def _is_number(item: object) -> bool:
     """Whether `item` of a list is a token id, as it may be wrong, rather than a prompt."""
-    return isinstance(item, int | np.integer | np.bool_) or (is_array(item) and not item.ndim)
+    plain = isinstance(item, int | float | np.number | np.bool_)
+    return plain or (is_array(item) and not item.ndim)
 
 
 def _token_ids(ids: Any, name: str) -> list[int]:

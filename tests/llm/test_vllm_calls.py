@@ -172,6 +172,28 @@ def test_special_tokens_may_stay(llm):
     assert (one.text, one.complete) == ("ab<|user|>", True)
 
 
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_stop_string_that_is_a_special_token(llm, skip, keep):
+    """It ends the answer in any case, and stays where special tokens do."""
+    end = llm.get_tokenizer().eos_token_id
+    [output] = llm.generate(
+        "hello",
+        SamplingParams(
+            temperature=0,
+            max_tokens=3,
+            logit_bias={end: 1e4},
+            ignore_eos=True,
+            stop="<|end|>",
+            include_stop_str_in_output=keep,
+            skip_special_tokens=skip,
+        ),
+    )
+    [one] = output.outputs
+    assert (one.token_ids, one.finish_reason) == ([end], "stop")
+    assert one.text == ("<|end|>" if keep and not skip else "")
+
+
 @pytest.mark.parametrize("name", ["skip_special_tokens", "include_stop_str_in_output"])
 def test_they_are_yes_or_no(name):
     with pytest.raises(InvalidRequestError, match=f"{name} must be True or False, not 'no'"):
@@ -284,7 +306,19 @@ def test_a_bad_chat_is_named_by_its_index(llm):
         llm.chat("hello")
 
 
+def test_numbers_that_are_no_token_ids(llm):
+    for prompts in ([1.0, 2.0], np.array([1.0, np.nan]), torch.ones(3), [np.float32(1)]):
+        with pytest.raises(
+            InvalidRequestError, match=r"^prompt 0: token ids must be whole numbers"
+        ):
+            llm.generate(prompts, FOUR)
+    with pytest.raises(InvalidRequestError, match="pass each row of input_ids alone"):
+        llm.generate(llm.get_tokenizer()(["hello"]), FOUR)
+
+
 def test_bad_parameters_are_named_by_their_index(llm):
+    with pytest.raises(InvalidRequestError, match=r"^prompt 1: the bad word .* is not Unicode"):
+        llm.generate(["a", "b"], [FOUR, SamplingParams(bad_words=[HALF])])
     with pytest.raises(InvalidRequestError, match=r"not None \(sampling_params\[1\]\)"):
         llm.generate(["a", "b"], [FOUR, None])
     with pytest.raises(InvalidRequestError, match=r"^prompt 1: .*logprobs=301"):

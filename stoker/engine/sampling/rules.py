@@ -194,7 +194,10 @@ def _bad_words(
                 f"the bad word {word!r} needs a tokenizer, and the engine has none; "
                 "give it as a list of token ids"
             )
-        plain = tuple(tokenizer.encode_plain(word))
+        try:
+            plain = tuple(tokenizer.encode_plain(word))
+        except InvalidRequestError as problem:
+            raise InvalidRequestError(f"the bad word {word!r}: {problem}") from None
         if not plain:
             raise InvalidRequestError(f"the bad word {word!r} has no tokens with this tokenizer")
         found[plain] = None
