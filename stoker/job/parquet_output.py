@@ -36,7 +36,7 @@ def write_parquet(lines: Callable[[], Iterable[bytes]], path: Path) -> None:
             types[name] = _joined(types[name], found) if name in types else found
     while True:
         fields = [(name, pa.string() if kind is None else kind) for name, kind in types.items()]
-        schema = pa.schema(fields)
+        schema = pa.schema([(_in_utf8(name), kind) for name, kind in fields])
         try:
             with pq.ParquetWriter(path, schema) as writer:
                 for rows in batches():
@@ -48,6 +48,10 @@ def write_parquet(lines: Callable[[], Iterable[bytes]], path: Path) -> None:
             return
         except _MisfitError as problem:
             types[problem.column] = None
+
+
+def _in_utf8(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class _MisfitError(Exception):

@@ -22,6 +22,7 @@ from stoker.errors import JobError
 from stoker.job.csv_output import write_csv
 from stoker.job.job import JobSettings, prepare_job, run_job
 from stoker.job.output_format import OutputFormat, output_format
+from stoker.job.parquet_output import write_parquet
 from stoker.report.outputs import RowFinder, read_output
 
 PARAMS = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
@@ -197,6 +198,21 @@ def test_csv_without_its_journal_is_not_read_again(llm, job, capsys):
     Path(f"{job.output}.stoker", "rows.jsonl").unlink()
     assert main(["inspect", str(job.output)]) == 1
     assert "out.csv is CSV, where numbers and texts look alike" in capsys.readouterr().err
+
+
+def test_parquet_holds_what_json_lines_do(tmp_path):
+    """Names that UTF-8 cannot hold, and values that come too late for their column's type."""
+    first = {"a": 2**60 + 1, "\ud800": 1, "c": {"x": 1}, "result": {"row": 1}}
+    last = {"a": 0.5, "d": 10**400, "c": {"y": []}, "result": {"row": 2}}
+    lines = [json.dumps(row).encode() for row in [first] * 4096 + [last]]
+    write_parquet(lambda: lines, tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table.column_names == ["a", "\\ud800", "c", "result", "d"]
+    before, after = table.slice(4095).to_pylist()
+    assert (before["a"], before["\\ud800"]) == (str(2**60 + 1), 1)
+    assert (before["c"], before["d"]) == ({"x": 1, "y": None}, None)
+    assert (after["a"], after["\\ud800"]) == ("0.5", None)
+    assert (after["c"], after["d"]) == ({"x": None, "y": []}, str(10**400))
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)

@@ -124,6 +124,7 @@ class Arrow(Columnar):
 
     def _batches(self, path: Path) -> Iterator[Any]:
         for batch in self._whole(path):
+            _validate(batch)
             for start in range(0, batch.num_rows, BATCH):
                 yield batch.slice(start, BATCH)
 
@@ -186,6 +187,23 @@ def _twice_within(kind: Any) -> str | None:
             return found
     below = (_twice_within(child.type) for child in children)
     return next((name for name in below if name is not None), None)
+
+
+def _validate(batch: Any) -> None:
+    """Refuse damage that would end the process when a value is read; text may be no UTF-8.
+
+    Raises:
+        ArrowInvalid: a batch is inconsistent.
+    """
+    pa: Any = arrow("Arrow files")
+    batch.validate()
+    for column in batch.columns:
+        if pa.types.is_string(column.type):
+            column.view(pa.binary()).validate(full=True)
+        elif pa.types.is_large_string(column.type):
+            column.view(pa.large_binary()).validate(full=True)
+        else:
+            column.validate(full=True)
 
 
 def _records(batch: Any) -> Iterator[tuple[dict[str, Any], str | None]]:

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -127,16 +127,15 @@ def _row(number: int, place: str, header: list[str], values: list[str]) -> Row |
         try:
             whole.encode()
         except UnicodeEncodeError:
-            column = next(name for name, value in fields.items() if _broken(value))
             shown = {name: _shown(value) for name, value in fields.items()}
             error = (
-                f"{place}, column {column!r} is not UTF-8; convert the file "
+                f"{place}{_column(fields, _broken)} is not UTF-8; convert the file "
                 "(iconv -f ENCODING -t UTF-8)"
             )
             return BadRow(number, error, shown)
     if "\0" in whole:
-        column = next(name for name, value in fields.items() if "\0" in value)
-        return BadRow(number, f"{place}, column {column!r} {NUL}", fields)
+        named = _column(fields, lambda value: "\0" in value)
+        return BadRow(number, f"{place}{named} {NUL}", fields)
     if len(values) != len(header):
         error = (
             f"{place} has {len(values)} values and the header has {len(header)} columns "
@@ -144,6 +143,11 @@ def _row(number: int, place: str, header: list[str], values: list[str]) -> Row |
         )
         return BadRow(number, error, fields)
     return Row(number, fields, place)
+
+
+def _column(fields: dict[str, str], fault: Callable[[str], bool]) -> str:
+    """Names the column with a fault; nothing if it is in a value beyond the columns."""
+    return next((f", column {name!r}" for name, value in fields.items() if fault(value)), "")
 
 
 def _shown(value: str) -> str:

@@ -144,6 +144,22 @@ def test_one_value_that_cannot_be_read_is_one_bad_row(tmp_path):
     assert rows[1].fields == {"n": 2}
 
 
+def test_arrow_files_with_texts_that_are_no_utf8(tmp_path):
+    """One bad row each; offsets that lead nowhere end the reading, and not the process."""
+    texts = pa.array([b"a", b"\xe9", b"c"], pa.binary())
+    column = pa.StringArray.from_buffers(3, texts.buffers()[1], texts.buffers()[2])
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), pa.schema([("prompt", pa.string())])) as file:
+        file.write_table(pa.table({"prompt": column}))
+    rows = list(open_source(tmp_path / "a.arrow").rows())
+    assert [type(row) for row in rows] == [Row, BadRow, Row]
+    offsets = pa.array([0, 1 << 30, 2], pa.int32()).buffers()[1]
+    wrong = pa.StringArray.from_buffers(2, offsets, texts.buffers()[2])
+    with pa.ipc.new_file(str(tmp_path / "b.arrow"), pa.schema([("prompt", pa.string())])) as file:
+        file.write_batch(pa.record_batch({"prompt": wrong}))
+    with pytest.raises(JobError, match="is damaged or cut off"):
+        list(open_source(tmp_path / "b.arrow").rows())
+
+
 def test_structures_with_a_field_twice_are_refused(tmp_path):
     twice = pa.struct([pa.field("x", pa.int8()), pa.field("x", pa.int8())])
     array = pa.StructArray.from_buffers(

@@ -187,6 +187,14 @@ def test_headers_and_rows_with_too_many_commas(tmp_path):
     assert good(tmp_path, "a.csv", b"a\n  \nx\n")[0] == {"a": "  "}
 
 
+def test_faults_beyond_the_columns(tmp_path):
+    """A value too many names no column."""
+    found = read(tmp_path, "a.csv", b"a,b\n1,2,\xe9\n1,2,\0\n1,2\n")
+    assert found[0].error.startswith("a.csv, line 2 is not UTF-8; convert")
+    assert found[1].error.startswith("a.csv, line 3 holds a NUL byte")
+    assert isinstance(found[2], Row)
+
+
 def test_lines_are_counted_from_the_top_of_the_file(tmp_path):
     found = read(tmp_path, "a.csv", b"\nsep=;\n\na;b\n1;2\n1\n")
     assert found[1].error.startswith("a.csv, line 6 has 1 values")
