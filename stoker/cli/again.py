@@ -174,7 +174,7 @@ def _edited(text: str) -> str:
             ) from None
         if done.returncode:
             raise ConfigError(f"--edit: {editor!r} ended with code {done.returncode}")
-        edited = file.read_text("utf-8").removesuffix("\n")  # the one that was added
+        edited = file.read_text("utf-8-sig").removesuffix("\n")  # the one that was added
     if not edited.strip():
         raise ConfigError("--edit: the prompt was left empty, so nothing was run")
     return edited
