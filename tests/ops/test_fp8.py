@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch_release import fp8_on_cpu
 
 from stoker import LLM, SamplingParams
 from stoker.engine.setup import build
@@ -39,6 +40,7 @@ def test_numbers_times_scales_give_the_rows_back():
     assert (error <= x.abs() / 16 * 1.001 + scales * 2**-10).all()
 
 
+@fp8_on_cpu
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("k", "n"), [(64, 32), (256, 48)])
 def test_product_equals_the_definition(k, n, bias):
@@ -91,6 +93,7 @@ def test_a_model_that_gains_nothing_is_refused(checkpoint, monkeypatch):
         LLM(checkpoint("llama").folder, dtype="fp8")
 
 
+@fp8_on_cpu
 def test_a_whole_model_with_its_head_left_alone(checkpoint, prompts, monkeypatch):
     """On a CPU, which torch's product serves too, with shapes let through that it takes."""
     monkeypatch.setattr("stoker.quant.choose.why_not_fp8", lambda device: None)

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from layouts import make
+from torch_release import paged_varlen
 
 from stoker.errors import ConfigError
 from stoker.ops import attention_varlen, select
@@ -109,6 +110,7 @@ def test_varlen_is_called_as_it_is_documented(monkeypatch, window, sinks):
     torch.testing.assert_close(lse, expected_lse)
 
 
+@paged_varlen
 def test_varlen_wants_a_block_table(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(attention_varlen.importlib.util, "find_spec", lambda name: None)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch_release import fp8_on_cpu
 
 from stoker.ops.linear import linear_reference
 from stoker.ops.native.build import load_kernels
@@ -19,7 +20,7 @@ FORMATS = [
     pytest.param(FloatFormat(torch.bfloat16), torch.bfloat16, 0.0, 2**-8, id="bfloat16"),
     pytest.param(Bf16Format(), torch.float32, 0.0, 1e-6, id="bf16 in float32", marks=native),
     pytest.param(Int8Rows(), torch.float32, 0.5001 / 127, 0.01, id="int8"),
-    pytest.param(Fp8Rows(), torch.bfloat16, 1 / 15, 0.05, id="fp8"),
+    pytest.param(Fp8Rows(), torch.bfloat16, 1 / 15, 0.05, id="fp8", marks=fp8_on_cpu),
 ]
 each_format = pytest.mark.parametrize(("kind", "dtype", "rounding", "error"), FORMATS)
 
