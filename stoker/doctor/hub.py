@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,15 +27,16 @@ class HubProbe:
     def __init__(self, endpoint: str, patience: float = PATIENCE) -> None:
         self.endpoint = endpoint
         self._patience, self._answer = patience, "no answer in time"
+        self._until = time.monotonic() + patience
         self._thread = threading.Thread(target=self._ask, daemon=True)
         self._thread.start()
 
     def answer(self) -> str:
-        """ "" if the hub answered, else why not. Waits as long as `patience`, not longer.
+        """ "" if the hub answered, else why not. Waits until `patience` is over, not longer.
 
         The system's own search for a name knows no time limit; a thread that hangs in it is left.
         """
-        self._thread.join(self._patience)
+        self._thread.join(max(0.0, self._until - time.monotonic()))
         return self._answer
 
     def _ask(self) -> None:
