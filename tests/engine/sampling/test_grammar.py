@@ -252,6 +252,10 @@ def test_a_model_without_an_end_of_sequence(text_model, tmp_path):
 
     folder = shutil.copytree(text_model, tmp_path / "endless")
     (folder / "generation_config.json").write_text("{}")
+    config = folder / "tokenizer_config.json"
+    fields = json.loads(config.read_text())
+    del fields["eos_token"]
+    config.write_text(json.dumps(fields))
     with LLM(str(folder)) as llm:
         assert not llm.engine.scheduler.eos_ids
         [one] = llm.generate("hello", SamplingParams(choice=CHOICE, seed=1))[0].outputs
