@@ -61,17 +61,35 @@ def read_tokenizer(folder: Path) -> Any:
         if config is None:
             raise
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
-    ids = tokenizer.encode("a b")
+    try:
+        ids = tokenizer.encode("a b")
+        known = bool(tokenizer.encode("a b", add_special_tokens=False))
+    except Exception:
+        ids, known = [], False
+    if not known:
+        _check_own_texts(tokenizer)
     for skip in (True, False):
         tokenizer.decode(ids, skip_special_tokens=skip)
-    if not tokenizer.encode("a b", add_special_tokens=False):
-        known = set(tokenizer.get_vocab().values())
-        if known <= tokenizer.added_tokens_decoder.keys():
-            raise ValueError("it has special tokens only; the file of its vocabulary is missing")
     eos = tokenizer.eos_token_id
     if not all(type(token) is int for token in [*ids, *([] if eos is None else [eos])]):
         raise ValueError(f"token ids must be whole numbers, not {[*ids, eos]}")
     return tokenizer
+
+
+def _check_own_texts(tokenizer: Any) -> None:
+    """Raise ValueError for a tokenizer that makes nothing of its own texts.
+
+    One for proteins, say, rightly makes nothing of other letters, or fails. Raises what it raises
+    for its own ones.
+    """
+    added = tokenizer.added_tokens_decoder.keys()
+    own = sorted(set(tokenizer.get_vocab().values()) - added)[:100]
+    if not own:
+        raise ValueError("it has special tokens only; the file of its vocabulary is missing")
+    if not any(
+        tokenizer.encode(tokenizer.decode([token]), add_special_tokens=False) for token in own
+    ):
+        raise ValueError("it makes no tokens of any text; see post_processor in tokenizer.json")
 
 
 def _bare_config(folder: Path) -> Any:

@@ -85,6 +85,27 @@ def test_what_a_tokenizer_does_not_need_of_the_config_is_not_checked(folder):
     assert found.outputs[0].text == expected.outputs[0].text
 
 
+def test_a_post_processor_that_leaves_the_text_out(folder):
+    dropping = {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}
+    edit(folder, "tokenizer.json", lambda fields: fields.update(post_processor=dropping))
+    with pytest.raises(
+        ModelError, match=r"no tokens of any text; see post_processor in tokenizer.json"
+    ):
+        LLM(str(folder), threads=1)
+
+
+def test_a_tokenizer_that_does_not_know_the_letters_it_is_tried_on(folder):
+    def change(fields):
+        words = [token["content"] for token in fields["added_tokens"]] + ["MK", "VL"]
+        vocab = {word: at for at, word in enumerate(words)}
+        fields["model"] = {"type": "WordLevel", "vocab": vocab, "unk_token": ""}
+        fields["pre_tokenizer"] = fields["decoder"] = None
+
+    edit(folder, "tokenizer.json", change)
+    with LLM(str(folder), threads=1) as llm:
+        assert llm.text.encode("MK") == [4]
+
+
 def test_code_of_the_folder_is_never_run_nor_asked_for(folder, monkeypatch):
     """transformers would ask on the terminal whether to run it."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\ny\ny\n"))
