@@ -345,7 +345,8 @@ def test_a_sentence_transformers_folder_that_cannot_be_followed(backbone, tmp_pa
         llm.embed([[1, 2]])
     for text in ("{}", "[3]", "[", '{"type": "Pooling"}'):
         (tmp_path / "a" / "modules.json").write_text(text)
-        with pytest.raises(ModelError, match=r"modules.json must hold a list of modules"):
+        problem = "is not valid JSON" if text == "[" else "must hold a list of modules"
+        with pytest.raises(ModelError, match=f"modules.json {problem}"):
             LLM(dense)
 
 

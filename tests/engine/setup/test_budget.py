@@ -139,7 +139,7 @@ def test_what_is_measured(checkpoint, monkeypatch):
     assert needs.total == GIB
     assert needs.share == 0.9
     assert needs.weights == (50 << 20) - 10 * block, "the trial's cache is given back"
-    assert needs.activations == (7 << 20) + 8 * 9 * (25 + 1), "and what the slots keep"
+    assert needs.activations == (7 << 20) + 8 * 9 * (25 + 1 + 6), "and what the slots keep"
     assert needs.others == GIB - (900 << 20) - (60 << 20) + (10 << 20)
     assert found.blocks == 8 * 25, "more is of no use"
 
