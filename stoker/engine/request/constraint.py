@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import reprlib
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,11 @@ LIMITS: dict[str, dict[str, int]] = {  # of the library, where its own, which bo
     "choice": {"initial_lexer_fuel": 10_000_000},  # 500,000 short texts, of 20 us each
 }
 TRIED = 8  # bytes of an answer
+PATIENCE = 20.0  # seconds for what may come first
+TOO_LONG = (
+    f"what may come first is not found in {PATIENCE:.0f} s; there may be tokens side by side that "
+    "can't be told apart"
+)
 
 
 class Constraint(NamedTuple):
@@ -139,7 +145,22 @@ def _problem(constraint: Constraint) -> str:
         return str(problem)
     if matcher.is_error():
         return refusal(constraint.kind, matcher.get_error())
+    if constraint.kind == "grammar" and not begins_in_time(matcher):
+        return refusal("grammar", TOO_LONG)
     return _dead_end(matcher, constraint.kind)
+
+
+def begins_in_time(matcher: Any) -> bool:
+    """Whether the library finds out what may come first, which for some grammars takes for ever.
+
+    Of one whose tokens can't be told apart, such as `/a+/ /a+/+`, say. The search goes on in a
+    thread of its own then, which nothing waits for.
+    """
+    begun = matcher.deep_copy()
+    thread = threading.Thread(target=begun.compute_bitmask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return not thread.is_alive()
 
 
 def _dead_end(matcher: Any, kind: str) -> str:

@@ -14,7 +14,14 @@ from collections.abc import Sequence as Seq
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from stoker.engine.request.constraint import Constraint, library, new_matcher, refusal
+from stoker.engine.request.constraint import (
+    TOO_LONG,
+    Constraint,
+    begins_in_time,
+    library,
+    new_matcher,
+    refusal,
+)
 from stoker.errors import InvalidRequestError, StokerError
 
 if TYPE_CHECKING:
@@ -181,6 +188,9 @@ class GrammarCompiler:
             matcher = new_matcher(self.tokenizer, constraint)
             if matcher.is_error():
                 raise InvalidRequestError(refusal(constraint.kind, matcher.get_error()))
+            # others have been tried without a tokenizer
+            if constraint.kind == "grammar" and not begins_in_time(matcher):
+                raise InvalidRequestError(refusal("grammar", TOO_LONG))
             found = self._made[constraint] = Grammar(self, matcher)
             self._size += len(constraint.text)
             while len(self._made) > REMEMBERED or (self._size > TEXTS and len(self._made) > 1):

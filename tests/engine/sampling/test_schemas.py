@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 from fractions import Fraction
 
@@ -358,6 +360,23 @@ def test_forms_that_look_hard_and_are_not(form):
     began = time.monotonic()
     SamplingParams(**form)
     assert time.monotonic() - began < 20
+
+
+def test_a_grammar_that_the_library_never_begins():
+    """In a process of its own, since the search goes on."""
+    code = (
+        "from stoker.engine.request import constraint\n"
+        "constraint.PATIENCE = 0.5\n"
+        "from stoker import SamplingParams\n"
+        "try:\n"
+        "    SamplingParams(grammar='start: /a+/ /a+/+\\n')\n"
+        "except ValueError as problem:\n"
+        "    print(problem)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "what may come first is not found" in done.stdout
 
 
 def test_the_first_bytes_are_tried_and_no_more():
