@@ -88,13 +88,25 @@ class Engine:
         if request.vectors is not None:
             self._check_vectors(request.vectors, params)
         rules = self.check(params)
-        seq = self.scheduler.add(request)
-        # controls may depend on tokens before the drawn one, of which drafts are not certain
-        seq.draftable &= rules is None
-        live = ActiveRequest.make(request, rules, seq)
-        live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
-        self._live[request.id] = live
+        try:
+            seq = self.scheduler.add(request)
+            # controls may depend on tokens before the drawn one, of which drafts are not certain
+            seq.draftable &= rules is None
+            live = ActiveRequest.make(request, rules, seq)
+            live.pool = PoolState(request.pooling, seq.prompt_len) if request.pooling else None
+            self._live[request.id] = live
+        except InvalidRequestError:
+            raise
+        except BaseException:  # an interruption (Ctrl-C): what was added by half must not stay
+            self._take_back()
+            raise
         self.stats.prompt_tokens += len(request.prompt_token_ids)
+
+    def _take_back(self) -> None:
+        """Drop the sequences of requests that were not added whole."""
+        for seq in self.scheduler.sequences():
+            if seq.request.id not in self._live:
+                self.scheduler.cancel(seq)
 
     def _check_vectors(self, vectors: PromptVectors, params: SamplingParams) -> None:
         if vectors.width != self.vector_width:

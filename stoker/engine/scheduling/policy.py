@@ -26,7 +26,8 @@ class Policy(Protocol):
     def pop(self) -> Sequence:
         """Take out what `peek` shows."""
 
-    def discard(self, seq: Sequence) -> None: ...
+    def discard(self, seq: Sequence) -> None:
+        """Take out a sequence, which need not be here if adding it was interrupted."""
 
     def __len__(self) -> int: ...
 
@@ -48,7 +49,7 @@ class FirstComeFirstServed:
         return self._queue.popitem(last=False)[1]
 
     def discard(self, seq: Sequence) -> None:
-        del self._queue[seq.serial]
+        self._queue.pop(seq.serial, None)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -113,8 +114,8 @@ class PrefixTreeOrder:
         return seq
 
     def discard(self, seq: Sequence) -> None:
-        _, nodes = self._waiting.pop(seq.serial)
-        if self._uses is not None:
+        _, nodes = self._waiting.pop(seq.serial, (None, None))
+        if self._uses is not None and nodes is not None:
             self._uses.remove(nodes)
 
     def __len__(self) -> int:
