@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mutations import mutate_safetensors, mutate_text
+from file_mutations import mutate_safetensors, mutate_text
 from tiny import VOCAB
 from zoo import ZOO, make_config
 
