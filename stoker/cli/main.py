@@ -6,10 +6,12 @@ Imports no torch until a command runs, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
 from stoker import __version__
@@ -195,18 +197,30 @@ def _carry_out(args: argparse.Namespace) -> int:
     return generate(args)
 
 
+@contextlib.contextmanager
+def _logging(args: argparse.Namespace) -> Iterator[None]:
+    """Let errors alone be logged while a command runs that is to be quiet."""
+    log = logging.getLogger("stoker")
+    before = log.level
+    if getattr(args, "quiet", False):
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all well, 1 the command failed, 2 wrong
     usage, 3 some rows failed, 130 interrupted."""
     prepare_streams()
     args = build_parser().parse_args(argv)
     gc.set_threshold(_ALLOCATIONS)
-    if getattr(args, "quiet", False):
-        logging.getLogger("stoker").setLevel(logging.ERROR)
     try:
-        if args.command not in ("inspect", "doctor"):  # the compiler works while torch is imported
-            start_build(args.device, args.dtype, args.quantization)
-        with sigterm_interrupts():
+        with _logging(args), sigterm_interrupts():
+            # the compiler works while torch is imported
+            if args.command not in ("inspect", "doctor"):
+                start_build(args.device, args.dtype, args.quantization)
             return _carry_out(args)
     except StokerError as problem:
         if args.debug:

@@ -1,5 +1,6 @@
 """Standard streams that are closed or lack characters, and names that are no text."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -54,3 +55,14 @@ def test_names_that_are_not_utf_8(tmp_path, monkeypatch, capsys):
     assert "caf\\udce9.out" in capsys.readouterr().out
     assert (tmp_path / f"{name}.out.report.html").is_file()
     assert main(["inspect", f"{name}.out"]) == 0
+
+
+def test_a_quiet_command_leaves_the_log_as_it_was(tmp_path):
+    """Of programs that call the command line in their own process."""
+    log = logging.getLogger("stoker")
+    log.setLevel(logging.INFO)
+    try:
+        assert main(["run", str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "out"), "-q"]) == 1
+        assert log.level == logging.INFO
+    finally:
+        log.setLevel(logging.NOTSET)
