@@ -90,7 +90,9 @@ def summed_up(
         say_json("end", **totals, statuses=statuses, elapsed=elapsed, **files)
     # standard error has nothing but JSON then
     if not args.quiet and not (args.json_progress and settings.to_stdout):
-        lines = [*report.lines(), f"results   {settings.output}"]
+        made = not settings.output_format.made or settings.output.exists()
+        when = "" if made else ", when all rows are done; the same command goes on"
+        lines = [*report.lines(), f"results   {settings.output}{when}"]
         text = "\n".join([*lines, f"report    {page}"] if page else lines)
         print(text, file=sys.stderr if settings.to_stdout else sys.stdout)
     return SOME_FAILED if report.failed_rows else 0

@@ -1,5 +1,6 @@
 """An output is what its name says, also when its job was broken off and continued."""
 
+import argparse
 import csv
 import dataclasses
 import gzip
@@ -17,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker import LLM, SamplingParams
+from stoker.cli.job_screen import summed_up
 from stoker.cli.main import main
 from stoker.errors import JobError
 from stoker.job.csv_output import write_csv
 from stoker.job.job import JobSettings, prepare_job, run_job
 from stoker.job.output_format import OutputFormat, output_format
 from stoker.job.parquet_output import write_parquet
+from stoker.job.report import Report
 from stoker.report.outputs import RowFinder, read_output
 
 PARAMS = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
@@ -264,3 +267,14 @@ def test_killed_in_the_middle(tmp_path, text_model):
     whole, broken = (out.read_bytes() for out in outputs)
     assert whole == broken
     assert gzip.decompress(whole).count(b"\r\n") == 401
+
+
+def test_a_run_cut_short_says_that_its_output_is_still_to_be_made(tmp_path, capsys):
+    args = argparse.Namespace(json_progress=False, quiet=False)
+    for name, there in (("out.csv", False), ("out.csv", True), ("out.jsonl", False)):
+        wanted = JobSettings(tmp_path / "in.jsonl", tmp_path / name, PARAMS)
+        if there:
+            wanted.output.touch()
+        summed_up(args, wanted, Report(10))
+        said = "when all rows are done" in capsys.readouterr().out
+        assert said == (name == "out.csv" and not there)
