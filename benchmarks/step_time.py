@@ -82,7 +82,8 @@ def percentile(values: list[float], share: float) -> float:
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     base: dict[str, Any] = {"threads": args.threads, "prefix_cache": False, "max_running": 16}
-    blocks = -(-args.prompt // 16) + 16 * 100
+    # room for all to reach the context, or the long prompt would have to wait for it
+    blocks = (DECODES + 1) * -(-(args.prompt + 64) // 16)
     base |= {"num_blocks": blocks, "max_context": args.prompt + 64}
     base |= {"device": args.device, "dtype": args.dtype}
     vocab = SHAPES[args.shape]["vocab_size"]
