@@ -4,14 +4,8 @@ import json
 
 import pytest
 
-from stoker import LLM, SamplingParams
+from stoker import SamplingParams
 from stoker.job.job import JobSettings, prepare_job, run_job
-
-
-@pytest.fixture(scope="module")
-def llm(text_model):
-    with LLM(text_model, threads=1) as one:
-        yield one
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stoker import LLM, SamplingParams
+from stoker import SamplingParams
 from stoker.cli.inputs import FORMATS as cli_formats  # noqa: N811
 from stoker.cli.main import main
 from stoker.errors import InvalidRequestError
@@ -16,12 +16,6 @@ from stoker.job.sources import FORMATS, Shard
 
 PARAMS = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
 CSV = "word,mark\n" + "".join(f"hello {at},{at}\n" for at in range(20))
-
-
-@pytest.fixture(scope="module")
-def llm(text_model):
-    with LLM(text_model, max_running=3) as one:
-        yield one
 
 
 def run(llm, tmp_path, name, data, **changes):

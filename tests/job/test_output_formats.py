@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker import LLM, SamplingParams
+from stoker import SamplingParams
 from stoker.cli.job_screen import summed_up
 from stoker.cli.main import main
 from stoker.errors import JobError
@@ -38,12 +38,6 @@ NAMES = [
     "out.jsonl.zst",
     "out.parquet",
 ]
-
-
-@pytest.fixture(scope="module")
-def llm(text_model):
-    with LLM(text_model, max_running=3) as one:
-        yield one
 
 
 @pytest.fixture

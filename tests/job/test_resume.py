@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from stoker import LLM, SamplingParams
+from stoker import SamplingParams
 from stoker.errors import InvalidRequestError, JobError
 from stoker.job.job import JobSettings, prepare_job, run_job
 
 PARAMS = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-
-
-@pytest.fixture(scope="module")
-def llm(text_model):
-    with LLM(text_model, max_running=3) as one:
-        yield one
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from stoker import LLM, SamplingParams
+from stoker import SamplingParams
 from stoker.errors import JobError
 from stoker.job.expect import Expect
 from stoker.job.job import JobSettings, prepare_job, run_job
@@ -14,12 +14,6 @@ from stoker.job.sources import Shard
 
 PARAMS = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
 CHAT = [{"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(scope="module")
-def llm(text_model):
-    with LLM(text_model, max_running=3) as one:
-        yield one
 
 
 def run(llm, settings):

@@ -11,25 +11,11 @@ MIB = 1 << 20
 HOST = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {64 * 1024 * 1024} kB"}  # 64 GiB
 
 
-@pytest.fixture
-def machine(tmp_path):
-    """A function that writes files: name below the root -> content."""
-
-    def write(**files):
-        for name, content in {**HOST, **files}.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{content}\n")
-        return tmp_path
-
-    return write
-
-
 def test_without_a_limit_it_is_what_the_host_has_free(machine):
-    assert free_memory(machine()) == 64 << 30
+    assert free_memory(machine(HOST)) == 64 << 30
     group = "sys/fs/cgroup/job"
     files = {"proc/self/cgroup": "0::/job", f"{group}/memory.max": "max"}
-    assert free_memory(machine(**files, **{f"{group}/memory.current": "5"})) == 64 << 30
+    assert free_memory(machine({**HOST, **files, f"{group}/memory.current": "5"})) == 64 << 30
 
 
 def test_a_containers_limit_counts(machine):
@@ -43,7 +29,7 @@ def test_a_containers_limit_counts(machine):
         f"{group}/memory.current": str(1024 * MIB),
         f"{group}/memory.stat": f"anon 1\nactive_file 7\ninactive_file {512 * MIB}\nslab 3",
     }
-    assert free_memory(machine(**files)) == 1536 * MIB
+    assert free_memory(machine({**HOST, **files})) == 1536 * MIB
 
 
 def test_version_1_in_a_container_that_sees_the_outermost_folder_alone(machine):
@@ -54,11 +40,11 @@ def test_version_1_in_a_container_that_sees_the_outermost_folder_alone(machine):
         f"{group}/memory.usage_in_bytes": str(400 * MIB),
         f"{group}/memory.stat": f"inactive_file 1\ntotal_inactive_file {100 * MIB}",
     }
-    assert free_memory(machine(**files)) == 700 * MIB
+    assert free_memory(machine({**HOST, **files})) == 700 * MIB
     files[f"{group}/memory.limit_in_bytes"] = "9223372036854771712"  # how none is written
-    assert free_memory(machine(**files)) == 64 << 30
+    assert free_memory(machine({**HOST, **files})) == 64 << 30
     files[f"{group}/memory.limit_in_bytes"] = str(100 * MIB)  # less than is used by now
-    assert free_memory(machine(**files)) == 0
+    assert free_memory(machine({**HOST, **files})) == 0
 
 
 def test_the_cache_is_sized_by_it(monkeypatch, text_model):

@@ -21,20 +21,6 @@ def no_wish(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
-@pytest.fixture
-def machine(tmp_path):
-    """A function that writes files: name below the root -> content."""
-
-    def write(files):
-        for name, content in files.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{content}\n")
-        return tmp_path
-
-    return write
-
-
 def siblings(lists):
     """The topology of cores: core -> list of its siblings."""
     folder = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
