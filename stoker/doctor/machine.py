@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stoker.doctor.finding import Finding
 from stoker.engine.setup.budget import gib
-from stoker.engine.setup.cgroups import cgroup_folders, read_text
-from stoker.engine.setup.host_memory import free_memory
+from stoker.engine.setup.cgroups import read_text
+from stoker.engine.setup.host_memory import free_memory, memory_limit
 from stoker.engine.setup.threads import (
     ROOT,
     cpu_quota,
@@ -69,7 +69,7 @@ def _nodes(root: Path) -> Finding:
 def _memory(root: Path) -> Finding:
     sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", read_text(root / "proc/meminfo") or ""))
     total, free = (int(sizes.get(key, 0)) << 10 for key in ("MemTotal", "MemAvailable"))
-    limit = _memory_limit(root)
+    limit = memory_limit(root)
     facts = {"total_bytes": total, "available_bytes": free, "cgroup_limit_bytes": limit}
     if not total:
         return Finding("memory", "not known", "there is no /proc/meminfo", "", facts)
@@ -78,16 +78,6 @@ def _memory(root: Path) -> Finding:
     little = free_memory(root) < TIGHT
     advice = "free some memory: weights and cache have little room" if little else ""
     return Finding("memory", found, why, advice, facts)
-
-
-def _memory_limit(root: Path) -> int | None:
-    """The least of the limits of this process's cgroup and those around it, in bytes."""
-    limits = []
-    for version, folder in cgroup_folders("memory", root):
-        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
-        text = read_text(folder / name) or ""
-        limits += [int(text)] if text.strip().isdigit() else []  # "max" is none
-    return min(limits, default=None)
 
 
 def _huge_pages(root: Path) -> Finding:

@@ -34,6 +34,15 @@ def free_memory(root: Path = ROOT) -> int:
     return max(0, min([free, *_left_by_cgroups(root)]))
 
 
+def memory_limit(root: Path = ROOT) -> int | None:
+    """The least of the limits of this process's cgroup and those around it, in bytes."""
+    limits = (
+        read_text(folder / FILES[version][0]) or ""
+        for version, folder in cgroup_folders("memory", root)
+    )
+    return min((int(limit) for limit in limits if limit.isdigit()), default=None)  # else "max"
+
+
 def _left_by_cgroups(root: Path) -> list[int]:
     """What the limits of each cgroup around this process leave."""
     left = []
