@@ -1,6 +1,7 @@
-"""Finds out which file of a tokenizer, and which field of it, keeps it from being read.
+"""Reads a tokenizer of transformers, or finds out which file and which field of it is at fault.
 
-Called once reading has failed. Whatever can be read when a field is left out is that field's fault.
+The libraries raise whatever they like on damaged files. What can be read when a field is left out
+is that field's fault.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stoker.engine.text.tokenizer import is_failure, read_tokenizer
 from stoker.errors import ModelError
 from stoker.model.json_files import read_json
 
@@ -32,6 +32,74 @@ SETTINGS = (
     "processor_config.json",
 )
 VOCABULARIES = (SENTENCEPIECE, "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The transformers tokenizer of a folder, tried on a few letters.
+
+    Raises whatever the libraries do where its files are damaged; see `is_failure`.
+    """
+    from transformers import AutoTokenizer
+
+    # code of the folder's own is refused; transformers would ask for it on the terminal
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception:
+        # transformers checks all of config.json, of which a tokenizer needs two fields
+        config = _bare_config(folder)
+        if config is None:
+            raise
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+    try:
+        ids = tokenizer.encode("a b")
+        known = bool(tokenizer.encode("a b", add_special_tokens=False))
+    except Exception:
+        ids, known = [], False
+    if not known:
+        _check_own_texts(tokenizer)
+    for skip in (True, False):
+        tokenizer.decode(ids, skip_special_tokens=skip)
+    eos = tokenizer.eos_token_id
+    if not all(type(token) is int for token in [*ids, *([] if eos is None else [eos])]):
+        raise ValueError(f"token ids must be whole numbers, not {[*ids, eos]}")
+    return tokenizer
+
+
+def _check_own_texts(tokenizer: Any) -> None:
+    """Raise ValueError for a tokenizer that makes nothing of its own texts.
+
+    One for proteins, say, rightly makes nothing of other letters, or fails. Raises what it raises
+    for its own ones.
+    """
+    added = tokenizer.added_tokens_decoder.keys()
+    own = sorted(set(tokenizer.get_vocab().values()) - added)[:100]
+    if not own:
+        raise ValueError("it has special tokens only; the file of its vocabulary is missing")
+    if not any(
+        tokenizer.encode(tokenizer.decode([token]), add_special_tokens=False) for token in own
+    ):
+        raise ValueError("it makes no tokens of any text; see post_processor in tokenizer.json")
+
+
+def _bare_config(folder: Path) -> Any:
+    """A transformers config of the model's type, its other fields left at their defaults.
+
+    None if config.json names no type that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    fields = read_json(folder, "config.json")
+    try:
+        config = AutoConfig.for_model(fields.get("model_type"))
+    except Exception:
+        return None
+    config.tokenizer_class = fields.get("tokenizer_class")
+    return config
+
+
+def is_failure(problem: BaseException) -> bool:
+    """Whether an exception is a library's own: also a panic of Rust, which is no Exception."""
+    return isinstance(problem, Exception) or type(problem).__name__ == "PanicException"
 
 
 def explain(folder: Path, problem: BaseException) -> str:
