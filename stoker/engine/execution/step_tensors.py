@@ -23,10 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from itertools import accumulate, chain
-from typing import NamedTuple
+from itertools import accumulate, chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stoker.engine.execution.device_slots import DeviceSlots, Ints
@@ -93,14 +94,20 @@ class StepArrays:
         Args:
             slots: those that `to_arrays` was given.
         """
-        flat = [self.tokens, self.owners, self.shifts, self.slots]
         values, *draws = self.draws
-        kept = [*self.changes, self.drawing, *draws]
-        sent = upload([*flat, self.rows, *kept, *(self.vectors or ())], slots.device)
-        rows, (*changes, drawing, a, b, c, d) = sent[4], sent[5 : 5 + len(kept)]
-        slots.receive(changes, drawing, SentDraws(values, a, b, c, d))
-        vectors = sent[5 + len(kept) :]
-        return SentArrays(FlatStep(*sent[:4]), rows, TokenVectors(*vectors) if vectors else None)
+        parts: list[Seq[NDArray[Any]]] = [
+            [self.tokens, self.owners, self.shifts, self.slots],
+            [self.rows, self.drawing],
+            self.changes,
+            draws,
+            self.vectors or (),
+        ]
+        sent = iter(upload([*chain.from_iterable(parts)], slots.device))
+        flat, (rows, drawing), changes, of_draws, vectors = (
+            [*islice(sent, len(part))] for part in parts
+        )
+        slots.receive(changes, drawing, SentDraws(values, *of_draws))
+        return SentArrays(FlatStep(*flat), rows, TokenVectors(*vectors) if vectors else None)
 
 
 def to_arrays(
