@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Set
 from collections.abc import Sequence as Seq
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ import numpy as np
 from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.vectors import PromptVectors
 from stoker.engine.text.tokenizer import Encoded, Prompt, TextCodec
-from stoker.errors import InvalidRequestError
+from stoker.errors import InvalidRequestError, short
 from stoker.llm.prompt_vectors import as_vectors, is_array, is_vectors, join_parts
 
 T = TypeVar("T")
@@ -48,7 +47,7 @@ def as_list(prompts: Prompts) -> list[Prompt]:
     found: Any = prompts.tolist() if is_array(prompts) else prompts
     if isinstance(found, Set) or not isinstance(found, Iterable):
         raise InvalidRequestError(
-            f"prompts must be text, token ids or a list, not {reprlib.repr(prompts)}"
+            f"prompts must be text, token ids or a list, not {short(prompts)}"
         )
     items: list[Any] = list(found)
     return [items] if items and all(map(_is_number, items)) else items
@@ -78,7 +77,7 @@ def as_chats(messages: Seq[Any]) -> list[tuple[str, Any]]:
     if isinstance(messages, str | BYTES | Mapping) or not isinstance(messages, Iterable):
         raise InvalidRequestError(
             "messages must be a list of messages such as {'role': 'user', 'content': 'Hi'}, or a "
-            f"list of such lists, not {reprlib.repr(messages)}"
+            f"list of such lists, not {short(messages)}"
         )
     chats = list(messages)
     if chats and not isinstance(chats[0], list | tuple):
@@ -108,7 +107,7 @@ def encode_prompt(text: TextCodec | None, prompt: Prompt) -> Encoded:
         return Encoded(prompt, text.encode(prompt))
     if not isinstance(prompt, BYTES | Iterable):
         raise InvalidRequestError(
-            f"a prompt must be text, a list of token ids or a dict, not {reprlib.repr(prompt)}"
+            f"a prompt must be text, a list of token ids or a dict, not {short(prompt)}"
         )
     return Encoded(None, _token_ids(prompt, "the prompt"))
 
@@ -200,7 +199,7 @@ def _token_ids(ids: Any, name: str) -> list[int]:
         raise InvalidRequestError(f"{name} is bytes; decode them to text, or pass token ids")
     listed = ids.tolist() if is_array(ids) else ids
     if isinstance(listed, str | Mapping | Set) or not isinstance(listed, Iterable):
-        raise InvalidRequestError(f"{name} must be a list of token ids, not {reprlib.repr(ids)}")
+        raise InvalidRequestError(f"{name} must be a list of token ids, not {short(ids)}")
     found = list(listed)
     if set(map(type, found)) <= {int}:  # at C speed, over what may be a million of them
         return found
@@ -217,5 +216,5 @@ def _token_id(token: Any, at: int, name: str) -> int:
         pass
     hint = "; vectors go into a dict, as 'prompt_embeds'" if isinstance(token, float) else ""
     raise InvalidRequestError(
-        f"token ids must be whole numbers, not {reprlib.repr(token)} (at {at} of {name}){hint}"
+        f"token ids must be whole numbers, not {short(token)} (at {at} of {name}){hint}"
     )

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stoker.errors import ModelError, suggest
+from stoker.errors import ModelError, short, suggest
 from stoker.model.families import FAMILIES, Family, architecture, spec_from_config
-from stoker.model.families.fields import Fields, short
+from stoker.model.families.fields import Fields
 from stoker.model.spec import ModelSpec
 from stoker.model.weights import From
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import reprlib
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stoker.engine.request.checks import items
 from stoker.engine.request.schema import prepare_schema
-from stoker.errors import InvalidRequestError, StokerError
+from stoker.errors import InvalidRequestError, StokerError, short
 
 KINDS = ("json_schema", "regex", "grammar", "choice")
 # JSON on one line, with or without a blank after commas and colons. Where blanks are free, a
@@ -203,7 +202,7 @@ def _schema_text(value: Any) -> str:
     if not isinstance(value, Mapping | bool):
         raise InvalidRequestError(
             "json_schema must be a JSON object (a dict, or its text), true or false, not "
-            f"{reprlib.repr(value)}"
+            f"{short(value)}"
         )
     prepared = prepare_schema(value)
     try:

@@ -155,8 +155,9 @@ class SamplingParams:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).copy().items():
-            object.__setattr__(self, name, plain(value))
+        for name, value in [*vars(self).items()]:
+            if plain(value) is not value:
+                object.__setattr__(self, name, plain(value))
         for name in ("stop_token_ids", "bad_words", "logits_processors"):
             object.__setattr__(self, name, items(name, getattr(self, name)))
         stop = (self.stop,) if isinstance(self.stop, str) else items("stop", self.stop)

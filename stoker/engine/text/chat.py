@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stoker.engine.text.chat_forms import LEAVES_OUT, forms, losses, with_calls_named
-from stoker.engine.text.chat_messages import Chat, check_chat, short
+from stoker.engine.text.chat_messages import Chat, check_chat
 from stoker.engine.text.chat_options import PLAIN, ChatOptions, schemas
-from stoker.errors import InvalidRequestError, ModelError, suggest
+from stoker.errors import InvalidRequestError, ModelError, short, suggest
 
 # Where models with a processor keep their template; the tokenizer reads neither.
 PROCESSOR_FILES = ("chat_template.json", "processor_config.json")

@@ -19,7 +19,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stoker.engine.text.chat_messages import TOOL_ROLES, Chat, Message, plain_text, short
+from stoker.engine.text.chat_messages import TOOL_ROLES, Chat, Message, plain_text
+from stoker.errors import short
 
 # A key that no template reads in a part. Where it is in the prompt, the part was written whole. It
 # comes first, since a prompt that continues a message is cut behind the text.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stoker.errors import InvalidRequestError
+from stoker.errors import InvalidRequestError, short
 
 Message = dict[str, Any]
 Chat = list[Message]
@@ -59,15 +59,6 @@ def plain_text(content: Any) -> str:
         else:
             texts.append(str(part))
     return "".join(texts)
-
-
-def short(value: Any) -> str:
-    """The value for a message of an error: its repr, cut."""
-    try:
-        shown = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; depth
-        return f"a value of type {type(value).__name__}"
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _message(item: Any, where: str) -> Message:

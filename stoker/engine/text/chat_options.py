@@ -7,8 +7,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
-from stoker.engine.text.chat_messages import short
-from stoker.errors import InvalidRequestError
+from stoker.errors import InvalidRequestError, short
 
 
 @dataclass(frozen=True)

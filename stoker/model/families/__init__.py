@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stoker.errors import ModelError, suggest
+from stoker.errors import ModelError, short, suggest
 from stoker.model.families import classic, decilm, gemma, llama, olmo, paired, wrapped
-from stoker.model.families.fields import Fields, short
+from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
 from stoker.model.families.per_layer import per_layer_spec
 from stoker.model.spec import ModelSpec

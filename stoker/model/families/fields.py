@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stoker.errors import ModelError, suggest
+from stoker.errors import ModelError, short, suggest
 
 REQUIRED: Any = object()
 LARGEST = 2**31 - 1  # of sizes: kernels and PyTorch count in integers of 32 and 64 bits
@@ -132,15 +132,6 @@ class Fields:
                 f"{name}={short(value)} in config.json of {self.architecture} is not supported; "
                 f"only {wanted!r} is"
             )
-
-
-def short(value: Any) -> str:
-    """A value as messages show it."""
-    try:
-        text = repr(value)
-    except RecursionError:  # nested about as deeply as can be read
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def is_finite(value: Any) -> bool:

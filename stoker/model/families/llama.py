@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from stoker.errors import ModelError
-from stoker.model.families.fields import Fields, short
+from stoker.errors import ModelError, short
+from stoker.model.families.fields import Fields
 from stoker.model.families.parts import (
     LAYER,
     LLAMA,

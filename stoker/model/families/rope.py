@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stoker.errors import ModelError
-from stoker.model.families.fields import LARGEST, Fields, short
+from stoker.errors import ModelError, short
+from stoker.model.families.fields import LARGEST, Fields
 from stoker.model.rope import (
     DynamicScaling,
     Growth,
