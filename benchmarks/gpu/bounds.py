@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from workload import Workload
 
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.work import attention_flops, kv_bytes_per_token, matmul_flops
 
 

@@ -22,7 +22,7 @@ from stoker.model import loader
 from stoker.model.checkpoint import CheckpointSource
 from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.quant.choose import Formats
 
 SPREAD = 0.02  # standard deviation of the weights

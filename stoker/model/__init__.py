@@ -1,3 +1,3 @@
-"""What a model is (`spec.py`), the families, the transformer that executes any of them, cache
+"""What a model is (`spec/`), the families, the transformer that executes any of them, cache
 tensors, weights and loading.
 """

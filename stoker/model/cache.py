@@ -1,4 +1,4 @@
-"""The tensors behind the block pool: keys and values of every layer, in pages.
+"""The tensors behind the block pool: what every layer keeps, in pages or as states.
 
 Knows layers and blocks, not sequences. Written and read by the mixers, copied by the runner.
 """
@@ -10,7 +10,8 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from stoker.model.spec import ModelSpec
+from stoker.model.cache_spec import CacheSpec, StateSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.ops import huge_pages
 from stoker.ops.kv_pages import FP8, Fp8Pages, Pages, storage
 
@@ -18,10 +19,12 @@ Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
 
 
 class PagedCache:
-    """Per layer keys and values in pages (blocks, block_size, kv_heads, head_dim), or None.
+    """Per layer what it keeps: keys and values in pages, the parts of its state, or None.
 
-    A layer has the sizes of its own `CacheSpec`, and None if it keeps nothing. `num_blocks` has the
-    blocks of each of the model's cache groups, whose numbers mean the same place in all its layers.
+    Pages are (blocks, block_size, kv_heads, head_dim), the keys alone if the values are a part of
+    them; a part of a state is (places, *shape). A layer has the sizes of its own spec, and None if
+    it keeps nothing. `num_blocks` has the blocks, or the places, of each of the model's cache
+    groups, whose numbers mean the same place in all its layers.
 
     Zeroed, not just allocated: masked positions of a page are multiplied by zero weight, and
     must not hold NaN. With the dtype float8_e4m3fn they are quantised, with the `scales` of each
@@ -38,22 +41,24 @@ class PagedCache:
         scales: Seq[Scales | None] | None = None,
     ) -> None:
         self.block_size = block_size
-        self.layers: list[tuple[Pages, Pages] | None]
+        self.layers: list[tuple[Pages, ...] | None]
         self.layers = [None] * len(spec.layers)
         self._groups = [group.layers for group in spec.cache_groups]
         for count, group in zip(num_blocks, spec.cache_groups, strict=True):
-            shape = (count, block_size, group.spec.kv_heads, group.spec.head_dim)
             for index in group.layers:
-                keys, values = (scales[index] if scales else None) or (None, None)
-                self.layers[index] = (
-                    _pages(shape, dtype, device, keys),
-                    _pages(shape, dtype, device, values),
+                if isinstance(group.spec, StateSpec):
+                    self.layers[index] = _states(group.spec, count, dtype, device)
+                    continue
+                of_layer = (scales[index] if scales else None) or (None, None)
+                self.layers[index] = tuple(
+                    _pages((count, block_size, *shape), dtype, device, scale)
+                    for shape, scale in zip(_shapes(group.spec), of_layer, strict=False)
                 )
 
     @property
     def pages(self) -> list[Pages]:
-        """The keys and the values of every layer that has a cache, in order."""
-        return [pages for pair in self.layers if pair is not None for pages in pair]
+        """The keys and the values, or the states, of every layer that has a cache, in order."""
+        return [pages for kept in self.layers if kept is not None for pages in kept]
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +75,22 @@ class PagedCache:
             for pages in self.layers[index] or ():
                 cache = storage(pages)
                 cache[dst] = cache[src]
+
+
+def _shapes(spec: CacheSpec) -> list[tuple[int, int]]:
+    """Of a token's key and value, or of the key alone."""
+    keys, values = (spec.kv_heads, spec.head_dim), (spec.kv_heads, spec.value_width)
+    return [keys] if spec.latent else [keys, values]
+
+
+def _states(
+    spec: StateSpec, places: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
+    """The parts of `places` states; `dtype` is that of the parts that need not be float32."""
+    return tuple(
+        _zeros((places, *part.shape), torch.float32 if part.float32 else dtype, device)
+        for part in spec.parts
+    )
 
 
 def _pages(

@@ -14,7 +14,7 @@ from typing import Any
 from stoker.errors import ModelError, short, suggest
 from stoker.model.families import FAMILIES, Family, architecture, spec_from_config
 from stoker.model.families.fields import Fields
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.weights import From
 
 Config = Mapping[str, Any]

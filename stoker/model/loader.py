@@ -22,7 +22,7 @@ from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
 from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
 from stoker.model.weights import Place, places
 from stoker.ops.huge_pages import zeros

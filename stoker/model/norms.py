@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stoker.model.module import Module
 from stoker.model.roles import PLAIN, Role
-from stoker.model.spec import NormSpec
+from stoker.model.spec.part import NormSpec
 from stoker.ops.select import Operations
 
 

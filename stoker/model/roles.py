@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stoker.model.spec import AttentionSpec
+from stoker.model.spec.attention import AttentionSpec
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,30 @@ class TokenVectors(NamedTuple):
     values: Tensor  # (E, width of the embedding) float32
 
 
+class StatePlan(NamedTuple):
+    """Which states a step reads and writes, in place of an attention plan; S sequences.
+
+    Three sequences in the slots 4, 1 and 0, of which the last has just begun:
+
+        tokens   11 12 13 | 21 | 31 32      starts  0 3 4 6
+        slots     4       |  1 |  0         fresh   no, no, yes      most  3
+
+    A layer takes each sequence's state from its place, or zero if it is fresh, goes through the
+    sequence's tokens, and leaves the state after the last one in the same place.
+
+    Attributes:
+        slots: (S,) int64, places among the layer's states.
+        starts: (S + 1,) int64, the first token of each sequence, and their number.
+        fresh: (S,) bool, whether a sequence's first token comes in this step.
+        most: most tokens of a sequence in this step.
+    """
+
+    slots: Tensor
+    starts: Tensor
+    fresh: Tensor
+    most: int
+
+
 @dataclass(frozen=True)
 class StepTensors:
     """The tensors of one step.
@@ -37,9 +61,10 @@ class StepTensors:
         token_ids: (T,) int64; any id for a vector.
         positions: (T,) int64, absolute.
         cells: of each cache group (T,) int64, where each token's keys and values go. One for all
-            groups if they share their block tables.
+            groups if they share their block tables; without meaning for a group of states.
         sample_rows: (R,) int64, the tokens whose logits or final states are wanted.
-        attention: of each cache group, or one for all, the attention implementation's plan.
+        attention: of each cache group, or one for all, the attention implementation's plan; of a
+            group of states a `StatePlan`.
         vectors: what takes the place of embeddings of tokens; None for nothing.
     """
 

@@ -19,7 +19,7 @@ from stoker.model.layers.linear import Linear
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.rope import Rope
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.step import StepContext, StepTensors
 from stoker.ops.rope import rope_table
 from stoker.ops.select import Operations, select_operations

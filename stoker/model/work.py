@@ -1,12 +1,12 @@
 """Counts the arithmetic and the bytes of a step from a model's spec; measures nothing.
 
-Each part of a layer says what it costs (spec.py); here that is summed up. The meter and the
+Each part of a layer says what it costs (spec/); here that is summed up. The meter and the
 benchmarks divide these counts by measured rates.
 """
 
 from __future__ import annotations
 
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 
 
 def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:
@@ -41,7 +41,7 @@ def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_s
     weights = spec.parameters() - rows * (spec.embedding_width or spec.hidden)
     seen = 0
     for group in spec.cache_groups:
-        window = group.spec.window
+        window = group.window
         tokens = sum(contexts if window is None else (min(one, window) for one in contexts))
         seen += tokens * group.elements_per_token
     return weights * weight_size + seen * element_size

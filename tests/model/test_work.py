@@ -7,14 +7,10 @@ from zoo import ZOO, make_config
 from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve
 from stoker.model.layers.linear import Linear
-from stoker.model.spec import (
-    AttentionSpec,
-    DenseSpec,
-    LayerSpec,
-    LinearMapSpec,
-    ModelSpec,
-    NormSpec,
-)
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import LayerSpec, ModelSpec
+from stoker.model.spec.networks import DenseSpec, LinearMapSpec
+from stoker.model.spec.part import NormSpec
 from stoker.model.transformer import Transformer
 from stoker.model.work import attention_flops, kv_bytes_per_token, matmul_flops, step_bytes
 

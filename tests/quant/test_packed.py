@@ -6,7 +6,10 @@ from packed_formats import Awq, Fp8Blocks, Gptq
 
 from stoker.errors import ModelError
 from stoker.model.loader import allocated
-from stoker.model.spec import AttentionSpec, DenseSpec, LayerSpec, ModelSpec, NormSpec
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import LayerSpec, ModelSpec
+from stoker.model.spec.networks import DenseSpec
+from stoker.model.spec.part import NormSpec
 from stoker.model.transformer import Transformer
 from stoker.model.weights import names, places
 from stoker.quant.rows8 import Int8Rows

@@ -43,7 +43,7 @@ from stoker.model.checkpoint import SafetensorsFolder, resolve_folder
 from stoker.model.heads import Head
 from stoker.model.loader import DTYPES, load_model, resolve_dtype, weight_bytes
 from stoker.model.sentence import EmbeddingDefaults, embedding_defaults
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
 from stoker.ops.kv_pages import FP8
 from stoker.ops.native.build import building, start_build

@@ -17,7 +17,7 @@ from stoker.engine.setup.device_memory import DeviceMemory
 from stoker.engine.setup.host_memory import free_memory
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
 from stoker.ops.rounding import ceil_div
 
@@ -33,7 +33,7 @@ def cache_sizes(
 ) -> CacheSizes:
     """The groups of a model's cache, whose elements take `element_size` bytes."""
     # a model whose layers cache nothing has one group of no bytes
-    groups = [(group.elements_per_token, group.spec.window) for group in spec.cache_groups]
+    groups = [(group.elements_per_token, group.window) for group in spec.cache_groups]
     elements, windows = zip(*(groups or [(0, None)]), strict=True)
     return CacheSizes(
         tuple(max(1, count * element_size * options.block_size) for count in elements),

@@ -14,7 +14,7 @@ from stoker.model.families import classic, decilm, gemma, llama, olmo, paired, w
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
 from stoker.model.families.per_layer import per_layer_spec
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "architecture", "spec_from_config"]
 

@@ -14,14 +14,10 @@ from stoker.model.families.parts import (
     decoder,
     head_size,
 )
-from stoker.model.spec import (
-    AttentionSpec,
-    DenseSpec,
-    LayerSpec,
-    LearnedPositions,
-    ModelSpec,
-    NormSpec,
-)
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import LayerSpec, LearnedPositions, ModelSpec
+from stoker.model.spec.networks import DenseSpec
+from stoker.model.spec.part import NormSpec
 from stoker.model.weights import changed, names
 
 

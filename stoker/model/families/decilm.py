@@ -27,7 +27,10 @@ from stoker.model.families.parts import (
     attention,
     decoder,
 )
-from stoker.model.spec import AttentionSpec, DenseSpec, LinearMapSpec, ModelSpec, PartSpec
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.networks import DenseSpec, LinearMapSpec
+from stoker.model.spec.part import PartSpec
 from stoker.model.weights import names
 from stoker.ops.rounding import ceil_div
 

@@ -15,7 +15,9 @@ from stoker.model.families.parts import (
     decoder,
     layer_types,
 )
-from stoker.model.spec import AttentionSpec, DenseSpec, ModelSpec
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.networks import DenseSpec
 from stoker.model.weights import changed, names
 
 

@@ -17,7 +17,7 @@ from stoker.model.families.parts import (
     with_windows,
 )
 from stoker.model.families.rope import growth
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.weights import names
 
 

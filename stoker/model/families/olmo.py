@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import LAYER, LLAMA, Family, attention, decoder, layer_types
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.weights import names
 
 POST = {"pre_norms": False, "post_norms": True}

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import LAYER, LLAMA, Family, attention, decoder, layer_types
-from stoker.model.spec import ModelSpec, NormSpec
+from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.part import NormSpec
 from stoker.model.weights import changed, names
 
 

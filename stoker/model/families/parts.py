@@ -13,14 +13,10 @@ from typing import Any
 from stoker.errors import ModelError
 from stoker.model.families.fields import Fields
 from stoker.model.families.rope import context, rope
-from stoker.model.spec import (
-    AttentionSpec,
-    DenseSpec,
-    LayerSpec,
-    ModelSpec,
-    NormSpec,
-    PartSpec,
-)
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import LayerSpec, ModelSpec
+from stoker.model.spec.networks import DenseSpec
+from stoker.model.spec.part import NormSpec, PartSpec
 from stoker.model.weights import Names, names
 
 # a config's name of an activation -> ours (ops/activation.py)

@@ -22,7 +22,7 @@ from typing import Any
 
 from stoker.errors import ModelError, suggest
 from stoker.model.families.fields import Fields
-from stoker.model.spec import LayerSpec, ModelSpec
+from stoker.model.spec.model import LayerSpec, ModelSpec
 
 SKIPPED = ("attention", "mlp")
 

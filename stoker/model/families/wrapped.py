@@ -12,7 +12,7 @@ from stoker.model.families import gemma, llama
 from stoker.model.families.fields import Fields
 from stoker.model.families.gemma import GEMMA2
 from stoker.model.families.parts import LLAMA, Family
-from stoker.model.spec import ModelSpec
+from stoker.model.spec.model import ModelSpec
 
 # as stored, and as transformers names the tensors once they are loaded
 RENAMED = (

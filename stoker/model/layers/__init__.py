@@ -1,1 +1,1 @@
-"""The parts of a layer, a file each: what a spec of `spec.py` becomes."""
+"""The parts of a layer, a file each: what a spec of `spec/` becomes."""

@@ -8,7 +8,8 @@ from torch import Tensor
 from stoker.model import roles
 from stoker.model.layers.linear import LayerPart, Linear
 from stoker.model.norms import RmsNorm, make_norm
-from stoker.model.spec import AttentionSpec, ModelSpec
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.step import StepContext
 from stoker.ops.attention import Scores
 from stoker.ops.rope import HeadNorms
@@ -19,13 +20,10 @@ class Attention(LayerPart):
     """Grouped-query attention with a fused QKV projection; writes and reads the cache."""
 
     def __init__(self, spec: AttentionSpec, model: ModelSpec, index: int) -> None:
-        super().__init__(model.layers[index], model)
-        self.spec, self.index = spec, index
-        self.group = next(
-            number for number, group in enumerate(model.cache_groups) if index in group.layers
-        )
+        super().__init__(model, index)
+        self.spec = spec
+        self.group = model.group_of(index)
         self.rope = model.ropes.index(spec.rope)
-        self.drops_rows = index == model.last_mixing_layer
         self.sizes = [n * spec.head_dim for n in (spec.heads, spec.kv_heads, spec.kv_heads)]
         self.qkv = Linear(model.hidden, sum(self.sizes), spec.qkv_bias, roles.qkv(spec))
         self.out = Linear(spec.heads * spec.head_dim, model.hidden, spec.out_bias)
@@ -60,9 +58,7 @@ class Attention(LayerPart):
             norms = HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
         elif spec.qk_norm:
             qkv = self._with_norms(qkv, ops)
-        pages = step.cache.layers[self.index]
-        assert pages is not None, "the cache was made for another model"
-        keys, values = pages
+        keys, values = self.kept(step)
         rope, cells = step.ropes[self.rope], step.cells[self.group]
         q = ops.rotate_and_store(qkv, norms, rope, cells, keys, values)
         if spec.growth:
@@ -70,6 +66,4 @@ class Attention(LayerPart):
         mixed = ops.attention.run(step.attention[self.group], q, keys, values, self.scores)
         del qkv, q
         mixed = mixed.flatten(1)
-        if self.drops_rows:
-            mixed, residual = mixed[step.rows], residual[step.rows]
-        return self.joined(self.out, mixed, residual, ops)
+        return self.joined(self.out, *self.going_on(mixed, residual, step), ops)

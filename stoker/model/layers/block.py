@@ -12,11 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from stoker.model.layers.attention import Attention
+from stoker.model.layers.experts import Experts
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
-from stoker.model.spec import AttentionSpec, DenseSpec, LinearMapSpec, ModelSpec, PartSpec
+from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.experts import ExpertsSpec
+from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.networks import DenseSpec, LinearMapSpec
+from stoker.model.spec.part import PartSpec
 from stoker.model.step import StepContext
 from stoker.quant.choose import Formats
 
@@ -24,7 +29,7 @@ from stoker.quant.choose import Formats
 Kinds = dict[type[PartSpec], Callable[[Any, ModelSpec, int], LayerPart]]
 
 MIXERS: Kinds = {AttentionSpec: Attention, LinearMapSpec: LinearMap}
-NETWORKS: Kinds = {DenseSpec: Dense, LinearMapSpec: LinearMap}
+NETWORKS: Kinds = {DenseSpec: Dense, ExpertsSpec: Experts, LinearMapSpec: LinearMap}
 
 
 class Block(Module):

@@ -7,7 +7,7 @@ networks are parts: each adds its output to the residual itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.roles import PLAIN, Role
-from stoker.model.spec import LayerSpec, ModelSpec
+from stoker.model.spec.model import ModelSpec
 from stoker.model.step import StepContext
 from stoker.ops.linear import LinearFn
 from stoker.ops.select import Operations
@@ -104,8 +104,11 @@ class Linear(Module):
 class LayerPart(Module):
     """A mixer or a network; see `forward`."""
 
-    def __init__(self, layer: LayerSpec, model: ModelSpec) -> None:
+    def __init__(self, model: ModelSpec, index: int) -> None:
         super().__init__()
+        layer = model.layers[index]
+        self.index = index
+        self.drops_rows = index == model.last_mixing_layer
         self.post_norm = make_norm((model.hidden,), model.norm, layer.post_norms)
         self.residual_scale = layer.residual_scale
         self.adds_in_product = not layer.post_norms and layer.residual_scale == 1
@@ -128,6 +131,16 @@ class LayerPart(Module):
         """
         raise NotImplementedError
 
+    def kept(self, step: StepContext) -> tuple[Any, ...]:
+        """What the cache has of this layer: keys and values, or the parts of its states."""
+        found = step.cache.layers[self.index]
+        assert found is not None, "the cache was made for another model"
+        return found
+
+    def going_on(self, inner: Tensor, residual: Tensor, step: StepContext) -> tuple[Tensor, Tensor]:
+        """Both, of the rows that go on behind this mixer: all, or (R, ...) in the last layer."""
+        return (inner[step.rows], residual[step.rows]) if self.drops_rows else (inner, residual)
+
     def joined(self, project: Linear, inner: Tensor, residual: Tensor, ops: Operations) -> Tensor:
         """The residual plus the projection of `inner`, in one pass if nothing lies between.
 
@@ -135,5 +148,9 @@ class LayerPart(Module):
         """
         if self.adds_in_product:
             return cast(Tensor, project(inner, residual))
-        y, scale = self.post_norm(project(inner), ops), self.residual_scale
-        return cast(Tensor, residual + (y if scale == 1 else y * scale))
+        return self.added(project(inner), residual, ops)
+
+    def added(self, y: Tensor, residual: Tensor, ops: Operations) -> Tensor:
+        """The residual plus y (T, D), what the part has made, normed and scaled as asked for."""
+        y, scale = self.post_norm(y, ops), self.residual_scale
+        return residual + (y if scale == 1 else y * scale)

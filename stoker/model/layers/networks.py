@@ -9,19 +9,27 @@ from torch import Tensor
 
 from stoker.model import roles
 from stoker.model.layers.linear import LayerPart, Linear
-from stoker.model.spec import DenseSpec, LinearMapSpec, ModelSpec
+from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.step import StepContext
 from stoker.quant.choose import Formats
+
+
+def gate_up_sizes(spec: DenseSpec) -> tuple[int, roles.Role]:
+    """The outputs of the projection up, with the gate's if there is one, and what they are."""
+    if spec.gated:
+        return 2 * spec.size, roles.gate_up(spec.size)
+    return spec.size, roles.PLAIN
 
 
 class Dense(LayerPart):
     """down(act(gate(x)) * up(x)) with gate and up in one projection, or down(act(up(x)))."""
 
     def __init__(self, spec: DenseSpec, model: ModelSpec, index: int) -> None:
-        super().__init__(model.layers[index], model)
+        super().__init__(model, index)
         self.spec = spec
-        role = roles.gate_up(spec.size) if spec.gated else roles.PLAIN
-        self.up = Linear(model.hidden, (2 if spec.gated else 1) * spec.size, spec.bias, role)
+        outputs, role = gate_up_sizes(spec)
+        self.up = Linear(model.hidden, outputs, spec.bias, role)
         self.down = Linear(spec.size, model.hidden, spec.bias)
         self.fused = False
 
@@ -43,7 +51,7 @@ class LinearMap(LayerPart):
     """x + W x."""
 
     def __init__(self, spec: LinearMapSpec, model: ModelSpec, index: int) -> None:
-        super().__init__(model.layers[index], model)
+        super().__init__(model, index)
         self.linear = Linear(model.hidden, model.hidden, spec.bias)
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:

@@ -1,9 +1,4 @@
-"""A model as data: layers with their own sizes, and nothing of any family's name.
-
-A family turns its Hugging Face config into a `ModelSpec` (families/); one transformer
-executes any of them (transformer.py). The spec of a part says what the part keeps of a token and
-what it costs, so nothing else asks which kind it is (work.py sums up, cache.py makes room).
-"""
+"""A layer of a mixer and a network, and a decoder of layers."""
 
 from __future__ import annotations
 
@@ -11,147 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from stoker.errors import ModelError
-from stoker.model.cache_spec import CacheGroup, CacheSpec, cache_groups
-from stoker.model.rope import Growth, Rope
-
-
-@dataclass(frozen=True)
-class NormSpec:
-    """How the model normalises: by root mean square, or to mean 0 and variance 1 ("layer")."""
-
-    kind: Literal["rms", "layer"]
-    eps: float
-    bias: bool = False
-
-    def parameters(self, size: int) -> int:
-        """Parameters of a norm over `size` numbers."""
-        return size * (2 if self.kind == "layer" and self.bias else 1)
-
-
-class PartSpec:
-    """A part of a layer, a mixer or a network, and what it answers for itself.
-
-    This much holds for a part that looks at no token but its own and keeps nothing; others
-    override it. `hidden` is the width of the residual stream.
-    """
-
-    @property
-    def ropes(self) -> tuple[Rope | None, ...]:
-        """The rotary embeddings it wants tables of."""
-        return ()
-
-    @property
-    def soft_capped(self) -> bool:
-        """Whether it soft-caps scores of attention."""
-        return False
-
-    def cache_spec(self) -> CacheSpec | None:
-        """What it keeps of each token; None for nothing."""
-        return None
-
-    def product_weights(self, hidden: int) -> int:
-        """Weights that each token is multiplied by: 2 FLOPs each."""
-        raise NotImplementedError
-
-    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        """Parameters beside those: biases, and norms inside the part."""
-        return 0
-
-    @property
-    def flops_per_pair(self) -> int:
-        """FLOPs for a query and a key that it sees, over all heads."""
-        return 0
-
-
-@dataclass(frozen=True)
-class AttentionSpec(PartSpec):
-    """A mixer: softmax attention with grouped key-value heads.
-
-    Attributes:
-        scale: of the scores, before softmax.
-        rope: none for a layer that is blind to positions, or has them in its input.
-        qk_norm: norms of queries and keys: over each head with weights (head_dim,) that all
-            heads share ("head") or (heads, head_dim) ("own"), or over all heads at once
-            ("projection").
-        window: keys seen, counted back from the query's own; all if none.
-        softcap: scores become softcap * tanh(score / softcap).
-        growth: of the queries with their position.
-
-    Raises:
-        ModelError: the heads can't share the key-value heads evenly.
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    scale: float
-    rope: Rope | None = None
-    qkv_bias: bool = False
-    out_bias: bool = False
-    qk_norm: Literal["head", "own", "projection"] | None = None
-    window: int | None = None
-    softcap: float | None = None
-    growth: Growth | None = None
-
-    def __post_init__(self) -> None:
-        if self.heads % self.kv_heads:
-            raise ModelError(
-                f"{self.heads} attention heads in config.json can't share {self.kv_heads} "
-                "key-value heads evenly (num_attention_heads, num_key_value_heads)"
-            )
-
-    @property
-    def ropes(self) -> tuple[Rope | None, ...]:
-        return (self.rope,)
-
-    @property
-    def soft_capped(self) -> bool:
-        return self.softcap is not None
-
-    def cache_spec(self) -> CacheSpec:
-        return CacheSpec(self.kv_heads, self.head_dim, self.window)
-
-    def product_weights(self, hidden: int) -> int:
-        return hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-
-    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        biases = self.qkv_bias * (self.heads + 2 * self.kv_heads) * self.head_dim
-        heads = {None: 0, "head": 2}.get(self.qk_norm, self.heads + self.kv_heads)
-        return biases + self.out_bias * hidden + norm.parameters(heads * self.head_dim)
-
-    @property
-    def flops_per_pair(self) -> int:
-        return 4 * self.heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class DenseSpec(PartSpec):
-    """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated."""
-
-    size: int
-    activation: str = "silu"
-    gated: bool = True
-    bias: bool = False
-
-    def product_weights(self, hidden: int) -> int:
-        return (3 if self.gated else 2) * hidden * self.size
-
-    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        return self.bias * ((2 if self.gated else 1) * self.size + hidden)
-
-
-@dataclass(frozen=True)
-class LinearMapSpec(PartSpec):
-    """One linear map in the place of a mixer or of a network (Bercovich et al., Puzzle, 2024)."""
-
-    bias: bool = False
-
-    def product_weights(self, hidden: int) -> int:
-        return hidden * hidden
-
-    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        return self.bias * hidden
+from stoker.model.cache_spec import AnyCacheSpec, CacheGroup, cache_groups
+from stoker.model.rope import Rope
+from stoker.model.spec.part import NormSpec, PartSpec
 
 
 @dataclass(frozen=True)
@@ -187,8 +44,8 @@ class LayerSpec:
         """The mixer and the network, those that there are."""
         return tuple(part for part in (self.mixer, self.ffn) if part is not None)
 
-    def cache_spec(self) -> CacheSpec | None:
-        """What the layer keeps of each token; None for nothing."""
+    def cache_spec(self) -> AnyCacheSpec | None:
+        """What the layer keeps of each token or of a sequence; None for nothing."""
         return None if self.mixer is None else self.mixer.cache_spec()
 
     def product_weights(self, hidden: int) -> int:
@@ -259,6 +116,10 @@ class ModelSpec:
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """The layers that cache alike, group by group."""
         return cache_groups(layer.cache_spec() for layer in self.layers)
+
+    def group_of(self, layer: int) -> int:
+        """The cache group of a layer that keeps something."""
+        return next(n for n, group in enumerate(self.cache_groups) if layer in group.layers)
 
     @cached_property
     def ropes(self) -> tuple[Rope | None, ...]:

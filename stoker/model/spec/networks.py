@@ -1,0 +1,36 @@
+"""Networks that every token goes through alike: a feed-forward network, and a single matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stoker.model.spec.part import NormSpec, PartSpec
+
+
+@dataclass(frozen=True)
+class DenseSpec(PartSpec):
+    """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated."""
+
+    size: int
+    activation: str = "silu"
+    gated: bool = True
+    bias: bool = False
+
+    def product_weights(self, hidden: int) -> int:
+        return (3 if self.gated else 2) * hidden * self.size
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        return self.bias * ((2 if self.gated else 1) * self.size + hidden)
+
+
+@dataclass(frozen=True)
+class LinearMapSpec(PartSpec):
+    """One linear map in the place of a mixer or of a network (Bercovich et al., Puzzle, 2024)."""
+
+    bias: bool = False
+
+    def product_weights(self, hidden: int) -> int:
+        return hidden * hidden
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        return self.bias * hidden

@@ -1,0 +1,61 @@
+"""What every part of a layer answers for itself, and how a model normalises.
+
+The spec of a part says what the part keeps of a token and what it costs, so nothing else asks
+which kind it is (work.py sums up, cache.py makes room).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stoker.model.cache_spec import AnyCacheSpec
+from stoker.model.rope import Rope
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """How the model normalises: by root mean square, or to mean 0 and variance 1 ("layer")."""
+
+    kind: Literal["rms", "layer"]
+    eps: float
+    bias: bool = False
+
+    def parameters(self, size: int) -> int:
+        """Parameters of a norm over `size` numbers."""
+        return size * (2 if self.kind == "layer" and self.bias else 1)
+
+
+class PartSpec:
+    """A part of a layer, a mixer or a network, and what it answers for itself.
+
+    This much holds for a part that looks at no token but its own and keeps nothing; others
+    override it. `hidden` is the width of the residual stream.
+    """
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """The rotary embeddings it wants tables of."""
+        return ()
+
+    @property
+    def soft_capped(self) -> bool:
+        """Whether it soft-caps scores of attention."""
+        return False
+
+    def cache_spec(self) -> AnyCacheSpec | None:
+        """What it keeps of each token or of a sequence; None for nothing."""
+        return None
+
+    def product_weights(self, hidden: int) -> int:
+        """Weights that each token is multiplied by: 2 FLOPs each."""
+        raise NotImplementedError
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        """Parameters beside those: biases, norms inside the part, experts a token does not take."""
+        return 0
+
+    @property
+    def flops_per_pair(self) -> int:
+        """FLOPs for a query and a key that it sees, over all heads."""
+        return 0
