@@ -22,6 +22,7 @@ from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
 from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
+from stoker.model.module import Module
 from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
 from stoker.model.weights import Place, places
@@ -131,6 +132,9 @@ def empty_model(spec: ModelSpec, dtype: torch.dtype) -> Transformer:
     for module in model.modules():
         if isinstance(module, Linear):
             module.store_as(FloatFormat(dtype))
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, Module) and name in module.float32:
+                setattr(module, name, nn.Parameter(parameter.float(), requires_grad=False))
     return model
 
 

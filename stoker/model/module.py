@@ -13,7 +13,13 @@ from torch import nn
 
 
 class Module(nn.Module):
-    """A module without hooks."""
+    """A module without hooks.
+
+    Attributes:
+        float32: its own parameters that stay in float32 whatever the model computes in.
+    """
+
+    float32: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

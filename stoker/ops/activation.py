@@ -15,11 +15,13 @@ from torch import Tensor
 
 from stoker.ops.native.build import signature
 
-# gelu_tanh is the approximation of Hendrycks and Gimpel (2016), gelu the exact function
+# gelu_tanh and quick_gelu are the approximations of Hendrycks and Gimpel (2016), gelu the exact
+# function
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
 }
 

@@ -25,6 +25,7 @@ class ExpertWeights:
         down: (E, D, F).
         up_bias, down_bias: (E, 2F or F) and (E, D), or none.
         activation: a key of `ACTIVATIONS`.
+        limit, shift: see `gate`.
         weighs_input: a token's weights multiply what its experts read, not what they give.
     """
 
@@ -35,11 +36,19 @@ class ExpertWeights:
     activation: str
     gated: bool
     weighs_input: bool = False
+    limit: float | None = None
+    shift: float = 0.0
 
 
 def run_experts(x: Tensor, routes: Routes, weights: ExpertWeights) -> Tensor:
-    """x (T, D) -> (T, D), in the dtype of x: the sum over a token's experts, weighted."""
+    """x (T, D) -> (T, D), in the dtype of x: the sum over a token's experts, weighted.
+
+    Experts behind the last that has weights give what they read.
+    """
     out = torch.zeros_like(x)
+    idle = routes.weights.masked_fill(routes.experts < len(weights.up), 0.0).sum(-1, keepdim=True)
+    if idle.any():
+        out = x * idle.to(x.dtype)
     for expert in range(len(weights.up)):
         rows, places = (routes.experts == expert).nonzero(as_tuple=True)
         if not len(rows):
@@ -47,7 +56,21 @@ def run_experts(x: Tensor, routes: Routes, weights: ExpertWeights) -> Tensor:
         scale = routes.weights[rows, places, None].to(x.dtype)
         inner = x[rows] * scale if weights.weighs_input else x[rows]
         up, down = (None if b is None else b[expert] for b in (weights.up_bias, weights.down_bias))
-        inner = activate(F.linear(inner, weights.up[expert], up), weights.activation, weights.gated)
+        inner = gate(F.linear(inner, weights.up[expert], up), weights)
         y = F.linear(inner, weights.down[expert], down)
         out.index_add_(0, rows, y if weights.weighs_input else y * scale)
     return out
+
+
+def gate(x: Tensor, weights: ExpertWeights) -> Tensor:
+    """The activation of an expert: x (T, 2F), or (T, F) if not gated, -> (T, F).
+
+    Of a gate g and what it gates u: act(min(g, limit)) * (clamp(u, -limit, limit) + shift).
+    """
+    if weights.limit is not None:
+        gates, gated = x.chunk(2, dim=-1) if weights.gated else (x, None)
+        parts = [gates.clamp(max=weights.limit)]
+        if gated is not None:
+            parts.append(gated.clamp(-weights.limit, weights.limit) + weights.shift)
+        x = torch.cat(parts, dim=-1)
+    return activate(x, weights.activation, weights.gated)

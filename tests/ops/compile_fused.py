@@ -10,6 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from stoker.ops.activation import ACTIVATIONS
 from stoker.ops.triton import activation, norm, quantize, rope, step_tensors
 from stoker.ops.triton import draw_kernels as draws
 
@@ -58,7 +59,7 @@ def rows():
             *(norm._kernel, dtype, dtype, dtype, dtype, 256, 1, 1e-6),
             SIZE=size, CENTRED=flag, BIAS=flag, ROWS=tile, BLOCK=triton.next_power_of_2(size),
         )  # fmt: skip
-    for kind, gated in itertools.product(("silu", "gelu", "gelu_tanh", "relu"), (True, False)):
+    for kind, gated in itertools.product(ACTIVATIONS, (True, False)):
         compile_kernel(
             activation._activate, BF16, BF16, SIZE=99, KIND=kind, GATED=gated, BLOCK=1024
         )

@@ -19,7 +19,13 @@ from stoker.ops.routing import Routes, route
 
 
 class Router(Module):
-    """Logits of experts: a linear map in float32, with what is added for the choice."""
+    """Logits of experts: a linear map in float32, with what is added for the choice.
+
+    Its parameters stay in float32 whatever the model computes in: rounded corrections and logits
+    would send tokens to other experts.
+    """
+
+    float32 = ("weight", "bias", "correction", "gains")
 
     def __init__(self, spec: ExpertsSpec, hidden: int) -> None:
         super().__init__()
@@ -27,11 +33,12 @@ class Router(Module):
         self.routing = spec.routing
         self.weight = _parameter(count, hidden)
         self.bias = _parameter(count) if spec.router_bias else None
-        self.correction = _parameter(count) if spec.routing.corrected else None
+        self.correction = _parameter(count) if spec.routing.correction else None
+        self.gains = _parameter(count) if spec.routing.gains else None
 
     def forward(self, x: Tensor) -> Routes:
-        logits = torch.nn.functional.linear(x, self.weight, self.bias)
-        return route(logits, self.routing, self.correction)
+        logits = torch.nn.functional.linear(x.float(), self.weight, self.bias)
+        return route(logits, self.routing, self.correction, self.gains)
 
 
 class StackedLinear(Module):
@@ -73,28 +80,41 @@ class Experts(LayerPart):
     def __init__(self, spec: ExpertsSpec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
         self.spec = spec
-        expert, count = spec.expert, spec.routing.experts
+        expert, count, width = spec.expert, spec.stored, spec.latent or model.hidden
         outputs, role = gate_up_sizes(expert)
         self.router = Router(spec, model.hidden)
-        self.up = StackedLinear(count, model.hidden, outputs, expert.bias, role)
-        self.down = StackedLinear(count, expert.size, model.hidden, expert.bias)
+        self.expert_up = StackedLinear(count, width, outputs, expert.bias, role)
+        self.expert_down = StackedLinear(count, expert.size, width, expert.bias)
+        self.to_latent = Linear(model.hidden, width) if spec.latent else None
+        self.from_latent = Linear(width, model.hidden) if spec.latent else None
+        self.bias = _parameter(model.hidden) if spec.bias else None
         self.shared = None
         if spec.shared is not None:
             self.shared = SharedExpert(spec.shared, model.hidden, spec.shared_gate)
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
+        expert = self.spec.expert
         weights = ExpertWeights(
-            self.up.weight,
-            self.down.weight,
-            self.up.bias,
-            self.down.bias,
-            self.spec.expert.activation,
-            self.spec.expert.gated,
+            self.expert_up.weight,
+            self.expert_down.weight,
+            self.expert_up.bias,
+            self.expert_down.bias,
+            expert.activation,
+            expert.gated,
             self.spec.weighs_input,
+            expert.limit,
+            expert.shift,
         )
-        y = run_experts(x, self.router(x), weights)
+        inner = x if self.to_latent is None else self.to_latent(x)
+        y = run_experts(inner, self.router(x), weights)
+        if self.from_latent is not None:
+            y = self.from_latent(y)
         if self.shared is not None:
             y = y + self.shared(x, step)
+        if self.bias is not None:
+            y = y + self.bias
+        if self.spec.scale != 1:
+            y = y * self.spec.scale
         return self.added(y, residual, step.ops)
 
 

@@ -12,15 +12,20 @@ from stoker.ops.routing import Routing
 
 @dataclass(frozen=True)
 class ExpertsSpec(PartSpec):
-    """A network: sum over a token's experts of weight * expert(x), plus a shared expert.
+    """A network: scale * (sum over a token's experts of weight * expert(x) + shared(x) + bias).
 
     Attributes:
         routing: how many experts there are, and how a token's are chosen and weighted.
+        identities: so many of them, the last, give what they read and have no weights (LongCat).
         expert: each of them.
         router_bias: the router's linear map has a bias.
         weighs_input: the weights multiply what the experts read, not what they give (Llama 4).
         shared: what every token goes through besides.
         shared_gate: it is multiplied by the sigmoid of a linear map of x.
+        latent: experts read and give vectors of this width, and linear maps lead there and back
+            (Nemotron 3). The router and the shared expert read x itself.
+        bias: a learned vector is added to the sum (JetMoE).
+        scale: of the whole.
 
     Raises:
         ModelError: a token takes more experts than there are, or groups don't divide them.
@@ -32,6 +37,10 @@ class ExpertsSpec(PartSpec):
     weighs_input: bool = False
     shared: DenseSpec | None = None
     shared_gate: bool = False
+    identities: int = 0
+    latent: int | None = None
+    bias: bool = False
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         routing = self.routing
@@ -43,16 +52,34 @@ class ExpertsSpec(PartSpec):
             raise ModelError(
                 f"{routing.experts} experts in config.json don't form {routing.groups} equal groups"
             )
+        if routing.top_groups > routing.groups:
+            raise ModelError(
+                f"config.json sends a token to {routing.top_groups} groups of experts of "
+                f"{routing.groups}"
+            )
+        each = routing.experts // routing.groups
+        if routing.groups > 1 and each * routing.top_groups < routing.active:
+            raise ModelError(
+                f"config.json sends a token to {routing.active} experts, and the "
+                f"{routing.top_groups} groups that it may take have {each} each"
+            )
+
+    @property
+    def stored(self) -> int:
+        """Experts that have weights."""
+        return self.routing.experts - self.identities
 
     def product_weights(self, hidden: int) -> int:
         routing, gate = self.routing, self.shared_gate * hidden
         shared = self.shared.product_weights(hidden) + gate if self.shared else 0
-        each = self.expert.product_weights(hidden)
-        return hidden * routing.experts + routing.active * each + shared
+        each = self.expert.product_weights(self.latent or hidden)
+        maps = 2 * hidden * self.latent if self.latent else 0
+        return hidden * routing.experts + routing.active * each + shared + maps
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        routing = self.routing
-        idle = (routing.experts - routing.active) * self.expert.product_weights(hidden)
-        biases = routing.experts * self.expert.other_parameters(hidden, norm)
+        routing, width = self.routing, self.latent or hidden
+        idle = (self.stored - routing.active) * self.expert.product_weights(width)
+        biases = self.stored * self.expert.other_parameters(width, norm)
         shared = self.shared.other_parameters(hidden, norm) if self.shared else 0
-        return idle + biases + shared + (self.router_bias + routing.corrected) * routing.experts
+        vectors = self.router_bias + (routing.correction is not None) + routing.gains
+        return idle + biases + shared + vectors * routing.experts + self.bias * hidden

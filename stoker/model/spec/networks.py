@@ -9,12 +9,19 @@ from stoker.model.spec.part import NormSpec, PartSpec
 
 @dataclass(frozen=True)
 class DenseSpec(PartSpec):
-    """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated."""
+    """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated.
+
+    Attributes:
+        limit: of an expert's gate from above, and of what it gates both ways, before act.
+        shift: is added to what the gate of an expert gates (gpt-oss).
+    """
 
     size: int
     activation: str = "silu"
     gated: bool = True
     bias: bool = False
+    limit: float | None = None
+    shift: float = 0.0
 
     def product_weights(self, hidden: int) -> int:
         return (3 if self.gated else 2) * hidden * self.size

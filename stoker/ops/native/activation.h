@@ -36,6 +36,8 @@ static inline float gelu_tanh(float x) {
     return x / (1.0f + exp_clamped(-2.0f * u));
 }
 
+static inline float quick_gelu(float x) { return x / (1.0f + exp_clamped(-1.702f * x)); }
+
 /* y = act(gate) * up; count is a multiple of GATED. */
 typedef void Gate(const float *gate, const float *up, float *y, int64_t count);
 
@@ -49,3 +51,4 @@ GATE(silu)
 GATE(relu)
 GATE(gelu)
 GATE(gelu_tanh)
+GATE(quick_gelu)

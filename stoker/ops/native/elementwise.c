@@ -131,6 +131,7 @@ ACTIVATION(silu)
 ACTIVATION(relu)
 ACTIVATION(gelu)
 ACTIVATION(gelu_tanh)
+ACTIVATION(quick_gelu)
 
 /* tanh(x): a polynomial near 0, where the quotient would lose digits. */
 static inline float tanh_of(float x) {
