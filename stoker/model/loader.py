@@ -8,7 +8,6 @@ so a model that is quantised needs room for little more than what stays.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,8 @@ from stoker.model.layers.linear import Linear
 from stoker.model.module import Module
 from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
-from stoker.model.weights import Place, places
+from stoker.model.wanted import WantedTensors, layer_of, refuse_shape
+from stoker.model.weights import places
 from stoker.ops.huge_pages import zeros
 from stoker.quant.choose import Formats
 from stoker.quant.floats import FloatFormat
@@ -187,21 +187,18 @@ def _fill(
     formats: Formats | None,
     tied: bool,
 ) -> None:
-    wanted = dict(places(family.names, model, len(model.spec.layers)))
-    lacking = Counter(_layer(place.parameter) for place in wanted.values())
+    layers = len(model.spec.layers)
+    wanted = WantedTensors(places(family.names, model, layers))
     left_over: list[str] = []
     for stored, tensor in source.tensors(device):
         name = next((one for one in family.spellings(stored) if one in wanted), None)
         if name is None:
-            if not stored.endswith(family.ignored) and not stored.startswith(family.beside):
+            if not family.passes_over(stored, layers):
                 left_over.append(stored)
             continue
-        place = wanted.pop(name)
-        if place.expected() != tensor.shape:
-            raise ModelError(
-                f"{stored} has shape {tuple(tensor.shape)} where config.json implies "
-                f"{place.expected()} (for {place.parameter}); it is in {source.file_of(stored)}"
-            )
+        place = wanted.take(name)
+        if not place.accepts(tuple(tensor.shape)):
+            raise refuse_shape(stored, tuple(tensor.shape), place, source.file_of(stored))
         if tensor.dtype not in STORED.values():
             raise ModelError(
                 f"{stored} holds {str(tensor.dtype).removeprefix('torch.')}, as quantised "
@@ -211,27 +208,17 @@ def _fill(
         allocated(model, place.parameter, device)
         place.fill(tensor)
         del tensor  # its memory is free before the next is read
-        layer = _layer(place.parameter)
-        lacking[layer] -= 1
-        if formats and layer is not None and not lacking[layer]:
+        layer = layer_of(place.parameter)
+        if formats and layer is not None and not wanted.lacks_of(layer):
             block = model.layers[layer]
             assert isinstance(block, Block)
             block.prepare(formats)
     if tied:
-        _tie_head(model, {place.parameter: name for name, place in wanted.items()}, wanted)
-    if wanted:
-        raise ModelError(
-            f"the checkpoint lacks {_some(sorted(wanted))}, which config.json implies; no "
-            f"safetensors file of {source.path} holds it"
-        )
-    if left_over:
-        raise ModelError(
-            "the checkpoint holds tensors that config.json has no place for: "
-            f"{_some(left_over)} (safetensors files of {source.path})"
-        )
+        _tie_head(model, wanted)
+    wanted.refuse_rest(left_over, source.path)
 
 
-def _tie_head(model: Transformer, missing: dict[str, str], wanted: dict[str, Place]) -> None:
+def _tie_head(model: Transformer, wanted: WantedTensors) -> None:
     """Make the embedding the head, as the config asks, unless another head was stored.
 
     As in transformers 5, two equal ones become one, and where one of them is stored alone it
@@ -239,15 +226,15 @@ def _tie_head(model: Transformer, missing: dict[str, str], wanted: dict[str, Pla
 
     Args:
         model: filled.
-        missing: names in the checkpoint of the parameters that it lacks.
-        wanted: by these names; loses the one that is not needed.
+        wanted: what the checkpoint lacks; loses the tensor that is not needed.
     """
     assert model.head is not None
     head = model.head.parts["weight"]
+    missing = wanted.by_parameter()
     if "head.weight" in missing:
-        del wanted[missing["head.weight"]]
+        wanted.drop(missing["head.weight"])
     elif "embedding" in missing:
-        del wanted[missing["embedding"]]
+        wanted.drop(missing["embedding"])
         model.embedding = nn.Parameter(head, requires_grad=False)
     elif not torch.equal(head, model.embedding):
         log.warning(
@@ -256,16 +243,6 @@ def _tie_head(model: Transformer, missing: dict[str, str], wanted: dict[str, Pla
         )
         return
     model.tie_head()
-
-
-def _layer(parameter: str) -> int | None:
-    """The layer of a parameter, if it is in one."""
-    return int(parameter.split(".")[1]) if parameter.startswith("layers.") else None
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def first_bad_weight(model: Transformer) -> str | None:

@@ -1,42 +1,60 @@
 """How a checkpoint's tensors fill our parameters: data that families write and the loader obeys.
 
 Knows no files. A table of names maps a parameter of the transformer to a `From`; "{i}" in names
-is the layer. Parameters that a spec does not have (a bias, a norm) are passed over, so one table
-serves models with and without.
+is the layer, "{e}" an expert. Parameters that a spec does not have (a bias, a norm) are passed
+over, so one table serves models with and without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from stoker.model.layers.experts import StackedLinear
 from stoker.model.layers.linear import Linear
 from stoker.model.roles import PLAIN, Role
 
 
 @dataclass(frozen=True)
 class From:
-    """The tensors that fill one parameter, stacked along the first axis, and what is done to them.
+    """The tensors that fill one parameter, stacked along the outputs, and what is done to them.
+
+    Experts may be stored one by one or together. Two experts, each with a gate and an up
+    projection of 3 outputs, as the rows of one of our parameters (2, 6, inputs):
+
+        "experts.{e}.gate experts.{e}.up"   experts.0.gate | experts.0.up || experts.1.gate | ...
+        "gate up", each (2, 3, inputs)      gate[0]        | up[0]        || gate[1]        | ...
+        "gate_up", (2, 6, inputs)           gate_up[0]                    || gate_up[1]
 
     Attributes:
         tensors: names. A single name for a fused parameter means that the checkpoint fuses alike.
         transpose: stored as (inputs, outputs), as GPT-2's Conv1D does.
+        either: experts are stored as `transpose` says or the other way around, which their shape
+            tells; if that is square, as `transpose` says.
+        flat: experts are stored below each other, (experts * outputs, inputs).
+        alternating: the outputs of a gate and of what it gates take turns.
         per_head: rows stored as q, k, v of head 0, then of head 1, and so on.
         pairs: the rotary embedding turns neighbours (2i, 2i + 1) of a head (Su et al., 2021) and
             not (i, i + R/2). Rows are put in our order; queries and keys alike, so their
             products stay the same.
         plus: added, where a norm's weight is stored as its difference from one; the sum is
             rounded to the model's dtype.
+        otherwise: other ways in which checkpoints store the parameter.
     """
 
     tensors: tuple[str, ...]
     transpose: bool = False
+    either: bool = False
+    flat: bool = False
+    alternating: bool = False
     per_head: bool = False
     pairs: bool = False
     plus: float = 0.0
+    otherwise: tuple[From, ...] = ()
 
 
 Names = Mapping[str, From]
@@ -66,6 +84,8 @@ class Place:
         start, stop: the outputs, or elements along the first axis.
         source: what is done to the tensor on its way.
         rotated: heads among these outputs, from the first, that a rotary embedding turns.
+        expert: whose outputs they are; None for those of all experts, and where there are none.
+        way: 0, or the number of `source` in the parameter's `otherwise`, counted from 1.
     """
 
     parameter: str
@@ -74,6 +94,8 @@ class Place:
     stop: int
     source: From
     rotated: int
+    expert: int | None = None
+    way: int = 0
 
     def target(self) -> Tensor:
         """The part of the parameter, a view; on the meta device until it has been allocated."""
@@ -82,18 +104,43 @@ class Place:
             parts = self.owner.parts
             return self.owner.format.slice_outputs(parts, self.start, self.stop)[leaf]
         parameter: Tensor = getattr(self.owner, leaf)
-        return parameter[self.start : self.stop]
+        if not isinstance(self.owner, StackedLinear):
+            return parameter[self.start : self.stop]
+        if self.expert is not None:
+            return parameter[self.expert, self.start : self.stop]
+        return parameter[:, self.start : self.stop]
 
     def expected(self) -> tuple[int, ...]:
-        """The shape that the checkpoint's tensor must have."""
+        """The shape that the checkpoint's tensor must have, or one that it may have."""
+        shape = self._stacked()
+        return (prod(shape[:-1]), shape[-1]) if self.source.flat else shape
+
+    def _stacked(self) -> tuple[int, ...]:
+        """That shape, if experts are not below each other."""
         shape = tuple(self.target().shape)
-        return shape[::-1] if self.source.transpose else shape
+        if self.source.transpose and len(shape) > 1:
+            return (*shape[:-2], shape[-1], shape[-2])
+        return shape
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape can fill it; axes of length 1 don't count."""
+        expected = self.expected()
+        if self.source.either and len(shape) == 3:
+            return shape in (expected, (expected[0], expected[2], expected[1]))
+        return _without_ones(shape) == _without_ones(expected)
 
     def fill(self, tensor: Tensor) -> None:
-        """Copy the tensor, of the expected shape, into its part of the parameter."""
+        """Copy the tensor, of a shape that it accepts, into its part of the parameter."""
         role, target = _role(self.owner), self.target()
-        if self.source.transpose:
-            tensor = tensor.t()
+        if self.source.either and tensor.shape != self.expected():
+            tensor = tensor.mT
+        tensor = tensor.reshape(self._stacked())
+        if self.source.transpose and tensor.dim() > 1:
+            tensor = tensor.mT
+        if self.source.alternating:
+            axis = 0 if self.expert is not None else 1
+            gates, gated = (torch.arange(at, tensor.shape[axis], 2) for at in (0, 1))
+            tensor = tensor.index_select(axis, torch.cat((gates, gated)).to(tensor.device))
         if self.source.per_head:  # (heads, 3, head_dim, inputs): q, k and v of a head together
             heads = tensor.reshape(-1, 3, role.head_dim, tensor[0].numel())
             tensor = heads.transpose(0, 1).reshape(tensor.shape)
@@ -128,9 +175,11 @@ def places(table: Names, model: nn.Module, layers: int) -> Iterator[tuple[str, P
                 if owner is None or ours not in left:
                     continue
                 left.remove(ours)
-                for name, start, stop, rotated in _split(owner, part, source):
-                    stored = name if part == leaf else name.removesuffix(leaf) + part
-                    yield stored.format(i=i), Place(ours, owner, start, stop, source, rotated)
+                for way, one in enumerate((source, *source.otherwise)):
+                    for name, place in _split(owner, part, replace(one, otherwise=())):
+                        stored = name if part == leaf else name.removesuffix(leaf) + part
+                        place = replace(place, parameter=ours, way=way)
+                        yield stored.format(i=i, e=place.expert), place
     assert not left, f"the family's table lacks {sorted(left)}"
 
 
@@ -142,18 +191,32 @@ def _stored_as(owner: nn.Module | None, leaf: str) -> list[str]:
     return [*owner.parts] if isinstance(owner, Linear) and leaf == "weight" else [leaf]
 
 
-def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, int, int, int]]:
-    """(tensor, first output, end, rotated heads) for each tensor that fills a parameter."""
+def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Place]]:
+    """(name, place) of each tensor that fills a parameter, of which the name is left open."""
     role = _role(owner)
+    sizes, rotated = role.sizes, role.rotated or (0,) * len(role.sizes)
     if len(source.tensors) == 1:
-        outputs = owner.outputs if isinstance(owner, Linear) else len(getattr(owner, leaf))
-        yield source.tensors[0], 0, outputs, sum(role.rotated)
-        return
-    start = 0
-    rotated = role.rotated or (0,) * len(role.sizes)
-    for name, size, heads in zip(source.tensors, role.sizes, rotated, strict=True):
-        yield name, start, start + size, heads
-        start += size
+        sizes, rotated = (_outputs(owner, leaf),), (sum(role.rotated),)
+    experts = [None]
+    if "{e}" in source.tensors[0]:
+        experts = range(len(getattr(owner, leaf)))  # type: ignore[assignment]
+    for expert in experts:
+        start = 0
+        for name, size, heads in zip(source.tensors, sizes, rotated, strict=True):
+            yield name, Place("", owner, start, start + size, source, heads, expert)
+            start += size
+
+
+def _outputs(owner: nn.Module, leaf: str) -> int:
+    """Outputs of a projection, those of one expert, or elements along the first axis."""
+    if isinstance(owner, Linear):
+        return owner.outputs
+    shape: torch.Size = getattr(owner, leaf).shape
+    return shape[1] if isinstance(owner, StackedLinear) else shape[0]
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def _role(owner: nn.Module) -> Role:

@@ -6,6 +6,7 @@ A family takes these and changes what differs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +46,8 @@ class Family:
         ignored: endings of tensor names that hold nothing to load.
         renamed: other beginnings of tensor names, and what `names` has in their place.
         beside: beginnings of tensor names of parts that are not loaded, such as a model of images.
+        drafts: layers behind the last draft further tokens, and are not loaded (multi-token
+            prediction).
     """
 
     models: str
@@ -55,6 +58,7 @@ class Family:
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
     renamed: tuple[tuple[str, str], ...] = ()
     beside: tuple[str, ...] = ()
+    drafts: bool = False
 
     def spellings(self, stored: str) -> list[str]:
         """What `names` may call a tensor of the checkpoint."""
@@ -64,6 +68,13 @@ class Family:
             for theirs, ours in self.renamed
             if stored.startswith(theirs)
         ]
+
+    def passes_over(self, stored: str, layers: int) -> bool:
+        """Whether a tensor of a checkpoint whose model has so many layers is not loaded."""
+        if stored.endswith(self.ignored) or stored.startswith(self.beside):
+            return True
+        found = re.match(r"(?:model\.)?layers\.(\d+)\.", stored) if self.drafts else None
+        return found is not None and int(found[1]) >= layers
 
 
 def attention(
