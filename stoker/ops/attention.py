@@ -53,8 +53,11 @@ ScoreFunction = Callable[[Any, Any, Any, Any], Any]  # score, query, key, head -
 class Scores:
     """How scores come from queries and keys.
 
-    A query at position p sees keys at positions p - window + 1 to p (0 to p if no window). With
-    a soft cap, scores are cap * tanh(score / cap) before masking (Gemma 2 report, 2024).
+    A query at position p sees keys at positions p - window + 1 to p (0 to p if no window). If
+    `chunked`, positions are cut into chunks of `window`, and it sees those of its own chunk only
+    (Llama 4, Meta, 2025): with chunks of 4, position 6 sees 4 to 6. With a soft cap, scores are
+    cap * tanh(score / cap) before masking (Gemma 2 report, 2024). With `slopes`, a head's slope *
+    (key - query) is added to each score (ALiBi, Press et al., 2022).
 
     A sink is one more score per head, as it stands, that takes part in the softmax and has no
     value (attention sinks, Xiao et al., 2023; learned per head in gpt-oss, 2025).
@@ -73,6 +76,17 @@ class Scores:
     softcap: float | None = None
     sinks: Tensor | None = field(default=None, compare=False)  # (H,)
     modify: ScoreFunction | None = None
+    chunked: bool = False
+    slopes: Tensor | None = field(default=None, compare=False)  # (H,) float32
+
+    def visible(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Mask (n, m) of the keys at positions (m,) that queries at positions (n,) see."""
+        query, key = queries[:, None], keys[None]
+        mask = key <= query
+        if self.window is None:
+            return mask
+        last = query // self.window * self.window - 1 if self.chunked else query - self.window
+        return mask & (key > last)
 
 
 class Attention(Protocol):
@@ -88,14 +102,6 @@ class Attention(Protocol):
         self, plan: Any, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """As `run`, with the log-sum-exp of the scores, a sink among them, (T, H) float32."""
-
-
-def visible(queries: int, context: int, window: int | None, device: torch.device) -> Tensor:
-    """Mask (queries, context) of the keys each of the last `queries` positions sees."""
-    position = torch.arange(context - queries, context, device=device)[:, None]
-    key = torch.arange(context, device=device)[None]
-    mask = key <= position
-    return mask if window is None else mask & (key > position - window)
 
 
 def first_block(position: int, window: int | None, block_size: int) -> int:
@@ -130,11 +136,15 @@ class ReferenceAttention:
             x = torch.einsum("tgrd,sgd->tgrs", queries, keys) * scores.scale
             if scores.softcap:
                 x = scores.softcap * torch.tanh(x / scores.softcap)
+            places = torch.arange(context - seen, context, device=q.device)
+            own = places[-len(queries) :]
+            if scores.slopes is not None:
+                slopes = scores.slopes.view(1, k.shape[2], group, 1)
+                x = x + slopes * (places - own.view(-1, 1, 1, 1))
             if scores.modify is not None:
-                places = torch.arange(context - seen, context, device=q.device)
                 head = torch.arange(q.shape[1], device=q.device).view(1, k.shape[2], group, 1)
-                x = scores.modify(x, places[-len(queries) :].view(-1, 1, 1, 1), places, head)
-            mask = visible(len(queries), seen, scores.window, q.device)
+                x = scores.modify(x, own.view(-1, 1, 1, 1), places, head)
+            mask = scores.visible(own, places)
             x = x.masked_fill(~mask[:, None, None], -math.inf)
             if scores.sinks is not None:
                 sink = scores.sinks.float().view(1, k.shape[2], group, 1)

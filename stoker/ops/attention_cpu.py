@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, first_block, visible
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, first_block
 from stoker.ops.kv_pages import Pages
 from stoker.ops.rounding import ceil_div
 
@@ -25,14 +25,18 @@ class _DecodeGroup:
     rows: Tensor  # (n,) rows of q
     tables: Tensor  # (n, width) block ids
     lens: Tensor  # (n,)
-    views: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    views: dict[tuple[int | None, bool], tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict
+    )
 
-    def view(self, window: int | None, block_size: int) -> tuple[Tensor, Tensor]:
-        """The blocks to gather, (n * w,), and an additive mask (n, 1, 1, w * block_size).
+    def view(self, scores: Scores, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The blocks to gather, (n * w,), an additive mask (n, 1, 1, w * block_size), and how far
+        each key lies from the query, <= 0 where the mask shows it, of the mask's shape.
 
         With a window these are the last w blocks of each: those before it may be gone.
         """
-        if window not in self.views:
+        window, key_of_view = scores.window, (scores.window, scores.chunked)
+        if key_of_view not in self.views:
             width = self.tables.shape[1]
             first = torch.zeros_like(self.lens)
             if window is not None:
@@ -42,13 +46,14 @@ class _DecodeGroup:
             # past a sequence's end its last block stands in, which the mask hides
             entries = entries.minimum((self.lens - 1)[:, None] // block_size)
             key = first[:, None] * block_size + torch.arange(width * block_size)
-            seen = key < self.lens[:, None]
+            query = self.lens[:, None] - 1
+            seen = key <= query
             if window is not None:
-                seen &= key >= self.lens[:, None] - window
+                seen &= key > (query // window * window - 1 if scores.chunked else query - window)
             bias = torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
             blocks = self.tables.gather(1, entries).flatten()
-            self.views[window] = blocks, bias[:, None, None]
-        return self.views[window]
+            self.views[key_of_view] = blocks, bias[:, None, None], (key - query)[:, None, None]
+        return self.views[key_of_view]
 
 
 def _decode_group(layout: RaggedLayout, group: list[int]) -> _DecodeGroup:
@@ -102,7 +107,7 @@ class CpuAttention:
     def run(self, plan: _CpuPlan, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
         assert isinstance(k, Tensor)
         assert isinstance(v, Tensor)
-        if scores.sinks is not None or scores.modify is not None:  # the fused call has neither
+        if scores.modify is not None:  # the fused call has no place for it
             return self.run_with_lse(plan, q, k, v, scores)[0]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for group in plan.decodes:
@@ -129,15 +134,18 @@ class CpuAttention:
     ) -> None:
         """Fill the group's rows of the output."""
         count, kv_heads, head_dim = len(group.rows), k.shape[2], k.shape[3]
-        blocks, bias = group.view(scores.window, k.shape[1])
+        blocks, bias, distance = group.view(scores, k.shape[1])
         keys, values = (
             cache.index_select(0, blocks).view(count, -1, kv_heads, head_dim).transpose(1, 2)
             for cache in (k, v)
         )
         queries = q.index_select(0, group.rows).view(count, kv_heads, -1, head_dim)
+        if scores.slopes is not None:
+            bias = bias + scores.slopes.view(kv_heads, -1, 1) * distance
         mask = bias.to(q.dtype)
-        if scores.softcap:
-            mixed = _capped(queries, keys, values, mask, scores)
+        if scores.softcap or scores.sinks is not None:
+            sinks = None if scores.sinks is None else scores.sinks.view(kv_heads, -1, 1)
+            mixed = _explicit(queries, keys, values, bias, scores, sinks)
         else:
             mixed = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, scale=scores.scale
@@ -164,32 +172,46 @@ class CpuAttention:
             for cache in (k, v)
         )
         queries = q[rows].transpose(0, 1)[None]
-        if scores.softcap:
-            seen = visible(count, context, scores.window, q.device)
-            mask = torch.zeros(seen.shape).masked_fill_(~seen, -math.inf)
+        if _plain(scores) and count == context <= (scores.window or context):
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, is_causal=True, scale=scores.scale, enable_gqa=True
+            )
+            return mixed[0].transpose(0, 1)
+        key = torch.arange(context) + first * layout.block_size
+        bias = torch.zeros(count, context)
+        bias.masked_fill_(~scores.visible(key[-count:], key), -math.inf)
+        if scores.slopes is not None:
+            bias = bias + scores.slopes.view(-1, 1, 1) * (key - key[-count:, None])
+        if scores.softcap or scores.sinks is not None:
             keys, values = (
                 x.repeat_interleave(q.shape[1] // k.shape[2], 1) for x in (keys, values)
             )
-            return _capped(queries, keys, values, mask, scores)[0].transpose(0, 1)
-        whole = count == context and (scores.window is None or context <= scores.window)
+            sinks = None if scores.sinks is None else scores.sinks.view(-1, 1, 1)
+            return _explicit(queries, keys, values, bias, scores, sinks)[0].transpose(0, 1)
         mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=None if whole else visible(count, context, scores.window, q.device),
-            is_causal=whole,
-            scale=scores.scale,
-            enable_gqa=True,
+            queries, keys, values, attn_mask=bias.to(q.dtype), scale=scores.scale, enable_gqa=True
         )
         return mixed[0].transpose(0, 1)
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scores: Scores) -> Tensor:
-    """Attention with soft-capped scores, which the fused call does not offer; dtype of q.
+def _plain(scores: Scores) -> bool:
+    """Whether scores are products and no more."""
+    return not scores.softcap and scores.sinks is None and scores.slopes is None
 
-    q (..., n, D), k and v (..., m, D), additive mask (..., n, m).
+
+def _explicit(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scores: Scores, sinks: Tensor | None
+) -> Tensor:
+    """Attention with a soft cap or sinks, which the fused call does not offer; dtype of q.
+
+    q (..., n, D), k and v (..., m, D), bias (..., n, m) added to scores, sinks (..., n or 1, 1).
     """
-    assert scores.softcap
-    x = q.float() @ k.float().transpose(-1, -2) * (scores.scale / scores.softcap)
-    weights = (scores.softcap * torch.tanh(x) + mask).softmax(-1)
-    return (weights @ v.float()).to(q.dtype)
+    x = q.float() @ k.float().transpose(-1, -2)
+    if scores.softcap:
+        x = scores.softcap * torch.tanh(x * (scores.scale / scores.softcap)) + bias
+    else:
+        x = x * scores.scale + bias
+    if sinks is None:
+        return (x.softmax(-1) @ v.float()).to(q.dtype)
+    x = torch.cat((x, sinks.float().expand(*x.shape[:-1], 1)), dim=-1)
+    return (x.softmax(-1)[..., :-1] @ v.float()).to(q.dtype)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores, with_sinks
+from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.kv_pages import Pages
 from stoker.ops.native.build import signature
 from stoker.ops.rounding import ceil_div
@@ -38,7 +38,7 @@ class NativeAttention:
     tile = 16  # keys, as in the kernel
 
     def __init__(self, native: ctypes.CDLL) -> None:
-        self._kernel = signature(native.paged_attention, "pppppppp iiiiiiii ff")
+        self._kernel = signature(native.paged_attention, "pppppppppp iiiiiiiii ff")
 
     def plan(self, layout: RaggedLayout) -> _NativePlan:
         starts, contexts = np.array(layout.query_starts), np.array(layout.context_lens)
@@ -82,7 +82,7 @@ class NativeAttention:
         return np.stack((row, sequence, seen), axis=1), tasks
 
     def run(self, plan: _NativePlan, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
-        if scores.sinks is not None or scores.modify is not None:
+        if scores.modify is not None:
             return self.run_with_lse(plan, q, k, v, scores)[0]
         return self._call(plan, q, k, v, None, scores)
 
@@ -92,7 +92,7 @@ class NativeAttention:
         if scores.modify is not None:  # the kernel is compiled, and can't call Python
             return ReferenceAttention().run_with_lse(plan.layout, q, k, v, scores)
         lse = torch.empty(q.shape[:2])
-        return with_sinks(self._call(plan, q, k, v, lse, scores), lse, scores.sinks)
+        return self._call(plan, q, k, v, lse, scores), lse
 
     def _call(
         self,
@@ -113,9 +113,10 @@ class NativeAttention:
         split = count < 4 * torch.get_num_threads()
         self._kernel(
             *(tensor.data_ptr() for tensor in (q, k, v, out)),
-            lse.data_ptr() if lse is not None else None,
+            *(x.data_ptr() if x is not None else None for x in (lse, scores.sinks, scores.slopes)),
             *(plan.tasks.ctypes.data, plan.members.ctypes.data, plan.tables.data_ptr()),
-            *(count, width, heads, kv_heads, head_dim, block_size, scores.window or 0, split),
+            *(count, width, heads, kv_heads, head_dim, block_size),
+            *(scores.window or 0, scores.chunked, split),
             scores.scale,
             scores.softcap or 0.0,
         )

@@ -1,9 +1,9 @@
 """Attention by PyTorch's own `varlen_attn` over a block table: a thin adapter.
 
 torch 2.12 gave it a block table, which only FlashAttention-3 (Shah et al., 2024) reads: another
-package (flash_attn_interface), on GPUs of capability 9. It has no soft cap, no sinks (they are
-applied after, from the log-sum-exp) and shares no prefixes. `varlen_serves` says whether all of
-it is there; nothing else here is called if not.
+package (flash_attn_interface), on GPUs of capability 9. It has no soft cap, slopes or chunks, no
+sinks (they are applied after, from the log-sum-exp) and shares no prefixes. `varlen_serves` says
+whether all of it is there; nothing else here is called if not.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _VarlenPlan:
 
 
 class VarlenAttention:
-    """An `Attention` where `varlen_serves`, for scores without a soft cap."""
+    """An `Attention` where `varlen_serves`, for scores without soft cap, slopes and chunks."""
 
     def plan(self, layout: RaggedLayout) -> _VarlenPlan:
         device = layout.block_tables.device
@@ -77,6 +77,8 @@ class VarlenAttention:
         from torch.nn.attention import varlen
 
         assert scores.softcap is None
+        assert not scores.chunked
+        assert scores.slopes is None
         if scores.modify is not None:
             raise ValueError(
                 f"attention_backend='varlen' has no place for a score function "

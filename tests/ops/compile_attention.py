@@ -49,18 +49,20 @@ def attend(
     cache = cache or dtype
     types = dict.fromkeys(("q_ptr", "sinks", "out_ptr"), f"*{dtype}")
     types |= {"k_ptr": f"*{cache}", "v_ptr": f"*{cache}", "tables": "*i64"}
-    types |= dict.fromkeys(("k_scale", "v_scale", "lse_ptr", "part_ptr", "part_lse"), "*fp32")
+    types |= dict.fromkeys(("k_scale", "v_scale", "slopes", "lse_ptr"), "*fp32")
+    types |= dict.fromkeys(("part_ptr", "part_lse"), "*fp32")
     types |= dict.fromkeys(("tasks", "members"), "*i32")
     types |= {"scale": "fp32", "softcap": "fp32"} | dict.fromkeys(INTEGERS, "i32")
     constants = {"HEADS": 8 * group, "GROUP": group, "HEAD_DIM": head_dim, "PAGE": page}
     constants |= {"BLOCK_D": triton.next_power_of_2(head_dim), "BLOCK_N": launch.keys}
     constants |= {"BLOCK_M": launch.rows_for(group), "QUANTISED": cache == "fp8e4nv"}
-    constants |= dict.fromkeys(("SOFTCAP", "WINDOWED", "SINKS", "LSE"), every_option)
+    constants |= dict.fromkeys(("SOFTCAP", "SLOPES", "WINDOWED", "SINKS", "LSE"), every_option)
     constants |= {"APART": bool(wide), "MODIFY": modify and compilable(modify)}
+    constants |= {"CHUNKED": every_option and bool(wide)}
     if not constants["QUANTISED"]:
         constants |= {"k_scale": None, "v_scale": None}
     if not every_option:
-        constants |= {"sinks": None, "lse_ptr": None}
+        constants |= {"sinks": None, "slopes": None, "lse_ptr": None}
     return compiled(attention_kernels.attend_kernel, types, constants, launch)
 
 

@@ -65,7 +65,8 @@ def test_a_query_does_not_depend_on_its_chunk(window, softcap, sizes):
     layout, q, k, v = make(
         [length], [length], block_size=block_size, heads=heads, kv_heads=kv_heads, dim=dim
     )
-    options = Scores(0.1, window, softcap)
+    sinks, slopes = torch.linspace(-1, 3, heads), torch.linspace(0.01, 0.3, heads)
+    options = Scores(0.1, window, softcap, sinks, chunked=window == 9, slopes=slopes)
     whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, options)
     for size in (1, 7, 16, 40):
         for start in range(0, length, size):
@@ -101,13 +102,13 @@ def test_paged_equals_contiguous():
 
 @pytest.mark.parametrize("attention", [ReferenceAttention(), *IMPLEMENTATIONS], ids=name)
 @pytest.mark.parametrize(("window", "block_size"), [(1, 4), (6, 4), (23, 4), (30, 16), (9, 1)])
-@pytest.mark.parametrize("softcap", [None, 2.5])
-def test_blocks_behind_the_window_are_not_read(attention, window, block_size, softcap):
+@pytest.mark.parametrize(("softcap", "chunked"), [(None, False), (2.5, False), (None, True)])
+def test_blocks_behind_the_window_are_not_read(attention, window, block_size, softcap, chunked):
     lens = [100, 5, 90, 97, 64, 33, 91, 50]
     counts = [1, 5, 1, 1, 30, 1, 1, 50]
     layout, q, k, v = make(counts, lens, block_size=block_size, heads=6, kv_heads=2, dim=20)
     layout = shared(layout, [0, 2, 3, 6], 88 // block_size)
-    scores = Scores(0.2, window, softcap)
+    scores = Scores(0.2, window, softcap, chunked=chunked)
     expected = attention.run_with_lse(attention.plan(layout), q, k, v, scores)
     layout, k, v = freed(layout, window, k, v)
     found = attention.run_with_lse(attention.plan(layout), q, k, v, scores)

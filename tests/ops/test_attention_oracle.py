@@ -1,5 +1,7 @@
 """Every attention there is against one softmax in float64, over random shapes and prefixes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,12 +29,16 @@ def softmax_attention(layout, q, k, v, scores):
         rows = range(*layout.query_starts[s : s + 2])
         for row, position in zip(rows, range(context - len(rows), context), strict=True):
             first = 0 if scores.window is None else max(0, position - scores.window + 1)
+            if scores.chunked:
+                first = position // scores.window * scores.window
             keys = torch.arange(first, position + 1)
             cells = layout.block_tables[s].cpu()[keys // size], keys % size
             for head in range(q.shape[1]):
                 x = k[*cells, head // group] @ q[row, head] * scores.scale
                 if scores.softcap:
                     x = scores.softcap * torch.tanh(x / scores.softcap)
+                if scores.slopes is not None:
+                    x = x + scores.slopes[head].double().cpu() * (keys - position)
                 if scores.sinks is not None:
                     x = torch.cat((x, scores.sinks[head : head + 1].double().cpu()))
                 lse[row, head] = x.logsumexp(0)
@@ -64,7 +70,10 @@ def cases(draw, longest, dims):
     sinks = torch.linspace(-3, 3, kv_heads * group) if draw(st.booleans()) else None
     window = draw(st.sampled_from([None, 1, 6, 30]))
     softcap = draw(st.sampled_from([None, 2.5]))
-    return layout, *tensors, Scores(draw(st.sampled_from([0.1, 0.5])), window, softcap, sinks)
+    chunked = window is not None and draw(st.booleans())
+    slopes = torch.linspace(0.02, 0.5, kv_heads * group) if draw(st.booleans()) else None
+    scale = draw(st.sampled_from([0.1, 0.5]))
+    return layout, *tensors, Scores(scale, window, softcap, sinks, None, chunked, slopes)
 
 
 def check(attention, layout, q, k, v, scores, bound):
@@ -97,8 +106,8 @@ def test_on_a_cpu(name, case):
 def test_triton(case):
     layout, q, k, v, scores = case
     layout, q, k, v = on_device(layout, q, k, v)
-    sinks = None if scores.sinks is None else scores.sinks.to(DEVICE)
-    scores = Scores(scores.scale, scores.window, scores.softcap, sinks)
+    sinks, slopes = (None if x is None else x.to(DEVICE) for x in (scores.sinks, scores.slopes))
+    scores = replace(scores, sinks=sinks, slopes=slopes)
     check(TritonAttention(DEVICE, SMALL), layout, q, k, v, scores, 2e-5)
 
 
@@ -106,7 +115,7 @@ def test_triton(case):
 @settings(max_examples=40, deadline=None)
 @given(case=cases(60, [64, 128]))
 def test_varlen(case):
-    """In bf16, as its kernels want, and without soft caps, which they lack."""
+    """In bf16, as its kernels want, and without what they lack."""
     if not varlen_serves(DEVICE, torch.bfloat16):
         pytest.skip("varlen does not serve here")
     layout, q, k, v, scores = case

@@ -241,8 +241,9 @@ static inline INLINE void mix(float *mixed, const float *keep, const float *weig
 }
 
 typedef struct {
-    float top; /* largest score so far */
-    vec total; /* sums of exp(score - top), by lanes */
+    float top;   /* largest score so far */
+    float slope; /* times key - query is added to scores */
+    vec total;   /* sums of exp(score - top), by lanes */
 } State;
 
 typedef struct {
@@ -259,11 +260,19 @@ static inline INLINE int exceeds(const vec *scores, float top) {
 #endif
 }
 
-/* Scores under a cap and without the keys outside from..to-1 of the tile; whether any is left. */
-static NOINLINE int limit(vec *scores, int64_t from, int64_t to, float cap) {
-    if (cap > 0.0f)
-        for (int part = 0; part < PARTS; part++)
-            scores[part] = cap * tanh_of(scores[part] / cap);
+/* Scores under a cap, and falling with the distance of the keys; the query's own is key to - 1 of
+ * the tile. */
+static NOINLINE void bend(vec *scores, int64_t to, float cap, float slope) {
+    vec place;
+    for (int i = 0; i < LANES; i++) place[i] = (float)i;
+    for (int part = 0; part < PARTS; part++) {
+        if (cap > 0.0f) scores[part] = cap * tanh_of(scores[part] / cap);
+        if (slope != 0.0f) scores[part] += slope * (place + (float)(part * LANES + 1 - to));
+    }
+}
+
+/* Scores without the keys outside from..to-1 of the tile; whether any is left. */
+static NOINLINE int limit(vec *scores, int64_t from, int64_t to) {
     for (int i = 0; i < TILE; i++)
         if (i < from || i >= to) scores[i / LANES][i % LANES] = -INFINITY;
     return from < TILE && from < to;
@@ -280,7 +289,8 @@ static NOINLINE float raise_top(State *state, const vec *scores) {
 /* The weights of a query's scores with the keys at..at+TILE-1; returns what earlier ones keep. */
 static inline INLINE float weigh(vec *scores, float *weights, State *state, int64_t from,
                                  int64_t to, float cap) {
-    if ((cap > 0.0f || from > 0 || to < TILE) && !limit(scores, from, to, cap)) {
+    if (cap > 0.0f || state->slope != 0.0f) bend(scores, to, cap, state->slope);
+    if ((from > 0 || to < TILE) && !limit(scores, from, to)) {
         memset(weights, 0, TILE * sizeof(float));
         return 1.0f;
     }
@@ -382,12 +392,12 @@ static void sweep(const Task *task, const int64_t *table, int64_t low, int64_t h
     }
 }
 
-static void attend_task(const float *q, const float *k, const float *v, float *out,
-                                      float *lse, const int64_t *tables, int64_t width,
-                                      const int64_t *members, int64_t count, int64_t shared,
-                                      int64_t heads, int64_t kv_heads, int64_t from_head,
-                                      int64_t to_head, int64_t dim, int64_t block_size,
-                                      int64_t window, float scale, float cap) {
+static void attend_task(const float *q, const float *k, const float *v, float *out, float *lse,
+                        const float *sinks, const float *slopes, const int64_t *tables,
+                        int64_t width, const int64_t *members, int64_t count, int64_t shared,
+                        int64_t heads, int64_t kv_heads, int64_t from_head, int64_t to_head,
+                        int64_t dim, int64_t block_size, int64_t window, int64_t chunked,
+                        float scale, float cap) {
     const int64_t group = heads / kv_heads, total = (to_head - from_head) * count * group;
     float packed[total * dim], mixed[total * dim], turned[dim * TILE];
     State states[total];
@@ -395,7 +405,9 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
     int64_t seen = INT64_MAX;
     for (int64_t i = 0; i < count; i++) {
         const int64_t *member = members + i * 3, end = member[2];
-        queries[i] = (Query){member[0], member[1], window && end > window ? end - window : 0, end};
+        int64_t start = window && end > window ? end - window : 0;
+        if (chunked) start = (end - 1) / window * window;
+        queries[i] = (Query){member[0], member[1], start, end};
         seen = queries[i].start < seen ? queries[i].start : seen;
     }
     for (int64_t at = 0, g = from_head; g < to_head; g++)
@@ -403,7 +415,12 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
             for (int64_t h = 0; h < group; h++, at++) {
                 const float *from = q + (queries[i].row * heads + g * group + h) * dim;
                 for (int64_t d = 0; d < dim; d++) packed[at * dim + d] = from[d] * scale;
-                states[at] = (State){-INFINITY, {}};
+                const int64_t head = g * group + h;
+                states[at] = (State){-INFINITY, slopes ? slopes[head] : 0.0f, {}};
+                if (sinks) { /* as a first score, without a value */
+                    states[at].top = sinks[head];
+                    states[at].total[0] = 1.0f;
+                }
             }
     memset(mixed, 0, total * dim * sizeof(float));
     const Task task = {k,     v,     packed,   mixed,     turned,  states,     queries,
@@ -428,24 +445,28 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
 }
 
 /* q, out: (T, heads, dim); lse: (T, heads) or NULL; k, v: (blocks, block_size, kv_heads, dim).
+ * sinks: a score of each head without a key, or NULL. slopes: of each head, times key - query is
+ * added to scores, or NULL.
  * tasks: (count, 3), the heaviest first: its first member, their number, and the keys they share.
  * members: (T, 3): a query's row of q, its sequence, and the context that it sees. Those of a
  * task see their shared keys or, of these, come in order of context; what they see beyond them
  * begins at a multiple of 16. tables: (S, width) blocks.
- * window: keys seen, counted back from the query's own; 0 for all. split: whether the heads of
- * a lone query are shared out. cap: scores become cap * tanh(score / cap); 0 for none. */
+ * window: keys seen, counted back from the query's own; 0 for all. chunked: keys seen begin at
+ * the last multiple of the window instead. split: whether the heads of a lone query are shared
+ * out. cap: scores become cap * tanh(score / cap); 0 for none. */
 void paged_attention(const float *restrict q, const float *restrict k, const float *restrict v,
-                     float *restrict out, float *restrict lse, const int64_t *tasks,
-                     const int64_t *members, const int64_t *tables, int64_t count,
-                     int64_t width, int64_t heads, int64_t kv_heads, int64_t dim,
-                     int64_t block_size, int64_t window, int64_t split, float scale, float cap) {
+                     float *restrict out, float *restrict lse, const float *restrict sinks,
+                     const float *restrict slopes, const int64_t *tasks, const int64_t *members,
+                     const int64_t *tables, int64_t count, int64_t width, int64_t heads,
+                     int64_t kv_heads, int64_t dim, int64_t block_size, int64_t window,
+                     int64_t chunked, int64_t split, float scale, float cap) {
 #pragma omp parallel for TEAM schedule(dynamic, 1)
     for (int64_t job = 0; job < count * kv_heads; job++) {
         const int64_t *task = tasks + job / kv_heads * 3, head = job % kv_heads;
         const int whole = task[1] == 1 && !split;
         if (whole && head) continue;
-        attend_task(q, k, v, out, lse, tables, width, members + task[0] * 3, task[1], task[2],
-                    heads, kv_heads, head, whole ? kv_heads : head + 1, dim, block_size, window,
-                    scale, cap);
+        attend_task(q, k, v, out, lse, sinks, slopes, tables, width, members + task[0] * 3,
+                    task[1], task[2], heads, kv_heads, head, whole ? kv_heads : head + 1, dim,
+                    block_size, window, chunked, scale, cap);
     }
 }

@@ -109,7 +109,8 @@ class TritonAttention:
             if not count:
                 continue
             self._kernels.attend_kernel[(kv_heads, count)](
-                *(q, k_data, v_data, k_scale, v_scale, scores.sinks, out, lse, part, part_lse),
+                *(q, k_data, v_data, k_scale, v_scale, scores.sinks, scores.slopes),
+                *(out, lse, part, part_lse),
                 *(plan.tables, list_, members),
                 *(scores.scale, scores.softcap or 0.0, scores.window or 0),
                 *(plan.tables.stride(0), *k_data.stride()[:3]),
@@ -118,7 +119,9 @@ class TritonAttention:
                 BLOCK_N=launch.keys,
                 PAGE=page,
                 SOFTCAP=bool(scores.softcap),
+                SLOPES=scores.slopes is not None,
                 WINDOWED=scores.window is not None,
+                CHUNKED=scores.chunked,
                 QUANTISED=k_scale is not None,
                 APART=list_ is wide,
                 MODIFY=None if scores.modify is None else compilable(scores.modify),

@@ -38,6 +38,7 @@ def _keys(
     hi,
     scale,
     softcap,
+    slope,
     window,
     stride_page,
     stride_token,
@@ -47,7 +48,9 @@ def _keys(
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    SLOPES: tl.constexpr,
     WINDOWED: tl.constexpr,
+    CHUNKED: tl.constexpr,
     MASKED: tl.constexpr,
     MODIFY: tl.constexpr,
 ):
@@ -64,11 +67,15 @@ def _keys(
         s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale
         if SOFTCAP:  # tanh(x) = 1 - 2 / (e^2x + 1); scale made x = score / cap, times 2 log2 e
             s = softcap * (1.0 - 2.0 / (tl.exp2(tl.minimum(s, 126.0)) + 1.0))
+        if SLOPES:
+            s += slope[:, None] * (n[None, :] - positions[:, None]).to(tl.float32)
         if MODIFY is not None:
             s = MODIFY(s * LN2, positions[:, None], n[None, :], q_head[:, None]) * LOG2E
         if MASKED:
             seen = here[None, :] & (n[None, :] <= positions[:, None])
-            if WINDOWED:
+            if CHUNKED:
+                seen = seen & (n[None, :] >= (positions // window * window)[:, None])
+            elif WINDOWED:
                 seen = seen & (n[None, :] > positions[:, None] - window)
             s = tl.where(seen, s, float("-inf"))
         most = tl.maximum(m, tl.max(s, 1))
@@ -90,6 +97,7 @@ def attend_kernel(  # noqa: PLR0915
     k_scale,  # (G,) float32 if QUANTISED
     v_scale,
     sinks,  # (H,) if SINKS
+    slopes,  # (H,) float32 if SLOPES
     out_ptr,  # (T, H, D)
     lse_ptr,  # (T, H) float32 if LSE
     part_ptr,  # (partials, H, D) float32
@@ -112,7 +120,9 @@ def attend_kernel(  # noqa: PLR0915
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    SLOPES: tl.constexpr,
     WINDOWED: tl.constexpr,
+    CHUNKED: tl.constexpr,
     SINKS: tl.constexpr,
     QUANTISED: tl.constexpr,
     LSE: tl.constexpr,
@@ -165,23 +175,29 @@ def attend_kernel(  # noqa: PLR0915
     else:
         scale = scale * LOG2E
 
+    slope = tl.zeros([BLOCK_M], tl.float32)
+    if SLOPES:
+        slope = tl.load(slopes + q_head, mask=real, other=0.0) * LOG2E
+
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    if WINDOWED:
+    if CHUNKED:
+        begin = tl.maximum(begin, lowest // window * window)
+    elif WINDOWED:
         begin = tl.maximum(begin, lowest - window + 1)
     whole = begin
     if APART and not WINDOWED:
         whole += tl.maximum(tl.minimum(end, lowest + 1) - begin, 0) // BLOCK_N * BLOCK_N
         m, mass, acc = _keys(
             q, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, begin, whole,
-            scale, softcap, window, stride_page, stride_token, stride_head,
-            HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, False, MODIFY,
+            scale, softcap, slope, window, stride_page, stride_token, stride_head,
+            HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, SLOPES, WINDOWED, CHUNKED, False, MODIFY,
         )  # fmt: skip
     m, mass, acc = _keys(
         q, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, whole, end,
-        scale, softcap, window, stride_page, stride_token, stride_head,
-        HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, WINDOWED, True, MODIFY,
+        scale, softcap, slope, window, stride_page, stride_token, stride_head,
+        HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, SLOPES, WINDOWED, CHUNKED, True, MODIFY,
     )  # fmt: skip
 
     if QUANTISED:
