@@ -20,11 +20,12 @@ from stoker.ops.norm import rms_norm
 
 @dataclass(frozen=True)
 class HeadNorms:
-    """Weights (head_dim,) of RMS norms over each query and each key head."""
+    """Weights (head_dim,) of RMS norms over each query and each key head, and value head if any."""
 
     q: Tensor
     k: Tensor
     eps: float
+    v: Tensor | None = None
 
 
 def rope_table(inv_freq: Tensor, positions: int, factor: float = 1.0) -> Tensor:
@@ -73,19 +74,46 @@ def rotate_and_store(
     q, k, v = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads : -kv_heads], heads[:, -kv_heads:]
     if norms is not None:
         q, k = rms_norm(q, norms.q, norms.eps), rms_norm(k, norms.k, norms.eps)
+        v = v if norms.v is None else rms_norm(v, norms.v, norms.eps)
     kept = (cells >= 0).nonzero()[:, 0]
     store(k_cache, cells[kept], apply_rope(k, rope)[kept])
     store(v_cache, cells[kept], v[kept])
     return apply_rope(q, rope)
 
 
+def rotate(q: Tensor, weight: Tensor | None, eps: float, rope: Tensor) -> Tensor:
+    """Norm and rotate queries alone, of a layer that reads the cache of another.
+
+    Args:
+        q: (T, H, D), contiguous.
+        weight: (D,) of an RMS norm over each head, or none; with `eps`.
+        rope: the tokens' rows of the table, (T, 2, R/2) float32.
+
+    Returns: (T, H, D).
+    """
+    return apply_rope(q if weight is None else rms_norm(q, weight, eps), rope)
+
+
 class NativeRotateAndStore:
-    """`rotate_and_store` in C, for float32 pages on a CPU and heads of up to 512."""
+    """`rotate_and_store` and `rotate` in C, for float32 pages on a CPU and heads of up to 512."""
 
     most_head_dim = 512
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._call = signature(library.rotate_and_store, "pppppppp iiiii f")
+        self._call = signature(library.rotate_and_store, "ppppppppp iiiii f")
+
+    def rotate(self, q: Tensor, weight: Tensor | None, eps: float, rope: Tensor) -> Tensor:
+        rows, heads, head_dim = q.shape
+        if head_dim > self.most_head_dim:
+            return rotate(q, weight, eps, rope)
+        out = torch.empty_like(q)
+        norm = weight.data_ptr() if weight is not None else None
+        self._call(
+            *(q.data_ptr(), norm, None, None, rope.data_ptr(), None, out.data_ptr(), None, None),
+            *(rows, heads, 0, head_dim, 2 * rope.shape[-1]),
+            eps,
+        )
+        return out
 
     def __call__(
         self,
@@ -106,6 +134,7 @@ class NativeRotateAndStore:
             qkv.contiguous().data_ptr(),
             norms.q.data_ptr() if norms else None,
             norms.k.data_ptr() if norms else None,
+            norms.v.data_ptr() if norms and norms.v is not None else None,
             *(tensor.data_ptr() for tensor in (rope, cells, q, k_cache, v_cache)),
             *(rows, heads, kv_heads, head_dim, 2 * rope.shape[-1]),
             norms.eps if norms else 0.0,

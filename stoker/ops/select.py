@@ -23,7 +23,7 @@ from stoker.ops.draw_cpu import draw_on_cpu
 from stoker.ops.kv_pages import FP8, Pages
 from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
-from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate_and_store
+from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate, rotate_and_store
 from stoker.ops.step_tensors import MakeInputs, make_inputs
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
@@ -44,6 +44,7 @@ class Operations:
     rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor] = (
         rotate_and_store
     )
+    rotate: Callable[[Tensor, Tensor | None, float, Tensor], Tensor] = rotate
     draw: Draw = draw
     make_inputs: MakeInputs = make_inputs
 
@@ -81,13 +82,15 @@ def select_operations(
     elementwise = load_kernels("elementwise") if dtype == torch.float32 else None
     if elementwise is None:
         return Operations(attention, draw=draw_on_cpu)
+    rotation = NativeRotateAndStore(elementwise)
     return Operations(
         attention,
         NativeRmsNorm(elementwise),
         NativeLayerNorm(elementwise),
         NativeActivate(elementwise),
         NativeSoftCap(elementwise),
-        NativeRotateAndStore(elementwise),
+        rotation,
+        rotation.rotate,
         draw_on_cpu,
     )
 

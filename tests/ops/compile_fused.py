@@ -47,9 +47,10 @@ def rows():
         (BF16, FP8), (True, False), ((128, 128), (80, 20), (256, 0))
     ):
         compile_kernel(
-            *(rope._kernel, BF16, BF16, cache, cache, F32, I64, BF16, BF16, 1e-6, F32, F32),
+            *(rope._kernel, BF16, BF16, cache, cache, F32, I64, BF16, BF16, BF16, 1e-6, F32, F32),
             *(4096, 1024, 128),
             HEADS=16, KV_HEADS=8, HEAD_DIM=dim, ROTARY=rotary, NORMS=norms, SCALED=cache == FP8,
+            NORMED_VALUES=norms and dim == 80,
             TOP=448.0, BLOCK_H=4, BLOCK_D=triton.next_power_of_2(dim),
         )  # fmt: skip
     for dtype, flag, (tile, size) in itertools.product(

@@ -20,6 +20,7 @@ from stoker.ops.rope import (
     NativeRotateAndStore,
     apply_rope,
     rope_table,
+    rotate,
     rotate_and_store,
 )
 
@@ -116,14 +117,16 @@ def test_soft_cap(size):
 
 
 @native
-@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("norms", [True, "values", False])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 64), (4, 4, 20), (3, 1, 128)])
 def test_rotate_and_store(norms, share, heads, kv_heads, dim):
     torch.manual_seed(0)
     tokens = 9
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim)
-    weights = HeadNorms(torch.randn(dim), torch.randn(dim), 1e-5) if norms else None
+    q_norm, k_norm, v_norm = torch.randn(3, dim)
+    weights = HeadNorms(q_norm, k_norm, 1e-5, v_norm if norms == "values" else None)
+    weights = weights if norms else None
     rope = rope_table(torch.rand(int(share * dim / 2)), 40, 1.2)[torch.randperm(40)[:tokens]]
     cells = torch.randperm(32)[:tokens]
     cells[4] = -1
@@ -136,6 +139,11 @@ def test_rotate_and_store(norms, share, heads, kv_heads, dim):
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-5)
     untouched = [cell for cell in range(32) if cell not in cells.tolist()]
     assert not results[1][1].flatten(1, 2)[:, untouched].any()
+    q = qkv.view(tokens, -1, dim)[:, :heads].contiguous()  # by themselves the same bits
+    alone = NativeRotateAndStore(LIBRARY).rotate(q, q_norm if norms else None, 1e-5, rope)
+    assert torch.equal(alone, results[1][0])
+    alone = rotate(q, q_norm if norms else None, 1e-5, rope)
+    torch.testing.assert_close(alone, results[0][0], rtol=1e-6, atol=1e-6)
 
 
 def test_what_is_past_the_rotated_part_stays():

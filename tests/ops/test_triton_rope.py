@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from stoker.ops.kv_pages import Fp8Pages
-from stoker.ops.rope import HeadNorms, rope_table, rotate_and_store
+from stoker.ops.rope import HeadNorms, rope_table, rotate, rotate_and_store
 from stoker.ops.triton.available import interpreted
 
 pytest.importorskip("triton", reason="Triton is not installed")
-fused = pytest.importorskip("stoker.ops.triton.rope").rotate_and_store
+kernel = pytest.importorskip("stoker.ops.triton.rope")
+fused = kernel.rotate_and_store
 
 DEVICE = "cpu" if interpreted() else "cuda"
 NAN = float("nan")
@@ -27,8 +28,8 @@ def both(heads, kv_heads, dim, rotary, norms, dtype):
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim, device=DEVICE).to(dtype) * 2
     weights = None
     if norms:
-        q_norm, k_norm = (torch.randn(dim, device=DEVICE).to(dtype) for _ in range(2))
-        weights = HeadNorms(q_norm, k_norm, 1e-5)
+        q_norm, k_norm, v_norm = (torch.randn(dim, device=DEVICE).to(dtype) for _ in range(3))
+        weights = HeadNorms(q_norm, k_norm, 1e-5, v_norm if norms == "values" else None)
     rope = rope_table(torch.rand(rotary // 2), 40, 1.2)[torch.randperm(40)[:tokens]].to(DEVICE)
     cells = torch.tensor([3, -1, 0, 23, -7, 11, 12], device=DEVICE)
     found = []
@@ -46,7 +47,7 @@ def both(heads, kv_heads, dim, rotary, norms, dtype):
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
-@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("norms", [True, "values", False])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "rotary"),
     [(4, 2, 64, 64), (3, 1, 80, 20), (2, 2, 96, 0), (11, 1, 128, 128), (2, 1, 256, 64)],
@@ -55,6 +56,18 @@ def test_as_the_reference(heads, kv_heads, dim, rotary, norms, dtype):
     expected, found = both(heads, kv_heads, dim, rotary, norms, dtype)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, **CLOSE[dtype], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(("heads", "dim", "rotary"), [(4, 64, 64), (3, 80, 20), (1, 512, 512)])
+def test_queries_alone(heads, dim, rotary, norm, dtype):
+    q = torch.randn(7, heads, dim, device=DEVICE).to(dtype) * 2
+    weight = torch.randn(dim, device=DEVICE).to(dtype) if norm else None
+    rope = rope_table(torch.rand(rotary // 2), 7, 1.2).to(DEVICE)
+    expected = rotate(q, weight, 1e-5, rope)
+    torch.testing.assert_close(kernel.rotate(q, weight, 1e-5, rope), expected, **CLOSE[dtype])
+    assert kernel.rotate(q[:0], weight, 1e-5, rope[:0]).shape == (0, heads, dim)
 
 
 def test_without_rounding_in_between_values_are_copied():

@@ -172,23 +172,23 @@ static inline INLINE void turn(const float *restrict x, const float *restrict we
     for (int64_t d = rotary; d < dim; d++) y[d] = from[d];
 }
 
-/* Splits qkv (rows, (heads + 2 * kv_heads) * dim); norms q and k if the weights are there;
- * rotates the first `rotary` of each head by the rows' tables (rows, 2, rotary / 2); writes q
- * (rows, heads, dim), and k and v to their cells in the caches (cells, kv_heads, dim), unless the
- * cell is negative. dim is at most 512. */
+/* Splits qkv (rows, (heads + 2 * kv_heads) * dim); norms q, k and v if the weights are there;
+ * rotates the first `rotary` of each head of q and k by the rows' tables (rows, 2, rotary / 2);
+ * writes q (rows, heads, dim), and k and v to their cells in the caches (cells, kv_heads, dim),
+ * unless the cell is negative. Without kv_heads there are neither. dim is at most 512. */
 void rotate_and_store(const float *qkv, const float *q_weight, const float *k_weight,
-                      const float *tables, const int64_t *cells, float *q, float *k_cache,
+                      const float *v_weight, const float *tables, const int64_t *cells, float *q, float *k_cache,
                       float *v_cache, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
                       int64_t rotary, float eps) {
     const int64_t width = (heads + 2 * kv_heads) * dim;
 #pragma omp parallel for TEAM schedule(static) if (rows * width > 16384)
     for (int64_t r = 0; r < rows; r++) {
         const float *x = qkv + r * width, *table = tables + r * rotary;
-        float *keys = k_cache + cells[r] * kv_heads * dim;
-        const int64_t last = cells[r] < 0 ? heads : heads + kv_heads;
+        const int64_t cell = kv_heads ? cells[r] : -1, last = cell < 0 ? heads : heads + kv_heads;
         for (int64_t h = 0; h < last; h++, x += dim) {
             const float *weight = h < heads ? q_weight : k_weight;
-            float *y = h < heads ? q + (r * heads + h) * dim : keys + (h - heads) * dim;
+            float *y = h < heads ? q + (r * heads + h) * dim
+                                 : k_cache + (cell * kv_heads + h - heads) * dim;
             if (dim == 64 && rotary == 64) /* known sizes need no loops */
                 turn(x, weight, table, y, 64, 64, eps);
             else if (dim == 128 && rotary == 128)
@@ -196,7 +196,12 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
             else
                 turn(x, weight, table, y, dim, rotary, eps);
         }
-        if (cells[r] >= 0)
-            memcpy(v_cache + cells[r] * kv_heads * dim, x, kv_heads * dim * sizeof(float));
+        if (cell < 0) continue;
+        float *values = v_cache + cell * kv_heads * dim;
+        if (v_weight)
+            for (int64_t d = 0; d < kv_heads * dim; d += dim)
+                norm_row(x + d, v_weight, values + d, dim, eps);
+        else
+            memcpy(values, x, kv_heads * dim * sizeof(float));
     }
 }

@@ -29,6 +29,7 @@ def _kernel(
     cells,
     q_weight,
     k_weight,
+    v_weight,
     eps,
     k_scale,
     v_scale,
@@ -40,6 +41,7 @@ def _kernel(
     HEAD_DIM: tl.constexpr,
     ROTARY: tl.constexpr,
     NORMS: tl.constexpr,
+    NORMED_VALUES: tl.constexpr,
     SCALED: tl.constexpr,
     TOP: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -59,8 +61,11 @@ def _kernel(
         inverse = tl.rsqrt(tl.sum(x * x, 1, keep_dims=True) / HEAD_DIM + eps)
         weight = tl.load(q_weight + d, mask=inside & is_q, other=0.0).to(tl.float32)
         weight += tl.load(k_weight + d, mask=inside & ~is_q & ~is_v, other=0.0).to(tl.float32)
+        if NORMED_VALUES:
+            weight += tl.load(v_weight + d, mask=inside & is_v, other=0.0).to(tl.float32)
         # rounded as the norm alone would round it
-        x = tl.where(is_v, x, (x * inverse * weight).to(raw.dtype).to(tl.float32))
+        normed = (x * inverse * weight).to(raw.dtype).to(tl.float32)
+        x = normed if NORMED_VALUES else tl.where(is_v, x, normed)
     if ROTARY > 0:
         half: tl.constexpr = ROTARY // 2
         turned = inside & (d < ROTARY) & ~is_v
@@ -77,6 +82,8 @@ def _kernel(
 
     x = x.to(raw.dtype)
     tl.store(q_out + (token * HEADS + head) * HEAD_DIM + d, x, mask=inside & is_q)
+    if KV_HEADS == 0:
+        return
     cell = tl.load(cells + token)
     kept = inside & ~is_q & (cell >= 0)
     group = tl.where(is_v, head - HEADS - KV_HEADS, head - HEADS)
@@ -114,24 +121,51 @@ def rotate_and_store(
     assert qkv.stride(1) == 1
     tokens, heads = len(qkv), qkv.shape[1] // head_dim - 2 * kv_heads
     q = torch.empty(tokens, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
-    if not tokens:
-        return q
+    if tokens:
+        tensors = (qkv, q, keys, values, rope.contiguous(), cells)
+        strides = (qkv.stride(0), keys.stride(1), keys.stride(2))
+        _launch(tensors, strides, (heads, kv_heads, head_dim), norms, scales)
+    return q
+
+
+def rotate(q: Tensor, weight: Tensor | None, eps: float, rope: Tensor) -> Tensor:
+    """As `stoker.ops.rope.rotate`."""
+    tokens, heads, head_dim = q.shape
+    out = torch.empty_like(q)
+    if tokens:
+        norms = None if weight is None else HeadNorms(weight, weight, eps)
+        tensors = (q, out, q, q, rope.contiguous(), q)
+        _launch(tensors, (heads * head_dim, 0, 0), (heads, 0, head_dim), norms, None)
+    return out
+
+
+def _launch(
+    tensors: tuple[Tensor, ...],
+    strides: tuple[int, int, int],
+    sizes: tuple[int, int, int],
+    norms: HeadNorms | None,
+    scales: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Launch the kernel for `sizes`, (query heads, key-value heads, numbers of a head)."""
+    (qkv, *_, rope, _), (heads, kv_heads, head_dim) = tensors, sizes
     width = triton.next_power_of_2(head_dim)
     tile = triton.next_power_of_2(heads + 2 * kv_heads)
     tile = max(1, min(tile, _TILE // width))
-    _kernel[(tokens, triton.cdiv(heads + 2 * kv_heads, tile))](
-        *(qkv, q, keys, values, rope.contiguous(), cells),
-        *((norms.q, norms.k, norms.eps) if norms else (qkv, qkv, 0.0)),
+    normed_values = norms is not None and norms.v is not None
+    _kernel[(len(qkv), triton.cdiv(heads + 2 * kv_heads, tile))](
+        *tensors,
+        *((norms.q, norms.k, norms.v if normed_values else qkv) if norms else (qkv, qkv, qkv)),
+        norms.eps if norms else 0.0,
         *(scales or (qkv, qkv)),
-        *(qkv.stride(0), keys.stride(1), keys.stride(2)),
+        *strides,
         HEADS=heads,
         KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
         ROTARY=2 * rope.shape[-1],
         NORMS=norms is not None,
+        NORMED_VALUES=normed_values,
         SCALED=scales is not None,
         TOP=FP8_MOST,
         BLOCK_H=tile,
         BLOCK_D=width,
     )
-    return q

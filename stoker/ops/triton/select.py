@@ -30,6 +30,7 @@ class Fused(TypedDict, total=False):
     activate: Callable[[Tensor, str, bool], Tensor]
     soft_cap: Callable[[Tensor, float], Tensor]
     rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor]
+    rotate: Callable[[Tensor, Tensor | None, float, Tensor], Tensor]
     draw: Draw
     make_inputs: MakeInputs
 
@@ -48,6 +49,7 @@ def fused_operations(device_type: str) -> Fused:
         "activate": activation.activate,
         "soft_cap": activation.soft_cap,
         "rotate_and_store": rope.rotate_and_store,
+        "rotate": rope.rotate,
         "draw": draw.draw,
         "make_inputs": step_tensors.make_inputs,
     }
