@@ -42,6 +42,22 @@ class LayerNorm(Module):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
+class PlainNorm(Module):
+    """A norm over the last dimension without weights."""
+
+    def __init__(self, size: int, spec: NormSpec) -> None:
+        super().__init__()
+        self.size, self.kind, self.eps = size, spec.kind, spec.eps
+        self._ones: Tensor | None = None
+
+    def forward(self, x: Tensor, ops: Operations) -> Tensor:
+        if self._ones is None:
+            self._ones = torch.ones(self.size, dtype=x.dtype, device=x.device)
+        if self.kind == "rms":
+            return ops.rms_norm(x, self._ones, self.eps)
+        return ops.layer_norm(x, self._ones, None, self.eps)
+
+
 class NoNorm(Module):
     """Stands where a model has no norm."""
 
@@ -55,4 +71,6 @@ def make_norm(
     """The norm of a spec; `role` says which heads its elements belong to, if to any."""
     if not present:
         return NoNorm()
+    if not spec.weight:
+        return PlainNorm(shape[-1], spec)
     return (RmsNorm if spec.kind == "rms" else LayerNorm)(shape, spec, role)

@@ -40,11 +40,12 @@ class Transformer(Module):
         if spec.positions:
             table = torch.empty(spec.positions.rows, spec.hidden)
             self.positions = nn.Parameter(table, requires_grad=False)
+        self.embedding_norm = make_norm((spec.hidden,), spec.norm, spec.embedding_norm)
         self.layers = nn.ModuleList(Block(spec, index) for index in range(len(spec.layers)))
         self.norm = make_norm((spec.hidden,), spec.norm, spec.final_norm)
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
-        self.head = None if spec.tied_head or not rows else Linear(width, rows)
+        self.head = None if spec.tied_head or not rows else Linear(width, rows, spec.head_bias)
         self._logits: Callable[[Tensor], Tensor] | None = None
         self._blocks: tuple[Block, ...] = ()
         self._ropes: list[Tensor] = []
@@ -94,6 +95,8 @@ class Transformer(Module):
             x_TD = self.project_in(x_TD)
         if self.positions is not None and self.spec.positions:
             x_TD = x_TD + self.positions[tensors.positions + self.spec.positions.offset]
+        if self.spec.embedding_norm:
+            x_TD = self.embedding_norm(x_TD, self.ops)
         return x_TD
 
     def forward(

@@ -37,7 +37,8 @@ class From:
             tells; if that is square, as `transpose` says.
         flat: experts are stored below each other, (experts * outputs, inputs).
         alternating: the outputs of a gate and of what it gates take turns.
-        per_head: rows stored as q, k, v of head 0, then of head 1, and so on.
+        by_group: rows stored as the queries, the key and the value of key-value head 0, then of
+            head 1, and so on.
         pairs: the rotary embedding turns neighbours (2i, 2i + 1) of a head (Su et al., 2021) and
             not (i, i + R/2). Rows are put in our order; queries and keys alike, so their
             products stay the same.
@@ -51,7 +52,7 @@ class From:
     either: bool = False
     flat: bool = False
     alternating: bool = False
-    per_head: bool = False
+    by_group: bool = False
     pairs: bool = False
     plus: float = 0.0
     otherwise: tuple[From, ...] = ()
@@ -141,9 +142,8 @@ class Place:
             axis = 0 if self.expert is not None else 1
             gates, gated = (torch.arange(at, tensor.shape[axis], 2) for at in (0, 1))
             tensor = tensor.index_select(axis, torch.cat((gates, gated)).to(tensor.device))
-        if self.source.per_head:  # (heads, 3, head_dim, inputs): q, k and v of a head together
-            heads = tensor.reshape(-1, 3, role.head_dim, tensor[0].numel())
-            tensor = heads.transpose(0, 1).reshape(tensor.shape)
+        if self.source.by_group:
+            tensor = _ungrouped(tensor, role)
         if self.source.plus:
             tensor = tensor.float() + self.source.plus
         target.copy_(tensor)
@@ -213,6 +213,18 @@ def _outputs(owner: nn.Module, leaf: str) -> int:
         return owner.outputs
     shape: torch.Size = getattr(owner, leaf).shape
     return shape[1] if isinstance(owner, StackedLinear) else shape[0]
+
+
+def _ungrouped(tensor: Tensor, role: Role) -> Tensor:
+    """The rows of all queries, then of all keys, then of all values.
+
+    With 4 query heads, 2 key-value heads, a letter for the rows of each head:
+
+        q0 q1 k0 v0  q2 q3 k1 v1   ->   q0 q1 q2 q3  k0 k1  v0 v1
+    """
+    groups = tensor.reshape(role.rotated[1], -1, role.head_dim, tensor[0].numel())
+    parts = (groups[:, :-2], groups[:, -2], groups[:, -1])
+    return torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts])
 
 
 def _without_ones(shape: tuple[int, ...]) -> list[int]:

@@ -16,13 +16,14 @@ from torch import Tensor
 from stoker.ops.native.build import signature
 
 # gelu_tanh and quick_gelu are the approximations of Hendrycks and Gimpel (2016), gelu the exact
-# function
+# function; relu2 is that of So et al. (Primer, 2021)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 
 

@@ -122,7 +122,7 @@ _NEOX_LAYER = {
 GPT_NEOX = {
     **names("", {"head.weight": "embed_out.weight"}),
     **names("gpt_neox.", {"embedding": "embed_in.weight"} | _both({"norm": "final_layer_norm"})),
-    **changed(names("gpt_neox.layers.{i}.", _both(_NEOX_LAYER)), "qkv", per_head=True),
+    **changed(names("gpt_neox.layers.{i}.", _both(_NEOX_LAYER)), "qkv", by_group=True),
 }
 
 _GPT2_LAYER = {

@@ -33,7 +33,7 @@ class Attention(LayerPart):
                 for heads in (spec.heads, spec.kv_heads)
             )
         self.scores = Scores(spec.scale, spec.window, spec.softcap)
-        self.fused_norms = spec.qk_norm == "head" and model.norm.kind == "rms"
+        self.fused_norms = spec.qk_norm == "head" and model.norm.kind == "rms" and model.norm.weight
 
     def _norm_shape(self, heads: int) -> tuple[int, ...]:
         dim = self.spec.head_dim
@@ -52,6 +52,8 @@ class Attention(LayerPart):
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         spec, norms, ops, qkv = self.spec, None, step.ops, self.qkv(x)
         del x
+        if spec.clip is not None:
+            qkv = qkv.clamp(-spec.clip, spec.clip)
         if self.fused_norms:
             assert isinstance(self.q_norm, RmsNorm)
             assert isinstance(self.k_norm, RmsNorm)

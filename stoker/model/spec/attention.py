@@ -22,6 +22,7 @@ class AttentionSpec(PartSpec):
             heads share ("head") or (heads, head_dim) ("own"), or over all heads at once
             ("projection").
         window: keys seen, counted back from the query's own; all if none.
+        clip: queries, keys and values are clamped to +-clip before anything else.
         softcap: scores become softcap * tanh(score / softcap).
         growth: of the queries with their position.
 
@@ -38,6 +39,7 @@ class AttentionSpec(PartSpec):
     out_bias: bool = False
     qk_norm: Literal["head", "own", "projection"] | None = None
     window: int | None = None
+    clip: float | None = None
     softcap: float | None = None
     growth: Growth | None = None
 

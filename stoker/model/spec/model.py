@@ -82,11 +82,13 @@ class ModelSpec:
         vocab: rows of the embedding and of the head.
         context: most positions the model was made for.
         tied_head: the head is the embedding.
+        head_bias: a number is added to each logit.
         labels: rows of a classification head, 0 for no head at all; None: the head gives
             logits over the vocabulary.
         embedding_width: of the embedding, the head and the final hidden states, where it is
             not `hidden`; linear maps lead into the layers and out of them.
-        final_norm: whether there is one.
+        embedding_norm, final_norm: whether there is one, before the first layer and behind the
+            last.
         embedding_scale: multiplies embeddings.
         scales_vectors: it also multiplies what a prompt has in their place.
         logit_scale, logit_softcap: logits become logit * scale, then soft-capped.
@@ -100,10 +102,12 @@ class ModelSpec:
     tied_head: bool
     labels: int | None = None
     embedding_width: int | None = None
+    embedding_norm: bool = False
     final_norm: bool = True
     embedding_scale: float = 1.0
     scales_vectors: bool = False
     positions: LearnedPositions | None = None
+    head_bias: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
 
@@ -145,8 +149,9 @@ class ModelSpec:
         width = self.embedding_width or self.hidden
         around = 2 * self.hidden * width if self.embedding_width else 0
         rows = self.vocab if self.labels is None else self.labels
-        head = 0 if self.tied_head else rows * width
+        head = 0 if self.tied_head else rows * (width + self.head_bias)
         positions = self.positions.rows * self.hidden if self.positions else 0
-        norm = self.final_norm * self.norm.parameters(self.hidden)
+        norms = self.embedding_norm + self.final_norm
+        norm = norms * self.norm.parameters(self.hidden)
         layers = sum(layer.parameters(self.hidden, self.norm) for layer in self.layers)
         return self.vocab * width + around + positions + layers + norm + head

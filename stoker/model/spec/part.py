@@ -15,15 +15,21 @@ from stoker.model.rope import Rope
 
 @dataclass(frozen=True)
 class NormSpec:
-    """How the model normalises: by root mean square, or to mean 0 and variance 1 ("layer")."""
+    """How the model normalises: by root mean square, or to mean 0 and variance 1 ("layer").
+
+    Attributes:
+        bias: a learned number is added to each, in a layer norm.
+        weight: a learned number multiplies each.
+    """
 
     kind: Literal["rms", "layer"]
     eps: float
     bias: bool = False
+    weight: bool = True
 
     def parameters(self, size: int) -> int:
         """Parameters of a norm over `size` numbers."""
-        return size * (2 if self.kind == "layer" and self.bias else 1)
+        return size * (self.weight + (self.kind == "layer" and self.bias))
 
 
 class PartSpec:

@@ -28,6 +28,8 @@ static inline float silu(float x) { return x / (1.0f + exp_clamped(-x)); }
 
 static inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
+static inline float relu2(float x) { return relu(x) * relu(x); }
+
 static inline float gelu(float x) { return 0.5f * x * erfcf(x * -0.70710678f); }
 
 /* x/2 (1 + tanh(u)) = x / (1 + exp(-2u)) */
@@ -49,6 +51,7 @@ typedef void Gate(const float *gate, const float *up, float *y, int64_t count);
     }
 GATE(silu)
 GATE(relu)
+GATE(relu2)
 GATE(gelu)
 GATE(gelu_tanh)
 GATE(quick_gelu)

@@ -33,6 +33,8 @@ def _act(x, KIND: tl.constexpr):
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     elif KIND == "gelu_tanh":
         return 0.5 * x * (1.0 + _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+    elif KIND == "relu2":
+        return tl.where(x < 0, 0.0, x * x)
     elif KIND == "quick_gelu":
         return x / (1.0 + tl.exp(-1.702 * x))
     else:
