@@ -50,6 +50,22 @@ OLMO3_TYPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
 }
 
+GRANITE = {
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.7,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+}
+# by all names that configs have for them
+EXPERTS = {
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 32,
+    "intermediate_size": 40,
+}
+
 
 def _theta(scaling, theta=10000.0):
     return {"rope_parameters": {**scaling, "rope_theta": theta}}
@@ -104,16 +120,7 @@ ZOO = {
         },
     ),
     "smollm3": ("SmolLM3", {**DERIVED, "no_rope_layers": [1, 0, 1]}),
-    "granite": (
-        "Granite",
-        {
-            **DERIVED,
-            "attention_multiplier": 0.3,
-            "residual_multiplier": 0.7,
-            "embedding_multiplier": 3.0,
-            "logits_scaling": 2.0,
-        },
-    ),
+    "granite": ("Granite", {**DERIVED, **GRANITE}),
     "gemma": ("Gemma", {}),
     "gemma2": (
         "Gemma2",
@@ -178,6 +185,27 @@ ZOO = {
         },
     ),
 }
+MIXTURES = {
+    "mixtral": ("Mixtral", {**WINDOW, **EXPERTS}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {**WINDOW, **EXPERTS, "num_hidden_layers": 4, "decoder_sparse_step": 2}
+        | {"use_sliding_window": True, "mlp_only_layers": [3], "norm_topk_prob": True},
+    ),
+    "qwen2_moe": ("Qwen2Moe", {**DERIVED, **EXPERTS, "mlp_only_layers": [1]}),
+    "qwen2_moe_window": (
+        "Qwen2Moe",
+        {**DERIVED, **EXPERTS, **WINDOW, "use_sliding_window": True, "norm_topk_prob": True},
+    ),
+    "olmoe": ("Olmoe", {**DERIVED, **EXPERTS}),
+    "flex_olmo": ("FlexOlmo", {**DERIVED, **EXPERTS, "norm_topk_prob": True}),
+    "granite_moe": ("GraniteMoe", {**DERIVED, **EXPERTS, **GRANITE}),
+    "granite_moe_shared": (
+        "GraniteMoeShared",
+        {**DERIVED, **EXPERTS, **GRANITE, "shared_intermediate_size": 32},
+    ),
+}
+ZOO |= MIXTURES
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,

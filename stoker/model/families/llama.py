@@ -18,6 +18,7 @@ from stoker.model.families.parts import (
 )
 from stoker.model.families.rope import growth
 from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.part import PartSpec
 from stoker.model.weights import names
 
 
@@ -83,10 +84,11 @@ def _smollm3(f: Fields) -> ModelSpec:
     return decoder(f, mixers, tied=True)
 
 
-def _granite(f: Fields) -> ModelSpec:
+def granite(f: Fields, ffn: PartSpec | None = None) -> ModelSpec:
     return decoder(
         f,
         attention(f, scale=f.number("attention_multiplier", 1.0)),
+        ffn=ffn,
         layer={"residual_scale": f.number("residual_multiplier", 1.0)},
         embedding_scale=f.number("embedding_multiplier", 1.0),
         scales_vectors=True,
@@ -134,7 +136,7 @@ FAMILIES = {
     ),
     "GraniteForCausalLM": Family(
         "Granite 3 (dense)",
-        _granite,
+        granite,
         LLAMA,
         "multipliers on embeddings, scores, residuals and logits",
     ),

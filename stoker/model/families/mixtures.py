@@ -1,0 +1,172 @@
+"""Mixtures of experts routed by softmax: Mixtral, Qwen's, OLMoE, Granite's, Phi's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stoker.errors import ModelError, short
+from stoker.model.families.experts import (
+    expert_names,
+    experts,
+    routing,
+    shared_names,
+    sparse_layers,
+    ways,
+)
+from stoker.model.families.fields import Fields
+from stoker.model.families.llama import granite
+from stoker.model.families.parts import (
+    LAYER,
+    LLAMA,
+    Family,
+    activation,
+    attention,
+    decoder,
+    layer_types,
+    with_windows,
+)
+from stoker.model.spec.experts import ExpertsSpec
+from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.networks import DenseSpec
+from stoker.model.spec.part import PartSpec
+from stoker.model.weights import From, names
+
+MLP = LAYER + "mlp."
+BLOCK = LAYER + "block_sparse_moe."
+
+
+def _mixtral(f: Fields) -> ModelSpec:
+    window = f.size("sliding_window", None)
+    routes = routing(f, normalised=True)
+    mixer = attention(f, theta=1e6, window=window)
+    return decoder(f, mixer, ffn=experts(f, routes, "intermediate_size"))
+
+
+def _qwen_layers(f: Fields, mixture: ExpertsSpec) -> list[PartSpec]:
+    """Each `decoder_sparse_step`-th layer is sparse, but for those of `mlp_only_layers`."""
+    step, dense = f.size("decoder_sparse_step", 1), f.items("mlp_only_layers") or []
+    for index in dense:
+        if type(index) is not int:
+            raise ModelError(
+                f"mlp_only_layers in config.json must hold numbers of layers, not {short(index)}"
+            )
+    sparse = [(index + 1) % step == 0 and index not in dense for index in range(f.layers())]
+    return sparse_layers(f, mixture, sparse)
+
+
+def _qwen_routing(f: Fields, **changes: Any) -> Any:
+    return routing(f, normalised=f.flag("norm_topk_prob"), **changes)
+
+
+def _qwen2_moe(f: Fields) -> ModelSpec:
+    mixer = attention(f, qkv_bias=f.flag("qkv_bias", True), out_bias=False)
+    mixers = [mixer] * f.layers()
+    if f.flag("use_sliding_window"):  # then layer_types does not matter
+        first = f.size("max_window_layers", 28)
+        slides = layer_types(f, lambda index: index % 2 == 0 and index < first)
+        mixers = with_windows(f, mixer, slides)
+    shared = DenseSpec(f.size("shared_expert_intermediate_size"), activation(f))
+    mixture = experts(f, _qwen_routing(f), "moe_intermediate_size", shared=shared, shared_gate=True)
+    return decoder(f, mixers, ffn=_qwen_layers(f, mixture))
+
+
+def qwen3_moe(f: Fields) -> ModelSpec:
+    window = f.size("sliding_window", None) if f.flag("use_sliding_window") else None
+    mixture = experts(f, _qwen_routing(f), "moe_intermediate_size")
+    mixer = attention(f, qk_norm="head", window=window)
+    return decoder(f, mixer, ffn=_qwen_layers(f, mixture))
+
+
+def _olmoe(f: Fields) -> ModelSpec:
+    f.insist("clip_qkv", None, None)
+    mixture = experts(f, _qwen_routing(f), "intermediate_size")
+    return decoder(f, attention(f, qk_norm="projection"), ffn=mixture)
+
+
+def _flex_olmo(f: Fields) -> ModelSpec:
+    mixture = experts(f, _qwen_routing(f), "intermediate_size")
+    mixer = attention(f, theta=500000.0, qk_norm="projection")
+    layer = {"pre_norms": False, "post_norms": True}
+    return decoder(f, mixer, ffn=mixture, layer=layer)
+
+
+def _granite_moe(f: Fields) -> ModelSpec:
+    size = f.number("shared_intermediate_size", 0)
+    shared = DenseSpec(f.size("shared_intermediate_size"), activation(f)) if size else None
+    routes = routing(f, scores="softmax of chosen")
+    return granite(f, experts(f, routes, "intermediate_size", shared=shared))
+
+
+MIXTRAL = {
+    **LLAMA,
+    **expert_names(BLOCK, "w1 w3 w2", MLP),
+    "layers.{i}.ffn.router.weight": ways(BLOCK + "gate.weight", MLP + "gate.weight"),
+}
+QWEN3_MOE = {
+    **LLAMA,
+    **expert_names(MLP),
+    "layers.{i}.ffn.router.weight": From((MLP + "gate.weight",)),
+}
+QWEN2_MOE = {
+    **QWEN3_MOE,
+    **shared_names(MLP + "shared_expert."),
+    "layers.{i}.ffn.shared.gate.weight": From((MLP + "shared_expert_gate.weight",)),
+}
+FLEX_OLMO = {
+    **QWEN3_MOE,
+    **names(
+        LAYER,
+        {
+            "layers.{i}.mixer.post_norm.weight": "post_attention_layernorm.weight",
+            "layers.{i}.ffn.post_norm.weight": "post_feedforward_layernorm.weight",
+        },
+    ),
+}
+GRANITE_MOE = {
+    **LLAMA,
+    "layers.{i}.ffn.router.weight": ways(BLOCK + "router.layer.weight", BLOCK + "router.weight"),
+    "layers.{i}.ffn.expert_up.weight": ways(
+        BLOCK + "input_linear.weight", BLOCK + "experts.gate_up_proj"
+    ),
+    "layers.{i}.ffn.expert_down.weight": ways(
+        BLOCK + "output_linear.weight", BLOCK + "experts.down_proj"
+    ),
+    **names(
+        LAYER + "shared_mlp.",
+        {
+            "layers.{i}.ffn.shared.up.weight": "input_linear.weight",
+            "layers.{i}.ffn.shared.down.weight": "output_linear.weight",
+        },
+    ),
+}
+
+FAMILIES = {
+    "MixtralForCausalLM": Family(
+        "Mixtral 8x7B and 8x22B", _mixtral, MIXTRAL, "experts routed by softmax"
+    ),
+    "Qwen3MoeForCausalLM": Family(
+        "Qwen3 30B-A3B and 235B-A22B, Qwen3-Coder",
+        qwen3_moe,
+        QWEN3_MOE,
+        "as Qwen3, with experts in all layers or some",
+    ),
+    "Qwen2MoeForCausalLM": Family(
+        "Qwen1.5-MoE, Qwen2 57B-A14B",
+        _qwen2_moe,
+        QWEN2_MOE,
+        "experts in all layers or some, a shared expert behind a gate",
+    ),
+    "OlmoeForCausalLM": Family(
+        "OLMoE", _olmoe, QWEN3_MOE, "experts, norms over all query and all key heads"
+    ),
+    "FlexOlmoForCausalLM": Family("FlexOlmo", _flex_olmo, FLEX_OLMO, "as OLMo 2, with experts"),
+    "GraniteMoeForCausalLM": Family(
+        "Granite 3 1B-A400M and 3B-A800M", _granite_moe, GRANITE_MOE, "as Granite, with experts"
+    ),
+    "GraniteMoeSharedForCausalLM": Family(
+        "Granite 4 previews with a shared expert",
+        _granite_moe,
+        GRANITE_MOE,
+        "as Granite, with experts and a shared one or none",
+    ),
+}
