@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -24,6 +25,9 @@ class Module(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__call__ = cls.forward  # type: ignore[method-assign]
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Make the tensors that are no weights, beside the weights, once those are loaded."""
 
     def freeze_attributes(self) -> None:
         """Make weights and parts plain attributes too, once they are no longer replaced."""

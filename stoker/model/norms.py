@@ -43,19 +43,21 @@ class LayerNorm(Module):
 
 
 class PlainNorm(Module):
-    """A norm over the last dimension without weights."""
+    """A norm over the last dimension without weights; `place` makes ones for it."""
+
+    weight: Tensor
 
     def __init__(self, size: int, spec: NormSpec) -> None:
         super().__init__()
         self.size, self.kind, self.eps = size, spec.kind, spec.eps
-        self._ones: Tensor | None = None
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.weight = torch.ones(self.size, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, ops: Operations) -> Tensor:
-        if self._ones is None:
-            self._ones = torch.ones(self.size, dtype=x.dtype, device=x.device)
         if self.kind == "rms":
-            return ops.rms_norm(x, self._ones, self.eps)
-        return ops.layer_norm(x, self._ones, None, self.eps)
+            return ops.rms_norm(x, self.weight, self.eps)
+        return ops.layer_norm(x, self.weight, None, self.eps)
 
 
 class NoNorm(Module):

@@ -39,11 +39,11 @@ PLAIN = Role()
 
 
 def qkv(spec: AttentionSpec) -> Role:
-    """Queries, keys and values of all heads in one projection."""
-    counts = (spec.heads, spec.kv_heads, spec.kv_heads)
+    """Queries, keys and values of all heads in one projection, those that there are."""
+    made = spec.heads_made
     rotary_dim = spec.rope.dim if spec.rope else 0
-    sizes = tuple(count * spec.head_dim for count in counts)
-    return Role(sizes, (spec.heads, spec.kv_heads, 0), spec.head_dim, rotary_dim)
+    sizes = tuple(count * spec.head_dim for count in made)
+    return Role(sizes, (*made[:2], 0)[: len(made)], spec.head_dim, rotary_dim)
 
 
 def gate_up(size: int) -> Role:

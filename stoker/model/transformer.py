@@ -69,6 +69,9 @@ class Transformer(Module):
         formats = formats or choose_formats("auto", dtype, device)
         if self.head is not None:
             self.head.prepare(formats.head)
+        for part in reversed(list(self.modules())):  # the inner ones first
+            if isinstance(part, Module):
+                part.place(device, dtype)
         self._blocks = cast(tuple[Block, ...], tuple(self.layers))
         for block in self._blocks:
             block.prepare(formats)

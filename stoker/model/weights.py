@@ -202,7 +202,8 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
         experts = range(len(getattr(owner, leaf)))  # type: ignore[assignment]
     for expert in experts:
         start = 0
-        for name, size, heads in zip(source.tensors, sizes, rotated, strict=True):
+        assert len(sizes) <= len(source.tensors)  # the last have no tensors, if they are not there
+        for name, size, heads in zip(source.tensors, sizes, rotated, strict=False):
             yield name, Place("", owner, start, start + size, source, heads, expert)
             start += size
 

@@ -64,19 +64,19 @@ def select_operations(
     *,
     backend: str = "auto",
     cache_dtype: torch.dtype | None = None,
-    soft_capped: bool = False,
+    special_scores: bool = False,
 ) -> Operations:
     """The fastest operations for `device` and `dtype`.
 
     Args:
         backend: the implementation of attention (`EngineOptions.attention_backend`).
         cache_dtype: of keys and values, if it is not `dtype`.
-        soft_capped: whether a layer caps its scores.
+        special_scores: whether a layer caps its scores, chunks them, or has slopes.
 
     Raises:
         ConfigError: `backend` does not serve here; the message names those that do.
     """
-    attention = _attention(device, dtype, backend, cache_dtype == FP8, soft_capped)
+    attention = _attention(device, dtype, backend, cache_dtype == FP8, special_scores)
     if device.type != "cpu" or backend == "triton":
         return Operations(attention, **fused_operations(device.type))
     elementwise = load_kernels("elementwise") if dtype == torch.float32 else None
@@ -96,7 +96,7 @@ def select_operations(
 
 
 def _attention(
-    device: torch.device, dtype: torch.dtype, backend: str, fp8: bool, soft_capped: bool
+    device: torch.device, dtype: torch.dtype, backend: str, fp8: bool, special_scores: bool
 ) -> Attention:
     """The implementation called `backend`, or the fastest."""
     cpu = device.type == "cpu"
@@ -108,7 +108,7 @@ def _attention(
         choices["torch"] = CpuAttention
     if not cpu and triton_serves(device.type):
         choices["triton"] = lambda: TritonAttention(device)
-    if not fp8 and not soft_capped and varlen_serves(device, dtype):
+    if not fp8 and not special_scores and varlen_serves(device, dtype):
         choices["varlen"] = VarlenAttention
     choices["reference"] = ReferenceAttention
     if cpu and triton_serves("cpu"):  # interpreted: the slowest

@@ -48,7 +48,7 @@ def test_a_gpu_takes_triton_then_varlen_then_the_reference(monkeypatch, caplog):
     assert chosen(CUDA, torch.bfloat16) == "ReferenceAttention"  # our Triton
     assert chosen(CUDA, torch.bfloat16, backend="varlen") == "VarlenAttention"
     with pytest.raises(ConfigError, match="'varlen' does not serve"):
-        select_operations(CUDA, torch.bfloat16, backend="varlen", soft_capped=True)
+        select_operations(CUDA, torch.bfloat16, backend="varlen", special_scores=True)
     with pytest.raises(ConfigError, match=r"'varlen' does not serve .* in FP8"):
         select_operations(CUDA, torch.bfloat16, backend="varlen", cache_dtype=FP8)
     assert not caplog.text

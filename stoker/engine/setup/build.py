@@ -203,7 +203,7 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
         DTYPES[loaded.dtype],
         backend=options.attention_backend,
         cache_dtype=kv_dtype,
-        soft_capped=spec.soft_capped,
+        special_scores=spec.special_scores,
     )
     loaded.model.prepare(context, formats, operations)
     outliers = None

@@ -19,12 +19,20 @@ class AttentionSpec(PartSpec):
         scale: of the scores, before softmax.
         rope: none for a layer that is blind to positions, or has them in its input.
         qk_norm: norms of queries and keys: over each head with weights (head_dim,) that all
-            heads share ("head") or (heads, head_dim) ("own"), or over all heads at once
-            ("projection").
+            heads share ("head"), with (heads, head_dim) ("own") or without ("unit"), or over all
+            heads at once ("projection").
+        value_norm: values too have a norm over each head, without weights (Gemma 3n, 2025).
+        keys_as_values: values are the projected keys, before norm and rotation (Gemma 4, 2026).
+        reads: an earlier layer, whose keys and values this one reads; it has none of its own
+            (Brandon et al., cross-layer attention, 2024).
         window: keys seen, counted back from the query's own; all if none.
+        chunked: those of the query's own chunk of `window` positions instead.
         clip: queries, keys and values are clamped to +-clip before anything else.
         softcap: scores become softcap * tanh(score / softcap).
         growth: of the queries with their position.
+        slopes: of each head, times the distance of a key taken from its score (ALiBi).
+        sinks: each head has a learned score more, without a value (gpt-oss, 2025).
+        out_norm: what the heads give goes through a norm before the projection out of them.
 
     Raises:
         ModelError: the heads can't share the key-value heads evenly.
@@ -37,11 +45,18 @@ class AttentionSpec(PartSpec):
     rope: Rope | None = None
     qkv_bias: bool = False
     out_bias: bool = False
-    qk_norm: Literal["head", "own", "projection"] | None = None
+    qk_norm: Literal["head", "own", "unit", "projection"] | None = None
+    value_norm: bool = False
+    keys_as_values: bool = False
+    reads: int | None = None
     window: int | None = None
+    chunked: bool = False
     clip: float | None = None
     softcap: float | None = None
     growth: Growth | None = None
+    slopes: tuple[float, ...] | None = None
+    sinks: bool = False
+    out_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -49,25 +64,42 @@ class AttentionSpec(PartSpec):
                 f"{self.heads} attention heads in config.json can't share {self.kv_heads} "
                 "key-value heads evenly (num_attention_heads, num_key_value_heads)"
             )
+        assert not self.value_norm or self.qk_norm in ("head", "unit"), "all heads are normed alike"
+
+    @property
+    def heads_made(self) -> tuple[int, ...]:
+        """Heads that the projection gives: of queries, keys and values, those that there are."""
+        if self.reads is not None:
+            return (self.heads,)
+        made = (self.heads, self.kv_heads, self.kv_heads)
+        return made[:2] if self.keys_as_values else made
 
     @property
     def ropes(self) -> tuple[Rope | None, ...]:
         return (self.rope,)
 
     @property
-    def soft_capped(self) -> bool:
-        return self.softcap is not None
+    def mixes(self) -> bool:
+        return True
 
-    def cache_spec(self) -> CacheSpec:
+    @property
+    def special_scores(self) -> bool:
+        return self.softcap is not None or self.chunked or self.slopes is not None
+
+    def cache_spec(self) -> CacheSpec | None:
+        if self.reads is not None:
+            return None
         return CacheSpec(self.kv_heads, self.head_dim, self.window)
 
     def product_weights(self, hidden: int) -> int:
-        return hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return hidden * self.head_dim * (self.heads + sum(self.heads_made))
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        biases = self.qkv_bias * (self.heads + 2 * self.kv_heads) * self.head_dim
-        heads = {None: 0, "head": 2}.get(self.qk_norm, self.heads + self.kv_heads)
-        return biases + self.out_bias * hidden + norm.parameters(heads * self.head_dim)
+        biases = self.qkv_bias * sum(self.heads_made) * self.head_dim
+        normed = self.heads_made[:2]
+        heads = {None: 0, "unit": 0, "head": len(normed)}.get(self.qk_norm, sum(normed))
+        norms = norm.parameters((heads + self.out_norm * self.heads) * self.head_dim)
+        return biases + self.out_bias * hidden + norms + self.sinks * self.heads
 
     @property
     def flops_per_pair(self) -> int:

@@ -137,12 +137,13 @@ class ModelSpec:
 
         Behind it only the rows that are drawn from are computed.
         """
-        return max((group.layers[-1] for group in self.cache_groups), default=-1)
+        mixing = (n for n, layer in enumerate(self.layers) if layer.mixer and layer.mixer.mixes)
+        return max(mixing, default=-1)
 
     @property
-    def soft_capped(self) -> bool:
-        """Whether a layer soft-caps scores of attention."""
-        return any(part.soft_capped for layer in self.layers for part in layer.parts)
+    def special_scores(self) -> bool:
+        """Whether scores of a layer are soft-capped, chunked or fall with distance."""
+        return any(part.special_scores for layer in self.layers for part in layer.parts)
 
     def parameters(self) -> int:
         """The number of parameters, of all layers and around them."""

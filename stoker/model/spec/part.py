@@ -45,8 +45,13 @@ class PartSpec:
         return ()
 
     @property
-    def soft_capped(self) -> bool:
-        """Whether it soft-caps scores of attention."""
+    def mixes(self) -> bool:
+        """Whether its tokens see others."""
+        return self.cache_spec() is not None
+
+    @property
+    def special_scores(self) -> bool:
+        """Whether its scores of attention are soft-capped, chunked or fall with distance."""
         return False
 
     def cache_spec(self) -> AnyCacheSpec | None:
