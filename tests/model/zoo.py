@@ -2,6 +2,7 @@
 
 import torch
 import transformers as hf
+from zoo_modern import MODERN, MODERN_MIXTURES
 
 VOCAB = 200
 SIZES = {
@@ -205,7 +206,8 @@ MIXTURES = {
         {**DERIVED, **EXPERTS, **GRANITE, "shared_intermediate_size": 32},
     ),
 }
-ZOO |= MIXTURES
+MIXTURES |= MODERN_MIXTURES
+ZOO |= MODERN | MIXTURES
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -264,6 +266,6 @@ def make(name):
     torch.manual_seed(0)
     model = model_class(config).eval()
     for key, parameter in model.named_parameters():
-        if parameter.dim() == 1 or "norm" in key:
+        if parameter.dim() == 1 or "norm" in key or key.endswith("bias"):
             torch.nn.init.normal_(parameter, 0.0 if key.endswith("bias") else 0.8, 0.3)
     return model

@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoker.errors import ModelError, short, suggest
-from stoker.model.families import classic, decilm, gemma, llama, mixtures, olmo, paired, wrapped
+from stoker.model.families import (
+    classic,
+    decilm,
+    gemma,
+    gpt_oss,
+    llama,
+    mixtures,
+    olmo,
+    paired,
+    recent,
+    wrapped,
+)
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
 from stoker.model.families.per_layer import per_layer_spec
@@ -27,6 +38,8 @@ FAMILIES: dict[str, Family] = {
     **olmo.FAMILIES,
     **paired.FAMILIES,
     **classic.FAMILIES,
+    **recent.FAMILIES,
+    **gpt_oss.FAMILIES,
     **mixtures.FAMILIES,
     **wrapped.FAMILIES,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,16 +85,20 @@ def _smollm3(f: Fields) -> ModelSpec:
     return decoder(f, mixers, tied=True)
 
 
-def granite(f: Fields, ffn: PartSpec | None = None) -> ModelSpec:
-    return decoder(
-        f,
-        attention(f, scale=f.number("attention_multiplier", 1.0)),
-        ffn=ffn,
-        layer={"residual_scale": f.number("residual_multiplier", 1.0)},
-        embedding_scale=f.number("embedding_multiplier", 1.0),
-        scales_vectors=True,
-        logit_scale=1.0 / f.number("logits_scaling", 1.0, above=0),
-    )
+def granite(
+    f: Fields,
+    ffn: PartSpec | None = None,
+    mixers: Sequence[PartSpec] | None = None,
+    **changes: Any,
+) -> ModelSpec:
+    fields: dict[str, Any] = {
+        "layer": {"residual_scale": f.number("residual_multiplier", 1.0)},
+        "embedding_scale": f.number("embedding_multiplier", 1.0),
+        "scales_vectors": True,
+        "logit_scale": 1.0 / f.number("logits_scaling", 1.0, above=0),
+    }
+    usual = attention(f, scale=f.number("attention_multiplier", 1.0))
+    return decoder(f, mixers or usual, ffn=ffn, **{**fields, **changes})
 
 
 PHI3 = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stoker.errors import ModelError
-from stoker.model.families.fields import Fields
+from stoker.model.families.fields import REQUIRED, Fields
 from stoker.model.families.rope import context, rope
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.model import LayerSpec, ModelSpec
@@ -170,9 +170,12 @@ def layer_types(f: Fields, sliding: Callable[[int], bool]) -> list[bool]:
     return [kind == "sliding_attention" for kind in kinds]
 
 
-def with_windows(f: Fields, mixer: AttentionSpec, slides: list[bool]) -> list[AttentionSpec]:
+def with_windows(
+    f: Fields, mixer: AttentionSpec, slides: list[bool], default: Any = REQUIRED
+) -> list[AttentionSpec]:
     """The mixer for each layer, with sliding_window where it slides."""
-    return [replace(mixer, window=f.size("sliding_window")) if slide else mixer for slide in slides]
+    window = f.size("sliding_window", default) if any(slides) else None
+    return [replace(mixer, window=window) if slide else mixer for slide in slides]
 
 
 OUTER = {
