@@ -5,8 +5,10 @@ verification a few, and all share a call. Here are the contract and the definiti
 are in attention_cpu.py and attention_native.py. An implementation has two parts, as in FlashInfer
 (Ye et al., 2025): `plan` once per step from the layout, `run` once per layer.
 
-Shapes: T tokens of S sequences; H query heads, G key-value heads, D head size;
-cache (blocks, block_size, G, D).
+Shapes: T tokens of S sequences; H query heads, G key-value heads, D numbers in a key's head and E
+in a value's; keys (blocks, block_size, G, D), values (blocks, block_size, G, E). With one key-value
+head, values may be the first E numbers of each key, a view of the keys' pages (multi-head latent
+attention, DeepSeek-V2, 2024).
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ class Attention(Protocol):
         """What `run` needs to know of a step, made once for all layers."""
 
     def run(self, plan: Any, q: Tensor, k: Pages, v: Pages, scores: Scores) -> Tensor:
-        """q (T, H, D) over caches k and v -> (T, H, D)."""
+        """q (T, H, D) over caches k and v -> (T, H, E)."""
 
     def run_with_lse(
         self, plan: Any, q: Tensor, k: Pages, v: Pages, scores: Scores
@@ -124,7 +126,7 @@ class ReferenceAttention:
     def run_with_lse(
         self, plan: RaggedLayout, q: Tensor, k: Pages, v: Pages, scores: Scores
     ) -> tuple[Tensor, Tensor]:
-        out = torch.empty_like(q)
+        out = q.new_empty(*q.shape[:2], v.shape[3])
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         group = q.shape[1] // k.shape[2]
         for s, context in enumerate(plan.context_lens):
@@ -156,7 +158,7 @@ class ReferenceAttention:
 
 
 def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What attention without sinks, (T, H, D) and (T, H), becomes with them: (H,), or none."""
+    """What attention without sinks, (T, H, E) and (T, H), becomes with them: (H,), or none."""
     if sinks is None:
         return out, lse
     share = (lse - sinks.float()).sigmoid().unsqueeze(-1)
@@ -166,7 +168,7 @@ def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor | None) -> tuple[Tensor, 
 def merge_partials(parts: Seq[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Combine attention over disjoint sets of keys, exactly (Hydragen, Juravsky et al., 2024).
 
-    Each part is (out (T, H, D), lse (T, H)); so is the result. A sink belongs to one part only.
+    Each part is (out (T, H, E), lse (T, H)); so is the result. A sink belongs to one part only.
     """
     lses = torch.stack([lse for _, lse in parts])
     total = lses.logsumexp(0)

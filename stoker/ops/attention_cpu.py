@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +110,7 @@ class CpuAttention:
         assert isinstance(v, Tensor)
         if scores.modify is not None:  # the fused call has no place for it
             return self.run_with_lse(plan, q, k, v, scores)[0]
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        out = torch.empty(*q.shape[:2], v.shape[3], dtype=q.dtype, device=q.device)
         for group in plan.decodes:
             self._decode(group, q, k, v, out, scores)
         for s in plan.prefills:
@@ -133,13 +134,13 @@ class CpuAttention:
         scores: Scores,
     ) -> None:
         """Fill the group's rows of the output."""
-        count, kv_heads, head_dim = len(group.rows), k.shape[2], k.shape[3]
+        count, kv_heads = len(group.rows), k.shape[2]
         blocks, bias, distance = group.view(scores, k.shape[1])
         keys, values = (
-            cache.index_select(0, blocks).view(count, -1, kv_heads, head_dim).transpose(1, 2)
+            cache.index_select(0, blocks).view(count, -1, *cache.shape[2:]).transpose(1, 2)
             for cache in (k, v)
         )
-        queries = q.index_select(0, group.rows).view(count, kv_heads, -1, head_dim)
+        queries = q.index_select(0, group.rows).view(count, kv_heads, -1, k.shape[3])
         if scores.slopes is not None:
             bias = bias + scores.slopes.view(kv_heads, -1, 1) * distance
         mask = bias.to(q.dtype)
@@ -147,10 +148,8 @@ class CpuAttention:
             sinks = None if scores.sinks is None else scores.sinks.view(kv_heads, -1, 1)
             mixed = _explicit(queries, keys, values, bias, scores, sinks)
         else:
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, scale=scores.scale
-            )
-        out.index_copy_(0, group.rows, mixed.reshape(count, -1, head_dim))
+            mixed = _fused(queries, keys, values, attn_mask=mask, scale=scores.scale)
+        out.index_copy_(0, group.rows, mixed.reshape(count, *out.shape[1:]))
 
     @staticmethod
     def _prefill(
@@ -161,7 +160,7 @@ class CpuAttention:
         v: Tensor,
         scores: Scores,
     ) -> Tensor:
-        """Sequence s's rows of the output, (n, H, D)."""
+        """Sequence s's rows of the output, (n, H, E)."""
         rows, context = layout.queries(s), layout.context_lens[s]
         count = rows.stop - rows.start
         first = first_block(context - count, scores.window, layout.block_size)
@@ -188,10 +187,20 @@ class CpuAttention:
             )
             sinks = None if scores.sinks is None else scores.sinks.view(-1, 1, 1)
             return _explicit(queries, keys, values, bias, scores, sinks)[0].transpose(0, 1)
-        mixed = F.scaled_dot_product_attention(
+        mixed = _fused(
             queries, keys, values, attn_mask=bias.to(q.dtype), scale=scores.scale, enable_gqa=True
         )
         return mixed[0].transpose(0, 1)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """PyTorch's call; the narrower of keys and values is filled up with zeros.
+
+    It has a fused kernel for equal widths only, and else makes all scores at once.
+    """
+    width, most = v.shape[-1], max(k.shape[-1], v.shape[-1])
+    q, k, v = (x if x.shape[-1] == most else F.pad(x, (0, most - x.shape[-1])) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, **options)[..., :width]
 
 
 def _plain(scores: Scores) -> bool:
@@ -204,7 +213,7 @@ def _explicit(
 ) -> Tensor:
     """Attention with a soft cap or sinks, which the fused call does not offer; dtype of q.
 
-    q (..., n, D), k and v (..., m, D), bias (..., n, m) added to scores, sinks (..., n or 1, 1).
+    q (..., n, D), k (..., m, D), v (..., m, E), bias (..., n, m) added to scores, sinks (..., n or 1, 1).
     """
     x = q.float() @ k.float().transpose(-1, -2)
     if scores.softcap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ class _NativePlan:
     tables: Tensor  # (S, width)
     layout: RaggedLayout
 
+    @cached_property
+    def addresses(self) -> tuple[int, int, int]:
+        """Of tasks, members and tables."""
+        return self.tasks.ctypes.data, self.members.ctypes.data, self.tables.data_ptr()
+
 
 class NativeAttention:
     """A C kernel that reads the pages in place, float32 on a CPU (native/attention.c).
@@ -36,9 +42,10 @@ class NativeAttention:
 
     most_queries = 32  # of a task
     tile = 16  # keys, as in the kernel
+    least_heads = 8  # of a key-value head that a thread takes, where they are shared out
 
     def __init__(self, native: ctypes.CDLL) -> None:
-        self._kernel = signature(native.paged_attention, "pppppppppp iiiiiiiii ff")
+        self._kernel = signature(native.paged_attention, "pppppppppp iiiiiiiiiii ff")
 
     def plan(self, layout: RaggedLayout) -> _NativePlan:
         starts, contexts = np.array(layout.query_starts), np.array(layout.context_lens)
@@ -106,17 +113,25 @@ class NativeAttention:
         assert isinstance(k, Tensor)
         assert isinstance(v, Tensor)
         q = q.contiguous()
-        out = torch.empty_like(q)
-        heads, (_, block_size, kv_heads, head_dim) = q.shape[1], k.shape
+        rows, heads, dim = q.shape
+        _, block_size, kv_heads, value_dim = v.shape
+        out = torch.empty(rows, heads, value_dim)
+        apart = kv_heads * value_dim  # values of a token and of the next, as floats
+        if not v.is_contiguous():
+            block, apart, _, one = v.stride()
+            assert (block, kv_heads, one) == (block_size * apart, 1, 1)
         count, width = len(plan.tasks), plan.tables.shape[1]
-        # A decode takes all its heads at once, unless there are too few tasks to share out.
-        split = count < 4 * torch.get_num_threads()
+        # A decode takes all its heads at once, unless there are too few tasks to share out. Then
+        # those of a key-value head are shared out too, if they are many.
+        threads, parts = torch.get_num_threads(), 0
+        if count < 4 * threads:
+            parts = max(1, min(threads, heads // kv_heads // self.least_heads))
         self._kernel(
-            *(tensor.data_ptr() for tensor in (q, k, v, out)),
+            *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()),
             *(x.data_ptr() if x is not None else None for x in (lse, scores.sinks, scores.slopes)),
-            *(plan.tasks.ctypes.data, plan.members.ctypes.data, plan.tables.data_ptr()),
-            *(count, width, heads, kv_heads, head_dim, block_size),
-            *(scores.window or 0, scores.chunked, split),
+            *plan.addresses,
+            *(count, width, heads, kv_heads, dim, value_dim, apart),
+            *(block_size, scores.window or 0, scores.chunked, parts),
             scores.scale,
             scores.softcap or 0.0,
         )

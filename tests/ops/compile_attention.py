@@ -3,6 +3,7 @@
 Run in a process of its own: elsewhere in the tests Triton interprets.
 """
 
+import itertools
 import json
 import sys
 
@@ -13,11 +14,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stoker.ops.triton import attention_kernels
-from stoker.ops.triton.attention import compilable
+from stoker.ops.triton.attention import block_of, blocks_of_key, compilable
 from stoker.ops.triton.tuning import Launch, Tuning
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INTEGERS = ("window", "stride_table", "stride_page", "stride_token", "stride_head")
+INTEGERS += ("value_page", "value_token", "value_head")
 
 
 def compiled(kernel, types, constants, launch):
@@ -44,8 +46,12 @@ def attend(
     page=16,
     every_option=False,
     modify=None,
+    value_dim=None,
+    inside=False,
 ):
-    launch = Tuning().launches(DTYPES[dtype], head_dim)[wide]
+    value_dim = value_dim or head_dim
+    narrow_and_wide = Tuning().launches(DTYPES[dtype], head_dim)
+    launch = narrow_and_wide[wide]
     cache = cache or dtype
     types = dict.fromkeys(("q_ptr", "sinks", "out_ptr"), f"*{dtype}")
     types |= {"k_ptr": f"*{cache}", "v_ptr": f"*{cache}", "tables": "*i64"}
@@ -53,8 +59,11 @@ def attend(
     types |= dict.fromkeys(("part_ptr", "part_lse"), "*fp32")
     types |= dict.fromkeys(("tasks", "members"), "*i32")
     types |= {"scale": "fp32", "softcap": "fp32"} | dict.fromkeys(INTEGERS, "i32")
-    constants = {"HEADS": 8 * group, "GROUP": group, "HEAD_DIM": head_dim, "PAGE": page}
-    constants |= {"BLOCK_D": triton.next_power_of_2(head_dim), "BLOCK_N": launch.keys}
+    constants = {"HEADS": 8 * group, "SHARERS": group, "HEAD_DIM": head_dim, "PAGE": page}
+    group = min(group, narrow_and_wide[1].rows)
+    block, rest = blocks_of_key(head_dim, value_dim)
+    constants |= {"GROUP": group, "BLOCK_D": block, "BLOCK_R": rest, "BLOCK_N": launch.keys}
+    constants |= {"VALUE_DIM": value_dim, "BLOCK_V": block_of(value_dim), "INSIDE": inside}
     constants |= {"BLOCK_M": launch.rows_for(group), "QUANTISED": cache == "fp8e4nv"}
     constants |= dict.fromkeys(("SOFTCAP", "SLOPES", "WINDOWED", "SINKS", "LSE"), every_option)
     constants |= {"APART": bool(wide), "MODIFY": modify and compilable(modify)}
@@ -70,7 +79,7 @@ def merge():
     types = {"sinks": "*bf16", "out_ptr": "*bf16"}
     types |= dict.fromkeys(("part_ptr", "part_lse", "lse_ptr"), "*fp32")
     types |= dict.fromkeys(("rows", "starts", "items"), "*i32")
-    constants = {"HEADS": 32, "HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_P": Tuning().merged}
+    constants = {"HEADS": 32, "VALUE_DIM": 128, "BLOCK_V": 128, "BLOCK_P": Tuning().merged}
     constants |= {"SINKS": True, "LSE": True}
     kernel = attention_kernels.merge_kernel
     return compiled(kernel, types, constants, Launch(rows=1, keys=1, warps=4, stages=3))
@@ -87,6 +96,11 @@ def main():
         kernels[f"{kind} options"] = attend(wide, every_option=True, head_dim=80, page=1)
         kernels[f"{kind} alibi"] = attend(wide, modify=alibi)
         kernels[f"{kind} near and far"] = attend(wide, modify=near_and_far)
+        kernels[f"{kind} expanded"] = attend(wide, head_dim=192, value_dim=128, group=1)
+        for cache, group in itertools.product(("bf16", "fp8e4nv"), (16, 128)):
+            kernels[f"{kind} latent {cache} {group}"] = attend(
+                wide, cache=cache, head_dim=576, value_dim=512, inside=True, group=group
+            )
         kernels[f"{kind} fp32"] = attend(wide, "fp32", head_dim=64)
     found = {}
     for name, kernel in kernels.items():

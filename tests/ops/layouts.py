@@ -10,10 +10,23 @@ import torch
 from stoker.ops.attention import RaggedLayout
 
 
-def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0, poison=1e4):
+def make(
+    shape,
+    lens,
+    *,
+    block_size,
+    heads,
+    kv_heads,
+    dim,
+    value_dim=None,
+    latent=False,
+    seed=0,
+    poison=1e4,
+):
     """Ragged queries over shuffled blocks: a layout, queries, keys and values, float32.
 
-    Entries of the cache that no sequence holds are `poison`.
+    Entries of the cache that no sequence holds are `poison`. Values are as wide as keys if there is
+    no `value_dim`; `latent` ones are a view of the keys.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -26,8 +39,8 @@ def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0, poison=1e4):
     for count in shape:
         starts.append(starts[-1] + count)
     cache = [
-        torch.randn(sum(widths) + 3, block_size, kv_heads, dim, generator=generator)
-        for _ in range(2)
+        torch.randn(sum(widths) + 3, block_size, kv_heads, width, generator=generator)
+        for width in (dim, value_dim or dim)
     ]
     held = torch.zeros(sum(widths) + 3, block_size, dtype=torch.bool)
     for row, length in enumerate(lens):
@@ -35,6 +48,8 @@ def make(shape, lens, *, block_size, heads, kv_heads, dim, seed=0, poison=1e4):
         held[tables[row, cells // block_size], cells % block_size] = True
     for one in cache:
         one[~held] = poison
+    if latent:
+        cache[1] = cache[0][..., : value_dim or dim]
     q = torch.randn(starts[-1], heads, dim, generator=generator)
     return RaggedLayout(starts, lens, tables, block_size), q, *cache
 

@@ -77,6 +77,25 @@ def test_a_query_does_not_depend_on_its_chunk(window, softcap, sizes):
             assert torch.equal(same, lse[start:end])
 
 
+@pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
+@pytest.mark.parametrize("heads", [2, 130], ids=["few heads", "more heads than are taken at once"])
+def test_a_query_of_latent_heads_does_not_depend_on_its_chunk(heads):
+    """All share one key head, whose first numbers are the values."""
+    attention, length = NativeAttention(LIBRARY), 70
+    layout, q, k, v = make(
+        [length], [length],
+        block_size=16, heads=heads, kv_heads=1, dim=72, value_dim=64, latent=True,
+    )  # fmt: skip
+    whole, lse = attention.run_with_lse(attention.plan(layout), q, k, v, Scores(0.1))
+    expected, _ = ReferenceAttention().run_with_lse(layout, q, k, v, Scores(0.1))
+    torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5)
+    for start, end in [(0, 1), (1, 40), (40, 69), (69, 70)]:
+        chunk = RaggedLayout([0, end - start], [end], layout.block_tables, 16)
+        out, same = attention.run_with_lse(attention.plan(chunk), q[start:end], k, v, Scores(0.1))
+        assert torch.equal(out, whole[start:end])
+        assert torch.equal(same, lse[start:end])
+
+
 @pytest.mark.parametrize("attention", IMPLEMENTATIONS, ids=name)
 @pytest.mark.parametrize("size", [1e-4, 0.03, 1.0, 30.0])
 def test_soft_caps_of_scores_near_and_far_from_zero(attention, size):

@@ -24,7 +24,8 @@ def softmax_attention(layout, q, k, v, scores):
     """Each query and head by itself, in float64: out (T, H, D) and log-sum-exp (T, H)."""
     q, k, v = (x.double().cpu() for x in (q, k, v))
     group, size = q.shape[1] // k.shape[2], layout.block_size
-    out, lse = torch.zeros_like(q), torch.zeros(q.shape[:2], dtype=torch.float64)
+    out = torch.zeros(*q.shape[:2], v.shape[3], dtype=torch.float64)
+    lse = torch.zeros(q.shape[:2], dtype=torch.float64)
     for s, context in enumerate(layout.context_lens):
         rows = range(*layout.query_starts[s : s + 2])
         for row, position in zip(rows, range(context - len(rows), context), strict=True):
@@ -50,15 +51,21 @@ def softmax_attention(layout, q, k, v, scores):
 def cases(draw, longest, dims):
     """Sequences with a chunk or a decode each, grouped heads, and the options of scores.
 
-    A sequence may begin with blocks of another, that one with blocks of a third.
+    Values are as wide as keys or not, or they are the beginnings of the keys of one head. A
+    sequence may begin with blocks of another, that one with blocks of a third.
     """
     lens = draw(st.lists(st.integers(1, longest), min_size=1, max_size=5))
     counts = [draw(st.sampled_from([1, min(3, n), n])) for n in lens]
-    kv_heads, group = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 5]))
+    latent = draw(st.booleans())
+    kv_heads = 1 if latent else draw(st.sampled_from([1, 2, 3]))
+    group = draw(st.sampled_from([1, 2, 5, 19]))
+    dim = draw(st.sampled_from(dims))
+    widths = [None, *(width for width in dims if width < dim or not latent)]
     layout, *tensors = make(
         counts, lens,
         block_size=draw(st.sampled_from([1, 4, 16])), heads=kv_heads * group, kv_heads=kv_heads,
-        dim=draw(st.sampled_from(dims)), seed=draw(st.integers(0, 99)),
+        dim=dim, value_dim=draw(st.sampled_from(widths)), latent=latent,
+        seed=draw(st.integers(0, 99)),
     )  # fmt: skip
     tables = layout.block_tables.clone()
     for s in range(1, len(lens)):

@@ -10,7 +10,7 @@ from score_functions import alibi, near_and_far
 
 from stoker.ops.attention import RaggedLayout, ReferenceAttention, Scores
 from stoker.ops.kv_pages import Fp8Pages, quantise
-from stoker.ops.triton.attention import TritonAttention, compilable
+from stoker.ops.triton.attention import TritonAttention, blocks_of_key, compilable
 from stoker.ops.triton.available import triton_serves
 from stoker.ops.triton.tuning import Launch, Tuning
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not triton_serves(DEVICE.type), reason="Triton i
 
 TILE = Launch(rows=16, keys=16, warps=4, stages=2)
 WIDE = dataclasses.replace(TILE, rows=32)
-SMALL = Tuning(TILE, WIDE, WIDE, TILE, WIDE, waves=6, piece=16, shared=16, merged=4)
+SMALL = Tuning(TILE, WIDE, WIDE, TILE, WIDE, TILE, WIDE, waves=6, piece=16, shared=16, merged=4)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 LENS = [1, 5, 16, 17, 64, 33, 2, 41, 40]
 COUNTS = [1, 5, 1, 3, 1, 33, 1, 4, 1]  # prefills, chunks and decodes
@@ -87,6 +87,41 @@ def test_equals_the_definition(size, option, dtype, cache):
         k, v = fp8(k, kv_heads), fp8(v, kv_heads)
     sink = torch.linspace(-3, 3, heads, device=DEVICE) if sinks else None
     check(layout, q, k, v, Scores(dim**-0.5, window, softcap, sink))
+
+
+# heads, key-value heads, sizes of keys and values, whether values lie in the keys
+WIDTHS = [
+    (4, 2, 24, 16, False),  # 16 + 8
+    (6, 3, 16, 40, False),
+    (5, 1, 40, 32, True),  # 32 + 8, the values being the block of 32
+    (3, 1, 30, 20, True),
+    (40, 1, 24, 16, True),  # more heads than a tile has rows
+    (70, 2, 20, 12, False),
+]
+
+
+@pytest.mark.parametrize(("sizes", "dtype"), list(zip(WIDTHS, itertools.cycle(TOLERANCE))), ids=str)
+@pytest.mark.parametrize("cache", ["same", "fp8"])
+def test_values_of_another_width_than_keys(sizes, dtype, cache):
+    heads, kv_heads, dim, value_dim, latent = sizes
+    layout, *tensors = make(
+        COUNTS, LENS, block_size=16, heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim,
+        poison=float("nan"),
+    )  # fmt: skip
+    layout, q, k, v = on_device(layout, *(x.to(dtype) for x in tensors))
+    if cache == "fp8":
+        k, v = fp8(k, kv_heads), fp8(v, kv_heads)
+    if latent:
+        v = Fp8Pages(k.data[..., :value_dim], k.scale) if cache == "fp8" else k[..., :value_dim]
+    check(layout, q, k, v, Scores(dim**-0.5, sinks=torch.linspace(-3, 3, heads, device=DEVICE)))
+
+
+def test_keys_are_cut_where_that_wastes_less():
+    assert blocks_of_key(576, 512) == (512, 64)
+    assert blocks_of_key(192, 128) == (128, 64)
+    assert blocks_of_key(80, 80) == (128, 0)
+    assert blocks_of_key(128, 192) == (128, 0)
+    assert blocks_of_key(20, 12) == (16, 16)
 
 
 @pytest.mark.parametrize("function", [alibi, near_and_far])

@@ -23,6 +23,7 @@
 #define PARTS (TILE / LANES) /* vectors of scores in a tile */
 #define CHUNK 4              /* vectors of a head mixed at a time */
 #define WORTH_TURNING 6      /* query heads that repay the transposition of a tile */
+#define ROOM (1 << 18)       /* floats of queries and results that a job has in hand at a time */
 
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
@@ -308,8 +309,9 @@ static inline INLINE float weigh(vec *scores, float *weights, State *state, int6
 static inline INLINE void attend(const float *packed, float *mixed, State *states,
                                  const Query *queries, int64_t first, int64_t group,
                                  const float *keys, const float *turned, const float *values,
-                                 const int64_t *rows, const int64_t *next, int64_t at,
-                                 int64_t dim, float cap, const int count) {
+                                 const int64_t *rows, const int64_t *value_rows,
+                                 const int64_t *next, const int64_t *next_values, int64_t at,
+                                 int64_t dim, int64_t value_dim, float cap, const int count) {
     float weights[ROWS * TILE], keep[ROWS];
     vec scores[PARTS][ROWS];
     for (int part = 0; part < PARTS; part++)
@@ -325,7 +327,7 @@ static inline INLINE void attend(const float *packed, float *mixed, State *state
         keep[r] = weigh(own, weights + r * TILE, states + r, query->start - at, query->end - at,
                         cap);
     }
-    mix(mixed, keep, weights, values, rows, next, dim, count);
+    mix(mixed, keep, weights, values, value_rows, next_values, value_dim, count);
 }
 
 /* Offsets in a cache of the tokens at..at+TILE-1 of a sequence; past its end, of its last. Before
@@ -344,42 +346,61 @@ static inline void find_rows(int64_t *rows, const int64_t *table, int64_t at, in
     for (int64_t i = count; i < TILE; i++) rows[i] = rows[count - 1];
 }
 
+/* Of a cache: how far its tokens lie apart, and how long a head is, both in floats. */
+typedef struct {
+    int64_t token, dim;
+} Layout;
+
 /* What a task has in hand: query heads packed by key-value head, query and head of its group. */
 typedef struct {
     const float *k, *v;
     float *packed, *mixed, *turned;
     State *states;
     Query *queries;
-    int64_t count, group, kv_heads, from_head, to_head, block_size;
+    Layout keys, values;
+    int64_t count, group, from_head, to_head, block_size;
     float cap;
 } Task;
 
 /* Takes the keys begin..end-1 of a table into the queries low..high-1, which see none before
  * `seen`. */
 static void sweep(const Task *task, const int64_t *table, int64_t low, int64_t high,
-                  int64_t begin, int64_t seen, int64_t end, int64_t dim) {
-    const int64_t token = task->kv_heads * dim, group = task->group;
-    int64_t rows[2][TILE];
-    if (begin < end) find_rows(rows[0], table, begin, seen, end, task->block_size, token);
+                  int64_t begin, int64_t seen, int64_t end) {
+    const int64_t group = task->group, dim = task->keys.dim, value_dim = task->values.dim;
+    const int apart = task->keys.token != task->values.token;
+    int64_t rows[2][TILE], others[2][TILE]; /* of keys, and of values that lie otherwise */
+#define FIND(INTO, AT, SEEN)                                                                  \
+    do {                                                                                      \
+        find_rows(rows[INTO], table, AT, SEEN, end, task->block_size, task->keys.token);      \
+        if (apart)                                                                            \
+            find_rows(others[INTO], table, AT, SEEN, end, task->block_size,                   \
+                      task->values.token);                                                    \
+    } while (0)
+    if (begin < end) FIND(0, begin, seen);
     for (int64_t at = begin, now = 0; at < end; at += TILE, now ^= 1) {
         const int more = at + TILE < end;
-        if (more) find_rows(rows[now ^ 1], table, at + TILE, 0, end, task->block_size, token);
+        if (more) FIND(now ^ 1, at + TILE, 0);
         const int64_t *following = more ? rows[now ^ 1] : 0;
+        const int64_t *value_rows = apart ? others[now] : rows[now];
         while (low < high && task->queries[low].end <= at) low++; /* of a chunk: those before */
         for (int64_t g = task->from_head; g < task->to_head; g++) {
             const int64_t base = (g - task->from_head) * task->count * group;
             const int64_t heads = (high - low) * group, steps = (heads + ROWS - 1) / ROWS;
             const float *turned = heads >= WORTH_TURNING ? task->turned : 0;
-            if (turned) turn(task->k + g * dim, rows[now], following, task->turned, dim);
+            const float *keys = task->k + g * dim;
+            const float *values = task->v + g * value_dim;
+            if (turned) turn(keys, rows[now], following, task->turned, dim);
             for (int64_t i = 0; i < steps; i++) {
                 const int64_t first = low * group + heads * i / steps;
                 const int64_t last = low * group + heads * (i + 1) / steps;
                 const int64_t *next = i == 0 ? following : 0;
+                const int64_t *next_values = next && apart ? others[now ^ 1] : next;
 #define COUNT(N)                                                                              \
     case N:                                                                                   \
-        attend(task->packed + (base + first) * dim, task->mixed + (base + first) * dim,       \
-               task->states + base + first, task->queries, first, group, task->k + g * dim,   \
-               turned, task->v + g * dim, rows[now], next, at, dim, task->cap, N);  \
+        attend(task->packed + (base + first) * dim, task->mixed + (base + first) * value_dim, \
+               task->states + base + first, task->queries, first, group, keys, turned,        \
+               values, rows[now], value_rows, next, next_values, at, dim, value_dim,          \
+               task->cap, N);                                                                 \
         break;
                 switch (last - first) {
                     COUNT(1) COUNT(2) COUNT(3)
@@ -392,14 +413,17 @@ static void sweep(const Task *task, const int64_t *table, int64_t low, int64_t h
     }
 }
 
+/* Query heads `first`..`first + group - 1` of each key-value head's `all`. */
 static void attend_task(const float *q, const float *k, const float *v, float *out, float *lse,
                         const float *sinks, const float *slopes, const int64_t *tables,
                         int64_t width, const int64_t *members, int64_t count, int64_t shared,
-                        int64_t heads, int64_t kv_heads, int64_t from_head, int64_t to_head,
-                        int64_t dim, int64_t block_size, int64_t window, int64_t chunked,
-                        float scale, float cap) {
-    const int64_t group = heads / kv_heads, total = (to_head - from_head) * count * group;
-    float packed[total * dim], mixed[total * dim], turned[dim * TILE];
+                        int64_t heads, int64_t all, int64_t from_head, int64_t to_head,
+                        int64_t first, int64_t group, Layout keys, Layout values,
+                        int64_t block_size, int64_t window, int64_t chunked, float scale,
+                        float cap) {
+    const int64_t total = (to_head - from_head) * count * group;
+    const int64_t dim = keys.dim, value_dim = values.dim;
+    float packed[total * dim], mixed[total * value_dim], turned[dim * TILE];
     State states[total];
     Query queries[count];
     int64_t seen = INT64_MAX;
@@ -413,38 +437,40 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
     for (int64_t at = 0, g = from_head; g < to_head; g++)
         for (int64_t i = 0; i < count; i++)
             for (int64_t h = 0; h < group; h++, at++) {
-                const float *from = q + (queries[i].row * heads + g * group + h) * dim;
+                const float *from = q + (queries[i].row * heads + g * all + first + h) * dim;
                 for (int64_t d = 0; d < dim; d++) packed[at * dim + d] = from[d] * scale;
-                const int64_t head = g * group + h;
+                const int64_t head = g * all + first + h;
                 states[at] = (State){-INFINITY, slopes ? slopes[head] : 0.0f, {}};
                 if (sinks) { /* as a first score, without a value */
                     states[at].top = sinks[head];
                     states[at].total[0] = 1.0f;
                 }
             }
-    memset(mixed, 0, total * dim * sizeof(float));
-    const Task task = {k,     v,     packed,   mixed,     turned,  states,     queries,
-                       count, group, kv_heads, from_head, to_head, block_size, cap};
-    sweep(&task, tables + queries[0].sequence * width, 0, count, seen / TILE * TILE, seen, shared, dim);
+    memset(mixed, 0, total * value_dim * sizeof(float));
+    const Task task = {k,      v,     packed, mixed,     turned,  states,     queries, keys,
+                       values, count, group,  from_head, to_head, block_size, cap};
+    sweep(&task, tables + queries[0].sequence * width, 0, count, seen / TILE * TILE, seen, shared);
     for (int64_t i = 0; i < count; i++) {
         const int64_t tile = queries[i].start / TILE * TILE;
-        sweep(&task, tables + queries[i].sequence * width, i, i + 1,
-              tile > shared ? tile : shared, queries[i].start, queries[i].end > shared ? queries[i].end : 0, dim);
+        sweep(&task, tables + queries[i].sequence * width, i, i + 1, tile > shared ? tile : shared,
+              queries[i].start, queries[i].end > shared ? queries[i].end : 0);
     }
     for (int64_t at = 0, g = from_head; g < to_head; g++)
         for (int64_t i = 0; i < count; i++)
             for (int64_t h = 0; h < group; h++, at++) {
-                const int64_t row = queries[i].row * heads + g * group + h;
+                const int64_t row = queries[i].row * heads + g * all + first + h;
                 float sum = 0.0f;
                 for (int lane = 0; lane < LANES; lane++) sum += states[at].total[lane];
                 const float inverse = 1.0f / sum;
-                for (int64_t d = 0; d < dim; d++)
-                    out[row * dim + d] = mixed[at * dim + d] * inverse;
+                for (int64_t d = 0; d < value_dim; d++)
+                    out[row * value_dim + d] = mixed[at * value_dim + d] * inverse;
                 if (lse) lse[row] = states[at].top + logf(sum);
             }
 }
 
-/* q, out: (T, heads, dim); lse: (T, heads) or NULL; k, v: (blocks, block_size, kv_heads, dim).
+/* q: (T, heads, dim); out: (T, heads, value_dim); lse: (T, heads) or NULL; k: (blocks, block_size,
+ * kv_heads, dim); v: (blocks, block_size, kv_heads, value_dim), the tokens `value_token` floats
+ * apart, perhaps inside of k.
  * sinks: a score of each head without a key, or NULL. slopes: of each head, times key - query is
  * added to scores, or NULL.
  * tasks: (count, 3), the heaviest first: its first member, their number, and the keys they share.
@@ -452,21 +478,31 @@ static void attend_task(const float *q, const float *k, const float *v, float *o
  * task see their shared keys or, of these, come in order of context; what they see beyond them
  * begins at a multiple of 16. tables: (S, width) blocks.
  * window: keys seen, counted back from the query's own; 0 for all. chunked: keys seen begin at
- * the last multiple of the window instead. split: whether the heads of a lone query are shared
- * out. cap: scores become cap * tanh(score / cap); 0 for none. */
+ * the last multiple of the window instead. parts: among how many jobs the heads of a key-value
+ * head are shared out; 0: a lone query takes those of all by itself.
+ * cap: scores become cap * tanh(score / cap); 0 for none. */
 void paged_attention(const float *restrict q, const float *restrict k, const float *restrict v,
                      float *restrict out, float *restrict lse, const float *restrict sinks,
                      const float *restrict slopes, const int64_t *tasks, const int64_t *members,
                      const int64_t *tables, int64_t count, int64_t width, int64_t heads,
-                     int64_t kv_heads, int64_t dim, int64_t block_size, int64_t window,
-                     int64_t chunked, int64_t split, float scale, float cap) {
+                     int64_t kv_heads, int64_t dim, int64_t value_dim, int64_t value_token,
+                     int64_t block_size, int64_t window, int64_t chunked, int64_t parts,
+                     float scale, float cap) {
+    const Layout keys = {kv_heads * dim, dim}, values = {value_token, value_dim};
+    const int64_t all = heads / kv_heads, shares = parts ? parts : 1;
 #pragma omp parallel for TEAM schedule(dynamic, 1)
-    for (int64_t job = 0; job < count * kv_heads; job++) {
-        const int64_t *task = tasks + job / kv_heads * 3, head = job % kv_heads;
-        const int whole = task[1] == 1 && !split;
+    for (int64_t job = 0; job < count * kv_heads * shares; job++) {
+        const int64_t *task = tasks + job / (kv_heads * shares) * 3;
+        const int64_t head = job / shares % kv_heads, share = job % shares;
+        const int whole = task[1] == 1 && !parts;
         if (whole && head) continue;
-        attend_task(q, k, v, out, lse, sinks, slopes, tables, width, members + task[0] * 3,
-                    task[1], task[2], heads, kv_heads, head, whole ? kv_heads : head + 1, dim,
-                    block_size, window, chunked, scale, cap);
+        const int64_t room = ROOM / (task[1] * (dim + value_dim)), end = all * (share + 1) / shares;
+        for (int64_t some, first = all * share / shares; first < end; first += some) {
+            some = end - first;
+            if (!whole && some > room) some = room > 1 ? room : 1;
+            attend_task(q, k, v, out, lse, sinks, slopes, tables, width, members + task[0] * 3,
+                        task[1], task[2], heads, all, head, whole ? kv_heads : head + 1, first,
+                        some, keys, values, block_size, window, chunked, scale, cap);
+        }
     }
 }

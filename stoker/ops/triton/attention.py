@@ -1,8 +1,9 @@
 """Attention on paged keys and values by our Triton kernels: chooses their sizes, launches them.
 
 The kernels are in attention_kernels.py; what each of their programs does is decided in tasks.py.
-Serves bfloat16, float16 and float32 queries, head sizes up to 256, caches of the queries' dtype
-or FP8 (pages.py). Products have float32 sums; FP8 meets bfloat16 queries in float16.
+Serves bfloat16, float16 and float32 queries, heads of up to 256 numbers, or keys of up to 576 with
+values in them, and caches of the queries' dtype or FP8 (kv_pages.py). Products have float32 sums;
+FP8 meets bfloat16 queries in float16.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from stoker.ops.attention import RaggedLayout, ScoreFunction, Scores
 from stoker.ops.kv_pages import Fp8Pages, Pages
+from stoker.ops.rounding import ceil_div
 from stoker.ops.triton.available import interpreted
 from stoker.ops.triton.plan import Shape, TritonPlan
 from stoker.ops.triton.tasks import Cutting
@@ -88,33 +90,42 @@ class TritonAttention:
         scores: Scores,
         lse: Tensor | None,
     ) -> Tensor:
-        q, out = q.contiguous(), torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        (_, heads, head_dim), (_, page, kv_heads, _) = q.shape, k.shape
-        group = heads // kv_heads
-        kinds = self.tuning.launches(q.dtype, head_dim)
-        tasks = plan.tasks_of(Shape(kv_heads, *(kind.rows_for(group) // group for kind in kinds)))
+        q = q.contiguous()
+        (_, heads, dim), (_, page, kv_heads, value_dim) = q.shape, v.shape
+        out = torch.empty(*q.shape[:2], value_dim, dtype=q.dtype, device=q.device)
+        kinds = self.tuning.launches(q.dtype, max(dim, value_dim))
+        sharers = heads // kv_heads
+        tiles = ceil_div(sharers, kinds[1].rows)
+        group = ceil_div(sharers, tiles)
+        sizes = [kind.rows_for(group) // group for kind in kinds]
+        tasks = plan.tasks_of(Shape(kv_heads * tiles, *sizes))
         narrow, wide, members, merge_rows, merge_starts, merge_items = tasks.lists()
         narrow_count, wide_count, _, merges, partials = tasks.sizes
-        part = torch.empty(partials, heads, head_dim, dtype=torch.float32, device=q.device)
+        part = torch.empty(partials, heads, value_dim, dtype=torch.float32, device=q.device)
         part_lse = torch.empty(partials, heads, dtype=torch.float32, device=q.device)
         k_data, k_scale = (k.data, k.scale) if isinstance(k, Fp8Pages) else (k, None)
         v_data, v_scale = (v.data, v.scale) if isinstance(v, Fp8Pages) else (v, None)
-        assert k_data.stride() == v_data.stride()
-        assert k_data.stride(3) == 1
-        shared = {"HEADS": heads, "HEAD_DIM": head_dim, "BLOCK_D": max(16, power_of_2(head_dim))}
+        assert k_data.stride(3) == v_data.stride(3) == 1
+        shared = {"HEADS": heads, "VALUE_DIM": value_dim, "BLOCK_V": block_of(value_dim)}
         shared |= {"SINKS": scores.sinks is not None, "LSE": lse is not None}
+        block, rest = blocks_of_key(dim, value_dim)
+        inside = k_data.data_ptr() == v_data.data_ptr() and block == value_dim
         for list_, count, launch in zip(
             (narrow, wide), (narrow_count, wide_count), kinds, strict=True
         ):
             if not count:
                 continue
-            self._kernels.attend_kernel[(kv_heads, count)](
+            self._kernels.attend_kernel[(kv_heads * tiles, count)](
                 *(q, k_data, v_data, k_scale, v_scale, scores.sinks, scores.slopes),
                 *(out, lse, part, part_lse),
                 *(plan.tables, list_, members),
                 *(scores.scale, scores.softcap or 0.0, scores.window or 0),
-                *(plan.tables.stride(0), *k_data.stride()[:3]),
+                *(plan.tables.stride(0), *k_data.stride()[:3], *v_data.stride()[:3]),
+                SHARERS=sharers,
                 GROUP=group,
+                HEAD_DIM=dim,
+                BLOCK_D=block,
+                BLOCK_R=rest,
                 BLOCK_M=launch.rows_for(group),
                 BLOCK_N=launch.keys,
                 PAGE=page,
@@ -124,6 +135,7 @@ class TritonAttention:
                 CHUNKED=scores.chunked,
                 QUANTISED=k_scale is not None,
                 APART=list_ is wide,
+                INSIDE=inside,
                 MODIFY=None if scores.modify is None else compilable(scores.modify),
                 num_warps=launch.warps,
                 num_stages=launch.stages,
@@ -137,3 +149,20 @@ class TritonAttention:
                 **shared,
             )
         return out
+
+
+def block_of(numbers: int) -> int:
+    """The block of a kernel that holds so many numbers: a power of 2, for products at least 16."""
+    return max(16, power_of_2(numbers))
+
+
+def blocks_of_key(dim: int, value_dim: int) -> tuple[int, int]:
+    """The block of a key, and that of what lies beyond it, or 0.
+
+    Keys that are wider than values are as a rule a power of 2 and a little more: 576 are 512 + 64,
+    192 are 128 + 64. One block of 1024 or 256 would be as slow as it is wide.
+    """
+    block = block_of(dim)
+    if dim <= value_dim or block == dim or block // 2 < 16 or dim > block * 3 // 4:
+        return block, 0
+    return block // 2, block_of(dim - block // 2)

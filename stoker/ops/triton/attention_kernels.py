@@ -9,7 +9,8 @@ powers of two. The query heads of a key-value head lie side by side in the tile'
 paged kernel of Ringlein et al., 2025 (arXiv 2511.11581).
 
 Layout of pages: (blocks, block_size, G, D), so a key of one head is D contiguous elements (256
-bytes for 128 in bfloat16: whole cache lines) and its neighbour lies G * D further. Heads are the
+bytes for 128 in bfloat16: whole cache lines) and its neighbour lies G * D further. Values have E
+numbers, and may be the beginnings of the keys. Heads are the
 fastest axis of the grid: those of one task run side by side and together read whole pages.
 
 Knows nothing of steps; tasks.py makes the lists, attention.py launches.
@@ -25,6 +26,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 @triton.jit
 def _keys(
     q,
+    q_rest,
     m,
     mass,
     acc,
@@ -43,8 +45,14 @@ def _keys(
     stride_page,
     stride_token,
     stride_head,
+    value_page,
+    value_token,
+    value_head,
     HEAD_DIM: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -52,10 +60,15 @@ def _keys(
     WINDOWED: tl.constexpr,
     CHUNKED: tl.constexpr,
     MASKED: tl.constexpr,
+    INSIDE: tl.constexpr,
     MODIFY: tl.constexpr,
 ):
-    """Take in the keys lo to hi - 1. Not MASKED: every row sees them all, in whole tiles."""
+    """Take in the keys lo to hi - 1. Not MASKED: every row sees them all, in whole tiles.
+
+    INSIDE: the values are the first BLOCK_D numbers of the keys.
+    """
     d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
     for start in tl.range(lo, hi, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         here = n < hi
@@ -63,8 +76,14 @@ def _keys(
         at = page * stride_page + (n % PAGE) * stride_token + head * stride_head
         # Keys beyond the range are left unread: unwritten pages may hold anything, NaN included.
         inside = here[:, None] & (d[None, :] < HEAD_DIM)
-        k = tl.load(k_ptr + at[:, None] + d[None, :], mask=inside, other=0.0)
-        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale
+        k = tl.load(k_ptr + at[:, None] + d[None, :], mask=inside, other=0.0).to(q.dtype)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if BLOCK_R > 0:
+            rest = BLOCK_D + tl.arange(0, BLOCK_R)
+            inside = here[:, None] & (rest[None, :] < HEAD_DIM)
+            k_rest = tl.load(k_ptr + at[:, None] + rest[None, :], mask=inside, other=0.0)
+            s = tl.dot(q_rest, tl.trans(k_rest.to(q.dtype)), s, input_precision="ieee")
+        s = s * scale
         if SOFTCAP:  # tanh(x) = 1 - 2 / (e^2x + 1); scale made x = score / cap, times 2 log2 e
             s = softcap * (1.0 - 2.0 / (tl.exp2(tl.minimum(s, 126.0)) + 1.0))
         if SLOPES:
@@ -82,7 +101,12 @@ def _keys(
         base = tl.where(most == float("-inf"), 0.0, most)
         p = tl.exp2(s - base[:, None])
         shrink = tl.exp2(m - base)
-        v = tl.load(v_ptr + at[:, None] + d[None, :], mask=inside, other=0.0).to(q.dtype)
+        if INSIDE:
+            v = k
+        else:
+            at = page * value_page + (n % PAGE) * value_token + head * value_head
+            inside = here[:, None] & (e[None, :] < VALUE_DIM)
+            v = tl.load(v_ptr + at[:, None] + e[None, :], mask=inside, other=0.0).to(q.dtype)
         mass = mass * shrink + tl.sum(p, 1)
         acc = tl.dot(p.to(q.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = most
@@ -93,14 +117,14 @@ def _keys(
 def attend_kernel(  # noqa: PLR0915
     q_ptr,  # (T, H, D) contiguous
     k_ptr,  # (blocks, PAGE, G, D)
-    v_ptr,  # as k, with the same strides
+    v_ptr,  # (blocks, PAGE, G, E)
     k_scale,  # (G,) float32 if QUANTISED
     v_scale,
     sinks,  # (H,) if SINKS
     slopes,  # (H,) float32 if SLOPES
-    out_ptr,  # (T, H, D)
+    out_ptr,  # (T, H, E)
     lse_ptr,  # (T, H) float32 if LSE
-    part_ptr,  # (partials, H, D) float32
+    part_ptr,  # (partials, H, E) float32
     part_lse,  # (partials, H) float32
     tables,  # (S, width)
     tasks,  # (tasks, 6) int32: table, first member, members, first key, end of keys, partial
@@ -112,10 +136,17 @@ def attend_kernel(  # noqa: PLR0915
     stride_page,
     stride_token,
     stride_head,
+    value_page,
+    value_token,
+    value_head,
     HEADS: tl.constexpr,
+    SHARERS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr,
@@ -127,14 +158,19 @@ def attend_kernel(  # noqa: PLR0915
     QUANTISED: tl.constexpr,
     LSE: tl.constexpr,
     APART: tl.constexpr,
+    INSIDE: tl.constexpr,
     MODIFY: tl.constexpr,
 ):
-    """Grid (G, tasks). A task without members is padding. `partial` -1: the rows are done here.
+    """Grid (G * tiles, tasks). A task without members is padding.
+
+    `partial` -1: the rows are done here. The SHARERS of a key-value head, its query heads, are
+    taken GROUP at a time, in so many tiles. The numbers of a key beyond BLOCK_D are BLOCK_R more.
 
     APART: keys that every row sees go without masks, in a loop of their own.
     MODIFY: a function of score, query, key and head that is compiled in, or None.
     """
-    head = tl.program_id(0)
+    tiles: tl.constexpr = (SHARERS + GROUP - 1) // GROUP
+    head = tl.program_id(0) // tiles
     task = tasks + tl.program_id(1) * 6
     count = tl.load(task + 2)
     if count == 0:
@@ -147,17 +183,23 @@ def attend_kernel(  # noqa: PLR0915
 
     m_index = tl.arange(0, BLOCK_M)
     member = m_index // GROUP
-    real = member < count
-    q_head = head * GROUP + m_index % GROUP
+    sharer = tl.program_id(0) % tiles * GROUP + m_index % GROUP
+    real = (member < count) & (sharer < SHARERS)
+    q_head = head * SHARERS + sharer
     row = tl.load(members + (first + member) * 2, mask=real, other=0).to(tl.int64)
     position = tl.load(members + (first + member) * 2 + 1, mask=real, other=0)
     lowest = tl.min(tl.where(real, position, 2147483647), 0)
     position = tl.where(real, position, lowest)
 
     d = tl.arange(0, BLOCK_D)
-    cell = real[:, None] & (d[None, :] < HEAD_DIM)
     q_at = (row * HEADS + q_head) * HEAD_DIM
+    cell = real[:, None] & (d[None, :] < HEAD_DIM)
     q = tl.load(q_ptr + q_at[:, None] + d[None, :], mask=cell, other=0.0)
+    q_rest = q
+    if BLOCK_R > 0:
+        rest = BLOCK_D + tl.arange(0, BLOCK_R)
+        cell = real[:, None] & (rest[None, :] < HEAD_DIM)
+        q_rest = tl.load(q_ptr + q_at[:, None] + rest[None, :], mask=cell, other=0.0)
 
     if QUANTISED:  # a head's scale factors out of its products
         scale = scale * tl.load(k_scale + head)
@@ -166,8 +208,11 @@ def attend_kernel(  # noqa: PLR0915
     # what is below 2**-17 of a query's greatest element.
     if QUANTISED and q.dtype == tl.bfloat16:
         peak = tl.max(tl.abs(q.to(tl.float32)), 1)
+        if BLOCK_R > 0:
+            peak = tl.maximum(peak, tl.max(tl.abs(q_rest.to(tl.float32)), 1))
         peak = tl.exp2(tl.floor(tl.log2(tl.where(peak > 0, peak, 1.0))))[:, None]
         q = (q.to(tl.float32) / peak).to(tl.float16)
+        q_rest = (q_rest.to(tl.float32) / peak).to(tl.float16)
         scale = scale * peak
     if SOFTCAP:
         scale = scale * 2.0 * LOG2E / softcap
@@ -181,7 +226,7 @@ def attend_kernel(  # noqa: PLR0915
 
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     if CHUNKED:
         begin = tl.maximum(begin, lowest // window * window)
     elif WINDOWED:
@@ -190,14 +235,16 @@ def attend_kernel(  # noqa: PLR0915
     if APART and not WINDOWED:
         whole += tl.maximum(tl.minimum(end, lowest + 1) - begin, 0) // BLOCK_N * BLOCK_N
         m, mass, acc = _keys(
-            q, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, begin, whole,
+            q, q_rest, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, begin, whole,
             scale, softcap, slope, window, stride_page, stride_token, stride_head,
-            HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, SLOPES, WINDOWED, CHUNKED, False, MODIFY,
+            value_page, value_token, value_head, HEAD_DIM, VALUE_DIM, BLOCK_D, BLOCK_R, BLOCK_V,
+            BLOCK_N, PAGE, SOFTCAP, SLOPES, WINDOWED, CHUNKED, False, INSIDE, MODIFY,
         )  # fmt: skip
     m, mass, acc = _keys(
-        q, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, whole, end,
+        q, q_rest, m, mass, acc, k_ptr, v_ptr, table, head, q_head, position, whole, end,
         scale, softcap, slope, window, stride_page, stride_token, stride_head,
-        HEAD_DIM, BLOCK_D, BLOCK_N, PAGE, SOFTCAP, SLOPES, WINDOWED, CHUNKED, True, MODIFY,
+        value_page, value_token, value_head, HEAD_DIM, VALUE_DIM, BLOCK_D, BLOCK_R, BLOCK_V,
+        BLOCK_N, PAGE, SOFTCAP, SLOPES, WINDOWED, CHUNKED, True, INSIDE, MODIFY,
     )  # fmt: skip
 
     if QUANTISED:
@@ -213,29 +260,33 @@ def attend_kernel(  # noqa: PLR0915
     mass = tl.where(mass > 0, mass, 1.0)  # no key seen: m is -inf, the output 0
     y = acc / mass[:, None]
     total = (m + tl.log2(mass)) * LN2
+    e = tl.arange(0, BLOCK_V)
+    cell = real[:, None] & (e[None, :] < VALUE_DIM)
     if partial < 0:
-        tl.store(out_ptr + q_at[:, None] + d[None, :], y.to(out_ptr.dtype.element_ty), mask=cell)
+        at = row * HEADS + q_head
+        place = out_ptr + at[:, None] * VALUE_DIM + e[None, :]
+        tl.store(place, y.to(out_ptr.dtype.element_ty), mask=cell)
         if LSE:
-            tl.store(lse_ptr + row * HEADS + q_head, total, mask=real)
+            tl.store(lse_ptr + at, total, mask=real)
     else:
         at = (partial + member).to(tl.int64) * HEADS + q_head
-        tl.store(part_ptr + at[:, None] * HEAD_DIM + d[None, :], y, mask=cell)
+        tl.store(part_ptr + at[:, None] * VALUE_DIM + e[None, :], y, mask=cell)
         tl.store(part_lse + at, total, mask=real)
 
 
 @triton.jit
 def merge_kernel(
-    part_ptr,  # (partials, H, D) float32
+    part_ptr,  # (partials, H, E) float32
     part_lse,  # (partials, H) float32
     sinks,  # (H,) if SINKS
-    out_ptr,  # (T, H, D)
+    out_ptr,  # (T, H, E)
     lse_ptr,  # (T, H) float32 if LSE
     rows,  # (merges,) int32: row of out
     starts,  # (merges + 1,) int32
     items,  # (partials,) int32: those of merge i are starts[i] to starts[i + 1] - 1
     HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     BLOCK_P: tl.constexpr,
     SINKS: tl.constexpr,
     LSE: tl.constexpr,
@@ -246,10 +297,10 @@ def merge_kernel(
     end = tl.load(starts + tl.program_id(1) + 1)
     if begin == end:
         return
-    d = tl.arange(0, BLOCK_D)
+    d = tl.arange(0, BLOCK_V)
     m = tl.max(tl.full([BLOCK_P], float("-inf"), tl.float32), 0)
     mass = tl.sum(tl.zeros([BLOCK_P], tl.float32), 0)
-    acc = tl.zeros([BLOCK_D], tl.float32)
+    acc = tl.zeros([BLOCK_V], tl.float32)
     if SINKS:
         m = tl.load(sinks + head).to(tl.float32)
         mass += 1.0
@@ -257,8 +308,8 @@ def merge_kernel(
         i = start + tl.arange(0, BLOCK_P)
         at = tl.load(items + i, mask=i < end, other=0).to(tl.int64) * HEADS + head
         lse = tl.load(part_lse + at, mask=i < end, other=float("-inf"))
-        cell = (i < end)[:, None] & (d[None, :] < HEAD_DIM)
-        y = tl.load(part_ptr + at[:, None] * HEAD_DIM + d[None, :], mask=cell, other=0.0)
+        cell = (i < end)[:, None] & (d[None, :] < VALUE_DIM)
+        y = tl.load(part_ptr + at[:, None] * VALUE_DIM + d[None, :], mask=cell, other=0.0)
         most = tl.maximum(m, tl.max(lse, 0))
         base = tl.where(most == float("-inf"), 0.0, most)
         weight = tl.exp2((lse - base) * LOG2E)
@@ -269,6 +320,6 @@ def merge_kernel(
     at = tl.load(rows + tl.program_id(1)).to(tl.int64) * HEADS + head
     mass = tl.where(mass > 0, mass, 1.0)
     y = acc / mass
-    tl.store(out_ptr + at * HEAD_DIM + d, y.to(out_ptr.dtype.element_ty), mask=d < HEAD_DIM)
+    tl.store(out_ptr + at * VALUE_DIM + d, y.to(out_ptr.dtype.element_ty), mask=d < VALUE_DIM)
     if LSE:
         tl.store(lse_ptr + at, m + tl.log2(mass) * LN2)

@@ -22,9 +22,13 @@ from stoker.ops.triton.tasks import Cutting, TaskLists, make_tasks
 
 
 class Shape(NamedTuple):
-    """What task lists depend on besides the step: heads, and members of either kind of tile."""
+    """What task lists depend on besides the step.
 
-    kv_heads: int
+    `columns` programs take a task: the key-value heads, or more if the query heads of one fill
+    several tiles. `narrow` and `wide` are members of either kind of tile.
+    """
+
+    columns: int
     narrow: int
     wide: int
 
@@ -86,7 +90,7 @@ class TritonPlan:
 
     def _packed(self, shape: Shape) -> tuple[Tensor, tuple[int, ...]]:
         """The lists end to end, on the host, and their sizes."""
-        layout, programs = self.layout, max(1, self.cutting.programs // shape.kv_heads)
+        layout, programs = self.layout, max(1, self.cutting.programs // shape.columns)
         cut = replace(self.cutting, narrow=shape.narrow, wide=shape.wide, programs=programs)
         starts, contexts = np.array(layout.query_starts), np.array(layout.context_lens)
         tables = layout.host_tables

@@ -34,6 +34,8 @@ class Tuning:
             head take their share of it.
         wide: chunks of prompts and shared prefixes.
         large: as wide, for heads above 128, whose tiles take twice the shared memory.
+        latent_narrow, latent_wide: as narrow and wide, for heads above 256, those of latent
+            attention. Its results are 512 numbers for each row, and they stay in registers.
         exact_narrow, exact_wide: as narrow and wide, in float32, which is for comparisons: it has
             no matrix product of that precision, and larger tiles would not fit its registers.
         waves: programs per multiprocessor that a step is cut into, if it is long enough.
@@ -45,6 +47,8 @@ class Tuning:
     narrow: Launch = Launch(rows=16, keys=64, warps=4, stages=5)
     wide: Launch = Launch(rows=128, keys=64, warps=8, stages=5)
     large: Launch = Launch(rows=128, keys=32, warps=8, stages=5)
+    latent_narrow: Launch = Launch(rows=16, keys=32, warps=8, stages=4)
+    latent_wide: Launch = Launch(rows=64, keys=32, warps=8, stages=3)
     exact_narrow: Launch = Launch(rows=16, keys=32, warps=4, stages=1)
     exact_wide: Launch = Launch(rows=32, keys=16, warps=4, stages=1)
     waves: int = 16
@@ -53,9 +57,14 @@ class Tuning:
     merged: int = 16
 
     def launches(self, dtype: torch.dtype, head_dim: int) -> tuple[Launch, Launch]:
-        """The narrow and the wide kind for queries of this dtype and head size."""
+        """The narrow and the wide kind for queries of this dtype and head size.
+
+        The query heads of a key-value head that do not fit a wide tile take several.
+        """
         if dtype == torch.float32:
             return self.exact_narrow, self.exact_wide
+        if head_dim > 256:
+            return self.latent_narrow, self.latent_wide
         return self.narrow, self.wide if head_dim <= 128 else self.large
 
 
