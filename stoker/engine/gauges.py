@@ -28,7 +28,7 @@ class Gauges:
         preemptions: sequences that had to give their blocks back, in all.
         running, waiting: sequences that hold blocks, and those that wait for them.
         held_blocks, num_blocks: cache blocks with an owner, and all there are, of the cache group
-            that has the fewest left.
+            that has the fewest left; 0 if layers keep states alone.
         expected_left: output tokens that the running sequences are expected to add.
         longest_left: the most that one of them is expected to add.
     """
@@ -89,8 +89,8 @@ def read_gauges(engine: Engine) -> Gauges:
         preemptions=scheduler.num_preemptions,
         running=len(scheduler.running),
         waiting=scheduler.num_waiting,
-        held_blocks=fullest.held,
-        num_blocks=fullest.num_blocks,
+        held_blocks=fullest.held if fullest else 0,
+        num_blocks=fullest.num_blocks if fullest else 0,
         expected_left=int(left.sum()),
         longest_left=int(left.max()),
     )

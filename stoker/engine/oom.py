@@ -56,6 +56,8 @@ def requeue_and_shrink(scheduler: Scheduler, steps: Seq[Step], first: bool) -> N
     while scheduler.running:
         scheduler.put_back(scheduler.running.pop())
     scheduler.pool.clear_cache()
+    if scheduler.states is not None:
+        scheduler.states.clear()
     scheduler.max_batch_tokens = min(scheduler.max_batch_tokens, step.num_tokens) // 2
     halved = max(1, scheduler.max_running // 2)
     scheduler.max_running = min(halved, scheduler.max_batch_tokens)

@@ -8,6 +8,9 @@ A full group keeps every position. A window group frees what lies behind its win
     positions   0..3   4..7   8..11   12..15
     table       [ -1,    -1,     5,      2  ]      13 - 5 = 8 is the first position still needed
 
+A state group keeps nothing of a position but a state of the sequence, which lies at the sequence's
+slot while it runs. Its pool has snapshots: copies of states as they were at the end of a block.
+
 Knows numbers only.
 """
 
@@ -18,10 +21,14 @@ from typing import NamedTuple, Protocol
 
 
 class GroupSize(NamedTuple):
-    """A group's pool: its blocks, and the window of its layers, if they have one."""
+    """A group's pool: its blocks, and the window of its layers, if they have one.
+
+    With `keeps_state` the layers keep states, and the blocks are snapshots of them, maybe none.
+    """
 
     num_blocks: int
     window: int | None = None
+    keeps_state: bool = False
 
 
 class GroupPolicy(Protocol):
@@ -102,8 +109,27 @@ class WindowPolicy:
         return None if num_blocks >= self._span else num_blocks * self._block_size
 
 
+class StatePolicy:
+    """Keeps a state at the end of what is computed, and snapshots at ends of blocks."""
+
+    def first_needed(self, computed: int) -> int:
+        return computed
+
+    def reusable(self, held: Seq[int | None], start: int, end: int) -> int:
+        """An end is usable if there is a snapshot of it: [None, 4, None] up to 3 gives 2."""
+        return next((at for at in range(end, 0, -1) if held[at - 1] is not None), 0)
+
+    def most_blocks(self, tokens: int) -> int:
+        return 0
+
+    def longest(self, num_blocks: int) -> int | None:
+        return None
+
+
 def policy_of(group: GroupSize, block_size: int) -> GroupPolicy:
     """The policy of a group with blocks of `block_size` tokens."""
+    if group.keeps_state:
+        return StatePolicy()
     if group.window is None:
         return FullPolicy(block_size)
     return WindowPolicy(block_size, group.window)

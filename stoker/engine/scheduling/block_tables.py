@@ -2,7 +2,9 @@
 
 A sequence has a table for each cache group, all with the same number of entries. They are taken,
 grown and copied together; only a window group's first entries are given back before the rest.
-Knows sequences and pools, neither steps nor queues. Called by the scheduler alone.
+A group of states has no tables: what it keeps of a sequence lies at the sequence's slot. If there
+are no other groups, a sequence has no tables at all, and only snapshots are in the index.
+Knows sequences and pools, neither steps nor queues. Called by the scheduler and `states.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence as Seq
 
 from stoker.engine.blocks.block_pool import UNUSED
 from stoker.engine.blocks.cache_pool import CachePool
+from stoker.engine.blocks.prefix_index import Parent, Root
 from stoker.engine.scheduling.sequence import Sequence
 
 
@@ -21,7 +24,8 @@ class BlockTables:
         self.pool = pool
         self.prefix_cache = prefix_cache
         self.num_hit_tokens = 0  # tokens that were found in the index, in all
-        self._first = pool.pools[0]
+        self._only_states = not pool.pools
+        self._first = pool.snapshots if self._only_states else pool.pools[0]
         self._empty = ((),) * len(pool.pools)
         self._none_freed = (0,) * len(pool.pools)
 
@@ -33,7 +37,8 @@ class BlockTables:
         Those are the ones that `take_prefix` would take over and others hold, or that are behind
         the window. A block without owner is taken up.
         """
-        nodes = self._reusable(seq)
+        nodes = self._known(seq)
+        nodes = nodes[: self.pool.reusable(nodes, 0)] if nodes else nodes
         if not nodes:
             return self._none_freed
         costs = []
@@ -42,16 +47,20 @@ class BlockTables:
             costs.append(len(nodes) - sum(1 for block in blocks if not pool.refs(block)))
         return costs
 
-    def take_prefix(self, seq: Sequence) -> None:
+    def take_prefix(self, seq: Sequence) -> int:
         """Take over blocks that others have computed, or compute earlier in this same step.
 
         Within a layer all keys and values are written before any are read, so a block that is
-        filled in this step may already be shared in it.
+        filled in this step may already be shared in it. Snapshots of states are found from the
+        next step on.
+
+        Returns: how many first blocks of `seq` are known in the index, taken over or not.
         """
-        nodes = self._reusable(seq)
+        size, start = self.pool.block_size, seq.computed // self.pool.block_size
+        known = self._known(seq)
+        nodes = known[: self.pool.reusable(known, start)] if known else known
         if not nodes:
-            return
-        size, start = self.pool.block_size, seq.num_blocks
+            return start + len(known)
         tables, end = [], start + len(nodes)
         firsts = self._needed_from(end)
         for pool, first, table in zip(
@@ -70,14 +79,14 @@ class BlockTables:
         seq.num_cached_tokens += min(seq.computed, seq.prompt_len) - min(before, seq.prompt_len)
         self.num_hit_tokens += seq.computed - before
         self.free_behind(seq)
+        return start + len(known)
 
-    def _reusable(self, seq: Sequence) -> list[int]:
-        """The nodes of the index whose content can follow what `seq` has computed."""
-        parent, size = seq.index_parent, self.pool.block_size
-        if not (self.prefix_cache and seq.may_reuse) or parent is None or seq.computed % size:
+    def _known(self, seq: Sequence) -> list[int]:
+        """The nodes of the index that follow what `seq` has computed, if that is in the index."""
+        parent, indexed = seq.index_parent, seq.num_indexed * self.pool.block_size
+        if not (self.prefix_cache and seq.may_reuse) or parent is None or seq.computed != indexed:
             return []
-        nodes = self.pool.index.match(seq.tokens, parent, seq.computed)
-        return nodes[: self.pool.reusable(nodes, seq.num_blocks)] if nodes else nodes
+        return self.pool.index.match(seq.tokens, parent, seq.computed)
 
     def _needed_from(self, blocks: int) -> list[int]:
         """Each group's first entry that is needed after so many full blocks."""
@@ -94,6 +103,8 @@ class BlockTables:
         size = self.pool.block_size
         if not self.prefix_cache or (seq.num_indexed + 1) * size > seq.computed:
             return
+        if self._only_states:
+            return  # a node must be held, and no block would hold it
         known = seq.computed - (seq.tokens[seq.computed - 1] < 0) - seq.num_drafts
         while seq.index_parent is not None and (seq.num_indexed + 1) * size <= known:
             at = seq.num_indexed
@@ -102,6 +113,22 @@ class BlockTables:
             if node is not None:
                 for pool, table in zip(self.pool.pools, seq.tables, strict=True):
                     pool.register(node, table[at])
+
+    def enter_end(self, seq: Sequence) -> int | None:
+        """The node of the last full block of `seq`, whose computed tokens are all known.
+
+        It must be held before anything else is done. None if what comes before it is gone.
+        """
+        size, end = self.pool.block_size, seq.computed // self.pool.block_size
+        if self._only_states:
+            parent: Parent | None = Root(seq.request.prefix_root)
+            for at in range(end):
+                assert parent is not None  # it has just been entered
+                parent = self.pool.index.enter(parent, seq.tokens[at * size : (at + 1) * size])
+            seq.num_indexed, seq.index_parent = end, parent
+        node = seq.index_parent
+        assert seq.num_indexed == end or node is None
+        return None if isinstance(node, Root) else node
 
     # -- growth --------------------------------------------------------------------------------
 
@@ -116,7 +143,9 @@ class BlockTables:
 
     def has_place(self, seq: Sequence) -> bool:
         """Whether the next token goes to a block that is there, and is nobody else's."""
-        table = seq.tables[0] if seq.tables else ()
+        if not seq.tables:
+            return self._only_states
+        table = seq.tables[0]
         at = seq.computed // self.pool.block_size
         return at < len(table) and self._first.refs(table[at]) == 1
 
@@ -138,6 +167,7 @@ class BlockTables:
         There are no more than fit if a block is left to each of `others`: no sequence is preempted
         for drafts. Returns how many there are.
         """
+        assert not self.pool.keeps_state, "a state can't be taken back to before a wrong draft"
         spare = max(0, self.pool.available - others)
         fit = (seq.num_blocks + spare) * self.pool.block_size - seq.computed - 1
         seq.tokens += drafts[:fit]
@@ -153,7 +183,7 @@ class BlockTables:
         """
         copies = []
         tables = seq.tables or self._empty
-        lacking = range(self.pool.blocks_for(seq.computed + count) - len(tables[0]))
+        lacking = range(self.pool.blocks_for(seq.computed + count) - seq.num_blocks)
         if self.copies_needed(seq):
             at = seq.computed // self.pool.block_size
             own = [pool.allocate() for pool in self.pool.pools]
@@ -212,7 +242,7 @@ class BlockTables:
     def check(self, seq: Sequence) -> None:
         """Assert what holds of the tables of `seq`, which runs, between any two steps."""
         size, count = self.pool.block_size, self.pool.blocks_for(seq.computed)
-        assert seq.num_blocks == count, "more than a block wasted"
+        assert seq.num_blocks == (0 if self._only_states else count), "more than a block wasted"
         for group, table in enumerate(seq.tables):
             freed, policy = seq.num_freed[group], self.pool.policies[group]
             assert len(table) == count

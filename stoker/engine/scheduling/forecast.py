@@ -139,7 +139,8 @@ class Forecast:
             *(np.append(rows, row) for rows, row in zip(self._rows, new, strict=True))
         )
         first = len(self._rows.own)
-        for group, (num_blocks, window) in enumerate(self._pool.groups):
+        for group in range(len(self._pool.pools)):
+            num_blocks, window, _ = self._pool.groups[group]
             own = self._tried.own
             if matched[group]:
                 own = own.copy()

@@ -43,7 +43,7 @@ def length_limit(request: Request, pool: CachePool, max_context: int) -> int:
     if prompt + 1 > capacity or (most is not None and wanted > capacity):
         group = pool.groups[pool.tightest]
         whole = "the whole cache"
-        if len(pool.groups) > 1:
+        if len(pool.pools) > 1:
             window = f"a window of {group.window}" if group.window else "no window"
             whole += f" of the layers with {window}"
         raise InvalidRequestError(

@@ -29,7 +29,7 @@ class FakeCache:
     """Executes steps on a paged cache of token ids, with a group's visible set for each group.
 
     A block also knows its entry in the table that it was written through, so that a block of
-    another place is noticed.
+    another place is noticed. A state is the tokens that it has seen.
 
     Args:
         groups: sizes and windows of the cache's groups.
@@ -39,8 +39,11 @@ class FakeCache:
 
     def __init__(self, groups: Seq[GroupSize], block_size: int, next_token: NextToken) -> None:
         self._size = block_size
-        self._groups = tuple(groups)
-        self._blocks = [[_Block(block_size)] * group.num_blocks for group in groups]
+        self._groups = tuple(group for group in groups if not group.keeps_state)
+        self._blocks = [[_Block(block_size)] * group.num_blocks for group in self._groups]
+        # of the groups behind those, by place
+        self._states: list[dict[int, tuple[int, ...]]]
+        self._states = [{} for _ in groups[len(self._groups) :]]
         self._next_token = next_token
         self._last_tokens: dict[int, int] = {}  # by slot
 
@@ -52,12 +55,10 @@ class FakeCache:
                 written, or differs between groups.
         """
         step = step.resolved(self._last_tokens)
-        # all read before any write
-        contents = [self._blocks[group][src].copy() for group, src, _ in step.copies]
-        for (group, _, dst), content in zip(step.copies, contents, strict=True):
-            self._blocks[group][dst] = content
+        self._copy(step.copies)
         for item in step.items:
             self._write(item)
+        self._copy(step.saves)
         drawn = [
             self._next_token(context, index)
             for item, contexts in zip(step.items, map(self._contexts, step.items), strict=True)
@@ -66,6 +67,22 @@ class FakeCache:
         ]
         self._last_tokens.update(step.last_tokens(drawn))
         return drawn
+
+    def _copy(self, copies: Seq[tuple[int, int, int]]) -> None:
+        """Make copies, all of which are read before any is written."""
+        targets = {(group, dst) for group, _, dst in copies}
+        if len(targets) < len(copies):
+            raise ValueError(f"a place is written twice: {list(copies)}")
+        pages = len(self._blocks)
+        contents = [
+            self._blocks[group][src].copy() if group < pages else self._states[group - pages][src]
+            for group, src, _ in copies
+        ]
+        for (group, _, dst), content in zip(copies, contents, strict=True):
+            if isinstance(content, _Block):
+                self._blocks[group][dst] = content
+            else:
+                self._states[group - pages][dst] = content
 
     def context(self, item: StepItem) -> tuple[int, ...]:
         """The token ids that the item's last position sees in the group that sees the most.
@@ -77,13 +94,15 @@ class FakeCache:
     def _contexts(self, item: StepItem) -> list[tuple[int, ...]]:
         """`context` of each position that draws, or of the last one if none does."""
         views = [self._view(item, group) for group in range(len(self._groups))]
+        views += [states[item.slot] for states in self._states]
         longest = max(views, key=len)
         for group, view in enumerate(views):
             if view != longest[len(longest) - len(view) :]:
                 raise ValueError(
                     f"#{item.sequence} sees {view} in group {group}, and {longest} in another"
                 )
-        most = max(group.window or item.end for group in self._groups)
+        seen = [item.end for _ in self._states]
+        most = max([*seen, *(group.window or item.end for group in self._groups)])
         ends = range(len(longest) - item.verify, len(longest) + 1)
         return [longest[max(0, end - most) : end] for end in ends]
 
@@ -120,6 +139,14 @@ class FakeCache:
                 if block.entry != entry:
                     block = blocks[table[entry]] = _Block(size, entry)
                 block.tokens[at % size] = token
+        for states in self._states:
+            before = states.get(item.slot, ()) if item.start else ()
+            if len(before) != item.start:
+                raise ValueError(
+                    f"#{item.sequence} goes on from position {item.start} with the state in slot "
+                    f"{item.slot}, which has seen {len(before)} tokens"
+                )
+            states[item.slot] = (*before, *item.tokens)
 
 
 class _Block:

@@ -8,6 +8,7 @@ tensors; driven by the engine, and by tests on a fake model.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence as Seq
 
@@ -17,10 +18,12 @@ from stoker.engine.request.request import Request
 from stoker.engine.scheduling.block_tables import BlockTables
 from stoker.engine.scheduling.drafts import Proposer, accept, propose
 from stoker.engine.scheduling.forecast import Forecast, LengthEstimator
+from stoker.engine.scheduling.invariants import check_scheduler
 from stoker.engine.scheduling.length_limit import length_limit
 from stoker.engine.scheduling.policy import POLICIES
 from stoker.engine.scheduling.sequence import Sequence, Status, finish_reason
 from stoker.engine.scheduling.slot_pool import NO_SLOT, SlotPool
+from stoker.engine.scheduling.states import NO_STOP, States
 from stoker.engine.scheduling.step import LAST_TOKEN, NOT_SCORED, PlannedStep, Step, StepItem
 from stoker.engine.scheduling.step_time import StepTime
 
@@ -40,6 +43,7 @@ class Scheduler:
         policy: name of the order of admission, a key of `POLICIES`.
         step_time: seconds that a step with a chunk of a prompt is to take; None: chunks are as
             large as the budget.
+        snapshot_every: blocks from one snapshot of a prompt's state to the next (states.py).
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Scheduler:
         prefix_cache: bool = True,
         policy: str = "fcfs",
         step_time: float | None = None,
+        snapshot_every: int = 1,
     ) -> None:
         self.pool = CachePool(groups, block_size)
         self.block_size = block_size
@@ -62,6 +67,7 @@ class Scheduler:
         self.max_context = max_context
         self.eos_ids = eos_ids
         self.tables = BlockTables(self.pool, prefix_cache)
+        self.states = States.of(self.tables, max_running, snapshot_every)
         self.lengths = LengthEstimator()
         self.step_time = None if step_time is None else StepTime(step_time, block_size)
         self.waiting = POLICIES[policy](self.tables)
@@ -72,8 +78,7 @@ class Scheduler:
         self.proposer: Proposer | None = None  # with one, no step is planned ahead
         self.accepted: dict[int, int] = {}  # drafts that the last commit kept, by serial number
         self._by_serial: dict[int, Sequence] = {}
-        self._serial = 0
-        self._step = 0
+        self._serials, self._steps = itertools.count(1), itertools.count(1)
 
     # -- requests in and out ---------------------------------------------------------------
 
@@ -84,7 +89,7 @@ class Scheduler:
             InvalidRequestError: it could never run, with the numbers that say why.
         """
         limit = length_limit(request, self.pool, self.max_context)
-        seq = Sequence(request, self._next_serial(), limit)
+        seq = Sequence(request, next(self._serials), limit)
         self._by_serial[seq.serial] = seq
         self.waiting.add(seq)
         return seq
@@ -123,6 +128,8 @@ class Scheduler:
         for seq in tuple(self._by_serial.values()):
             self.cancel(seq)
         self.pool.clear_cache()
+        if self.states is not None:
+            self.states.clear()
 
     @property
     def has_work(self) -> bool:
@@ -146,8 +153,7 @@ class Scheduler:
         Decodes come first, so every running one advances; then prompts under way get what is
         left of the budget; then waiting requests are admitted while the forecast fits.
         """
-        self._step += 1
-        plan = PlannedStep(self._step, self.max_batch_tokens)
+        plan = PlannedStep(next(self._steps), self.max_batch_tokens)
         guess = self.proposer
         drafts = propose(guess, self.running, self.max_batch_tokens) if guess else {}
         prompts = []
@@ -166,6 +172,8 @@ class Scheduler:
             if plan.budget:
                 self._plan_sequence(plan, seq)
         self._admit(plan)
+        if self.states is not None:
+            self.states.finish(plan)
         return plan.done()
 
     def _plan_decode(self, plan: PlannedStep, seq: Sequence) -> None:
@@ -192,10 +200,13 @@ class Scheduler:
         """
         if seq.status is not Status.RUNNING:
             return  # preempted earlier in this plan
-        count = seq.remaining
+        count, stop = seq.remaining, NO_STOP
         if count > 1:
-            self.tables.take_prefix(seq)
-            count = min(seq.remaining, plan.budget)
+            if self.states is None:
+                self.tables.take_prefix(seq)
+            else:
+                stop = self.states.take_prefix(seq)
+            count = min(seq.remaining, plan.budget, stop - seq.computed)
             if self.step_time is not None:
                 most = self.step_time.most_tokens(plan.items, seq.computed)
                 if most < count:
@@ -213,16 +224,17 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         last = end == len(seq.tokens)
         draws = tuple(range(seq.index, seq.index + seq.pending_samples)) if last else ()
-        tokens, states, scored = tuple(seq.tokens[start:end]), seq.states(start, end), NOT_SCORED
+        tokens, states = tuple(seq.tokens[start:end]), seq.states(start, end)
+        scored = NOT_SCORED if seq.may_reuse else seq.score(start, end)
         seq.computed, seq.planned = end, plan.number
-        if not seq.may_reuse:
-            scored = seq.score(start, end)
         tables, verify = seq.tables, seq.num_drafts
         plan.items.append(
             StepItem(seq.serial, seq.slot, start, tokens, tables, draws, states, scored, verify)
         )
         plan.budget -= count
         self.tables.index_filled(seq)
+        if self.states is not None and end == stop:
+            self.states.save(seq)
 
     def _make_room(self, plan: PlannedStep, seq: Sequence, count: int) -> bool:
         """Preempt the last admitted until `count` tokens fit; False if they can't.
@@ -316,7 +328,7 @@ class Scheduler:
         them next (slot_pool.py).
         """
         advanced: list[Sequence] = []
-        twins: list[Sequence] = []
+        twins: list[tuple[int, Sequence]] = []  # with the slot of the first sample
         self.accepted = {}
         taken, drafted = 0, self.proposer is not None
         for item in step.items:
@@ -345,7 +357,7 @@ class Scheduler:
                 twin = self._fork(seq, item.draws[at - first])
                 twin.draw(tokens[at])
                 advanced.append(twin)
-                twins.append(twin)
+                twins.append((item.slot, twin))
         assert taken == len(tokens)
         for seq in advanced:
             reason = finish_reason(seq, self.eos_ids)
@@ -361,13 +373,15 @@ class Scheduler:
         self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
         while len(self.running) > self.max_running:
             self.put_back(self.running.pop())
-        for twin in twins:  # now that there are no more than slots
+        for source, twin in twins:  # now that there are no more than slots
             if twin.status is Status.RUNNING:
                 twin.slot = self.slots.take()
+                if self.states is not None:
+                    self.states.fork(source, twin.slot)
         return advanced
 
     def _fork(self, seq: Sequence, index: int) -> Sequence:
-        twin = seq.fork(self._next_serial(), index)
+        twin = seq.fork(next(self._serials), index)
         self.tables.share(twin)
         twin.status = Status.RUNNING
         self._by_serial[twin.serial] = twin
@@ -381,20 +395,6 @@ class Scheduler:
         seq.status, seq.finish_reason = Status.FINISHED, reason
         del self._by_serial[seq.serial]
 
-    def _next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
-
     def check(self) -> None:
         """Assert the invariants that hold between any two steps."""
-        self.pool.check([seq.tables for seq in self._by_serial.values()])
-        assert all(seq.status is Status.RUNNING for seq in self.running)
-        assert len({seq.serial for seq in self.running}) == len(self.running)
-        self.slots.check(seq.slot for seq in self.running)
-        waiting = len(self._by_serial) - len(self.running)
-        assert waiting == self.num_waiting, f"{waiting} wait, {self.num_waiting} are queued"
-        for seq in self._by_serial.values():
-            assert (seq.slot == NO_SLOT) == (seq.status is not Status.RUNNING)
-        for seq in self.running:
-            assert 0 <= seq.computed <= len(seq.tokens) <= seq.length_limit
-            self.tables.check(seq)
+        check_scheduler(self)

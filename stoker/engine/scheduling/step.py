@@ -62,7 +62,9 @@ class Step:
     """What one forward pass computes.
 
     Attributes:
-        copies: blocks to copy before anything is written: (cache group, from, to).
+        copies: blocks to copy before anything is written: (cache group, from, to). Of a group of
+            states, places to copy: a fork's from its sibling's slot, a snapshot to a slot.
+        saves: states to copy once the step is computed, as in `copies`: slots to snapshots.
     """
 
     number: int
@@ -70,6 +72,7 @@ class Step:
     copies: tuple[tuple[int, int, int], ...] = ()
     admitted: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
+    saves: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -134,9 +137,12 @@ class Step:
             )
             for item in fields.pop("items")
         )
-        copies = tuple((group, src, dst) for group, src, dst in fields.pop("copies"))
+        copies, saves = (
+            tuple((group, src, dst) for group, src, dst in fields.pop(name, ()))
+            for name in ("copies", "saves")
+        )
         plain = {name: tuple(fields[name]) for name in ("admitted", "preempted")}
-        return cls(fields["number"], items, copies, **plain)
+        return cls(fields["number"], items, copies, saves=saves, **plain)
 
     def __str__(self) -> str:
         lines = [f"step {self.number}: {len(self.items)} sequences, {self.num_tokens} tokens"]
@@ -144,6 +150,8 @@ class Step:
             lines.append(f"  preempted {list(self.preempted)}")
         if self.copies:
             lines.append(f"  copies {list(self.copies)}")
+        if self.saves:
+            lines.append(f"  saves {list(self.saves)}")
         for item in self.items:
             kind = "decode" if len(item.tokens) - item.verify == 1 else "prefill"
             lines.append(
@@ -167,6 +175,7 @@ class PlannedStep:
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     admitted: list[int] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
+    saves: list[tuple[int, int, int]] = field(default_factory=list)
 
     def done(self) -> Step:
         """The step, to which nothing is added any more."""
@@ -176,4 +185,5 @@ class PlannedStep:
             tuple(self.copies),
             tuple(self.admitted),
             tuple(self.preempted),
+            tuple(self.saves),
         )

@@ -94,7 +94,7 @@ class Driver:
         """No group holds more than what the last chunk saw, in whole blocks, or one block more."""
         size = self.scheduler.block_size
         for item in step.items:
-            for (_, window), table in zip(self.cache._groups, item.tables, strict=True):
+            for (_, window, _), table in zip(self.cache._groups, item.tables, strict=True):
                 first = max(0, item.start - item.start % size - window + 1) if window else 0
                 assert table[: first // size] == (-1,) * (first // size)
                 assert -1 not in table[first // size + 1 :]
