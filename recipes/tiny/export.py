@@ -11,8 +11,10 @@ import json
 from pathlib import Path
 
 import torch
-from model import EPS, Shape, TinyQwen3
-from safetensors.torch import save_file
+from delta import KERNEL
+from model import TinyModel
+from parts import EPS, Shape
+from safetensors.torch import load_file, save_file
 from tokenizer import CHAT_TEMPLATE, END, END_OF_TEXT
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,11 +24,61 @@ def write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def model_config(shape: Shape, end: int, end_of_text: int) -> dict[str, object]:
-    """config.json of a Qwen3 of this shape."""
+FAMILIES = {  # by what a shape has: the class and the model_type
+    "plain": ("Qwen3ForCausalLM", "qwen3"),
+    "experts": ("Qwen2MoeForCausalLM", "qwen2_moe"),
+    "delta": ("Qwen3_5ForCausalLM", "qwen3_5_text"),
+}
+
+
+def family(shape: Shape) -> str:
+    """The key of FAMILIES that a shape belongs to."""
+    return "experts" if shape.experts else "plain" if shape.attention_every == 1 else "delta"
+
+
+def family_config(shape: Shape) -> dict[str, object]:
+    """The fields of config.json that only this family has."""
+    if family(shape) == "plain":
+        return {
+            "max_window_layers": shape.layers,
+            "rope_theta": shape.theta,
+            "sliding_window": None,
+            "use_sliding_window": False,
+        }
+    if family(shape) == "experts":
+        return {
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": shape.expert_ffn,
+            "norm_topk_prob": True,
+            "num_experts": shape.experts,
+            "num_experts_per_tok": shape.active,
+            "qkv_bias": False,
+            "rope_theta": shape.theta,
+            "shared_expert_intermediate_size": shape.ffn,
+            "use_sliding_window": False,
+        }
+    kinds = ("linear_attention", "full_attention")
     return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
+        "full_attention_interval": shape.attention_every,
+        "layer_types": [kinds[shape.attends(layer)] for layer in range(shape.layers)],
+        "linear_conv_kernel_dim": KERNEL,
+        "linear_key_head_dim": shape.delta_key,
+        "linear_num_key_heads": shape.heads,
+        "linear_num_value_heads": shape.heads,
+        "linear_value_head_dim": shape.delta_value,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": shape.theta,
+            "partial_rotary_factor": shape.rotary,
+        },
+    }
+
+
+def model_config(shape: Shape, end: int, end_of_text: int) -> dict[str, object]:
+    """config.json of a model of this shape."""
+    architecture, model_type = FAMILIES[family(shape)]
+    shared: dict[str, object] = {
         "attention_bias": False,
         "attention_dropout": 0.0,
         "bos_token_id": None,
@@ -38,19 +90,22 @@ def model_config(shape: Shape, end: int, end_of_text: int) -> dict[str, object]:
         "initializer_range": 0.02,
         "intermediate_size": shape.ffn,
         "max_position_embeddings": shape.context,
-        "max_window_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
         "pad_token_id": end_of_text,
         "rms_norm_eps": EPS,
-        "rope_theta": shape.theta,
-        "sliding_window": None,
         "tie_word_embeddings": True,
         "use_cache": True,
-        "use_sliding_window": False,
         "vocab_size": shape.vocab,
     }
+    fields = sorted((shared | family_config(shape)).items())
+    return {"architectures": [architecture], "model_type": model_type, **dict(fields)}
+
+
+def offset(shape: Shape, name: str) -> float:
+    """What the family adds to a stored parameter: Qwen3.5 has most gains as 1 + w."""
+    return float(family(shape) == "delta" and "norm" in name and "linear_attn" not in name)
 
 
 def tokenizer_config(context: int) -> dict[str, object]:
@@ -75,7 +130,10 @@ def export(checkpoint: Path, tokenizer: Path, out: Path) -> None:
     shape = Shape(**state["shape"])
     ids = Tokenizer.from_file(str(tokenizer))
     end, end_of_text = ids.token_to_id(END), ids.token_to_id(END_OF_TEXT)
-    weights = {name: w.to(torch.bfloat16).contiguous() for name, w in state["model"].items()}
+    weights = {
+        name: (w - offset(shape, name)).to(torch.bfloat16).contiguous()
+        for name, w in state["model"].items()
+    }
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
     write_json(out / "config.json", model_config(shape, end, end_of_text))
@@ -91,9 +149,10 @@ def export(checkpoint: Path, tokenizer: Path, out: Path) -> None:
 
 def check(checkpoint: Path, out: Path) -> float:
     """Largest difference between the logits of transformers and of the training model."""
-    state = torch.load(checkpoint)
-    ours = TinyQwen3(Shape(**state["shape"]))
-    ours.load_state_dict({name: w.to(torch.bfloat16) for name, w in state["model"].items()})
+    shape = Shape(**torch.load(checkpoint)["shape"])
+    ours = TinyModel(shape)
+    stored = load_file(out / "model.safetensors")
+    ours.load_state_dict({name: w.float() + offset(shape, name) for name, w in stored.items()})
     theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     text = "Sort these words: stone, apple 12 river"
     ids = torch.tensor([AutoTokenizer.from_pretrained(out)(text)["input_ids"]])

@@ -69,16 +69,20 @@ def skill_texts(count: int) -> list[str]:
 
 
 def main() -> None:
-    """Train on the corpus, then write tokenizer.json, train.npy and held_out.npy."""
+    """Train on the corpus, or take a tokenizer; write tokenizer.json, train.npy, held_out.npy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--vocab", type=int, default=3072)
+    parser.add_argument("--given", type=Path, help="use this tokenizer.json, train none")
     args = parser.parse_args()
     texts = {
         name: (args.data / f"{name}.txt").read_text(encoding="utf-8").split("\0")
         for name in ("train", "held_out")
     }
-    tokenizer = train_tokenizer(texts["train"] + skill_texts(3000), args.vocab)
+    if args.given:
+        tokenizer = Tokenizer.from_file(str(args.given))
+    else:
+        tokenizer = train_tokenizer(texts["train"] + skill_texts(3000), args.vocab)
     tokenizer.save(str(args.data / "tokenizer.json"))
     end = tokenizer.token_to_id(END_OF_TEXT)
     for name, documents in texts.items():

@@ -18,22 +18,26 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from data import Batch, Batches
-from model import SHAPES, TinyQwen3
+from model import TinyModel
+from parts import SHAPES
 from skills import SKILLS, evaluation_cases
 from torch import Tensor
 
 WARM_UP_STEPS = 60
-BATCH_TOKENS = (6144, 4096)  # in the first half and in the second
 MATRIX_RATE = 0.02
 OTHER_RATE = 3e-3
+SMALLEST_MATRIX = 16
+IMBALANCE_WEIGHT = 0.01
 CHECKPOINT_SECONDS = 200
 PROBES = 64
 
 
-def optimisers(model: TinyQwen3) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for embedding and gains."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+def optimisers(model: TinyModel) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for embedding, gains, routers and gates."""
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        hidden = weight.ndim == 2 and min(weight.shape) >= SMALLEST_MATRIX and "embed" not in name
+        (matrices if hidden else others).append(weight)
     return [
         torch.optim.Muon(matrices, lr=MATRIX_RATE, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0),
@@ -46,19 +50,19 @@ def rate_factor(step: int, progress: float) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
 
 
-def batch_loss(model: TinyQwen3, batch: Batch) -> Tensor:
-    """Weighted mean cross-entropy over the targets that count."""
+def batch_loss(model: TinyModel, batch: Batch) -> Tensor:
+    """Weighted mean cross-entropy over the targets that count, and what unequal experts cost."""
     ids, weights = torch.from_numpy(batch.ids), torch.from_numpy(batch.weights).flatten()
     counted = weights.nonzero().squeeze(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model(ids[:, :-1]).flatten(0, 1)[counted]
         logits = model.logits(hidden)
     losses = F.cross_entropy(logits.float(), ids[:, 1:].flatten()[counted], reduction="none")
-    return (losses * weights[counted]).sum() / weights.sum()
+    return (losses * weights[counted]).sum() / weights.sum() + IMBALANCE_WEIGHT * model.imbalance()
 
 
 @torch.no_grad()
-def probe(model: TinyQwen3, batches: Batches) -> dict[str, float]:
+def probe(model: TinyModel, batches: Batches) -> dict[str, float]:
     """Share of held-out cases whose whole answer is the most likely one, per skill.
 
     Every answer token must be the argmax given the right ones before it, which is the same
@@ -90,7 +94,7 @@ class Spent:
     tokens: int = 0
 
 
-def save(path: Path, model: TinyQwen3, optims: list[torch.optim.Optimizer], spent: Spent) -> None:
+def save(path: Path, model: TinyModel, optims: list[torch.optim.Optimizer], spent: Spent) -> None:
     """Write the checkpoint in one move."""
     state = {
         "shape": model.shape.as_dict(),
@@ -102,7 +106,7 @@ def save(path: Path, model: TinyQwen3, optims: list[torch.optim.Optimizer], spen
     os.replace(path.with_suffix(".new"), path)
 
 
-def restore(path: Path, model: TinyQwen3, optims: list[torch.optim.Optimizer]) -> Spent:
+def restore(path: Path, model: TinyModel, optims: list[torch.optim.Optimizer]) -> Spent:
     """Take up a checkpoint, if there is one."""
     if not path.exists():
         return Spent()
@@ -119,6 +123,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint file")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="main")
     parser.add_argument("--minutes", type=float, default=48)
+    parser.add_argument(
+        "--batch",
+        type=int,
+        nargs=2,
+        default=(6144, 4096),
+        help="tokens of a batch in the first half and in the second",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -148,7 +159,7 @@ class Threads:
 
 
 def train_step(
-    model: TinyQwen3, optims: list[torch.optim.Optimizer], batch: Batch, factor: float
+    model: TinyModel, optims: list[torch.optim.Optimizer], batch: Batch, factor: float
 ) -> float:
     """One update of all weights; gives the loss."""
     for optim, top in zip(optims, (MATRIX_RATE, OTHER_RATE), strict=True):
@@ -166,7 +177,7 @@ def train(args: argparse.Namespace) -> None:
     """Run until the budget is used up; takes up a checkpoint where it finds one."""
     torch.manual_seed(args.seed)
     threads = Threads(args.threads)
-    model = TinyQwen3(SHAPES[args.shape])
+    model = TinyModel(SHAPES[args.shape])
     optims = optimisers(model)
     batches = Batches(args.data, args.seed)
     spent = restore(args.out, model, optims)
@@ -175,12 +186,12 @@ def train(args: argparse.Namespace) -> None:
     losses: deque[float] = deque(maxlen=50)
     saved_at, ahead = spent.seconds, ThreadPoolExecutor(1)
     progress = spent.seconds / budget
-    coming = ahead.submit(batches.make, spent.step, progress, BATCH_TOKENS[progress >= 0.5])
+    coming = ahead.submit(batches.make, spent.step, progress, args.batch[progress >= 0.5])
     while spent.seconds < budget:
         progress = spent.seconds / budget
         threads.choose()
         batch = coming.result()
-        tokens = BATCH_TOKENS[progress >= 0.5]
+        tokens = args.batch[progress >= 0.5]
         coming = ahead.submit(batches.make, spent.step + 1, progress, tokens)
         losses.append(train_step(model, optims, batch, rate_factor(spent.step, progress)))
         spent.step, spent.tokens = spent.step + 1, spent.tokens + batch.weights.size
