@@ -16,6 +16,7 @@ OPERATIONS = (
     ("linear maps, float32", "linear", "oneDNN, by way of torch"),
     ("linear maps, int8", "linear_int8", "its plain definition, which saves no time"),
     ("norms, rotation, draws", "elementwise", "torch's operations"),
+    ("convolutions, scans", "state_space", "torch's operations, a token after the other"),
 )
 _ORIGINS = {
     "package": "came with the package",

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from stoker.model.cache import PagedCache
 from stoker.ops.select import Operations
+from stoker.ops.state_plan import StatePlan
+
+__all__ = ["StatePlan", "StepContext", "StepTensors", "TokenVectors"]
 
 
 class TokenVectors(NamedTuple):
@@ -19,30 +22,6 @@ class TokenVectors(NamedTuple):
 
     rows: Tensor  # (E,) int64, places among the tokens
     values: Tensor  # (E, width of the embedding) float32
-
-
-class StatePlan(NamedTuple):
-    """Which states a step reads and writes, in place of an attention plan; S sequences.
-
-    Three sequences in the slots 4, 1 and 0, of which the last has just begun:
-
-        tokens   11 12 13 | 21 | 31 32      starts  0 3 4 6
-        slots     4       |  1 |  0         fresh   no, no, yes      most  3
-
-    A layer takes each sequence's state from its place, or zero if it is fresh, goes through the
-    sequence's tokens, and leaves the state after the last one in the same place.
-
-    Attributes:
-        slots: (S,) int64, places among the layer's states.
-        starts: (S + 1,) int64, the first token of each sequence, and their number.
-        fresh: (S,) bool, whether a sequence's first token comes in this step.
-        most: most tokens of a sequence in this step.
-    """
-
-    slots: Tensor
-    starts: Tensor
-    fresh: Tensor
-    most: int
 
 
 @dataclass(frozen=True)

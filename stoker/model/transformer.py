@@ -81,7 +81,7 @@ class Transformer(Module):
         self._logits = self.head
         if self.spec.tied_head:
             self._logits = make_product(self.embedding, formats.head)
-        self.ops = ops or select_operations(device, dtype)
+        self.ops = ops or select_operations(device, dtype, keeps_state=self.spec.keeps_state)
         self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         self._ropes = [_rotary_table(rope, context).to(device) for rope in self.spec.ropes]
         self.freeze_attributes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -18,12 +19,22 @@ from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
+from stoker.ops.causal_conv import CausalConv, NativeCausalConv, causal_conv
 from stoker.ops.draw import Draw, draw
 from stoker.ops.draw_cpu import draw_on_cpu
+from stoker.ops.gated_norm import GatedNorm, NativeGatedNorm, gated_norm
 from stoker.ops.kv_pages import FP8, Pages
 from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate, rotate_and_store
+from stoker.ops.selective_scan import (
+    NativeSelectiveScan,
+    NativeSsdScan,
+    SelectiveScan,
+    SsdScan,
+    selective_scan,
+    ssd_scan,
+)
 from stoker.ops.step_tensors import MakeInputs, make_inputs
 from stoker.ops.triton.attention import TritonAttention
 from stoker.ops.triton.available import triton_serves
@@ -47,6 +58,10 @@ class Operations:
     rotate: Callable[[Tensor, Tensor | None, float, Tensor], Tensor] = rotate
     draw: Draw = draw
     make_inputs: MakeInputs = make_inputs
+    causal_conv: CausalConv = causal_conv
+    ssd_scan: SsdScan = ssd_scan
+    selective_scan: SelectiveScan = selective_scan
+    gated_norm: GatedNorm = gated_norm
 
 
 BACKENDS: dict[type, str] = {  # as `EngineOptions.attention_backend` names them
@@ -65,6 +80,7 @@ def select_operations(
     backend: str = "auto",
     cache_dtype: torch.dtype | None = None,
     special_scores: bool = False,
+    keeps_state: bool = False,
 ) -> Operations:
     """The fastest operations for `device` and `dtype`.
 
@@ -72,6 +88,7 @@ def select_operations(
         backend: the implementation of attention (`EngineOptions.attention_backend`).
         cache_dtype: of keys and values, if it is not `dtype`.
         special_scores: whether a layer caps its scores, chunks them, or has slopes.
+        keeps_state: whether a layer keeps a state of each sequence.
 
     Raises:
         ConfigError: `backend` does not serve here; the message names those that do.
@@ -79,9 +96,10 @@ def select_operations(
     attention = _attention(device, dtype, backend, cache_dtype == FP8, special_scores)
     if device.type != "cpu" or backend == "triton":
         return Operations(attention, **fused_operations(device.type))
+    states = _with_states(dtype) if keeps_state else {}
     elementwise = load_kernels("elementwise") if dtype == torch.float32 else None
     if elementwise is None:
-        return Operations(attention, draw=draw_on_cpu)
+        return Operations(attention, draw=draw_on_cpu, **states)
     rotation = NativeRotateAndStore(elementwise)
     return Operations(
         attention,
@@ -92,7 +110,35 @@ def select_operations(
         rotation,
         rotation.rotate,
         draw_on_cpu,
+        **states,
     )
+
+
+class _StateOperations(TypedDict, total=False):
+    """Fields of `Operations`; those that are missing keep their references."""
+
+    causal_conv: CausalConv
+    ssd_scan: SsdScan
+    selective_scan: SelectiveScan
+    gated_norm: GatedNorm
+
+
+def _with_states(dtype: torch.dtype) -> _StateOperations:
+    """What a CPU has for layers that keep states; scans compute in float32 anyhow."""
+    library = load_kernels("state_space")
+    if library is None:
+        return {}
+    scans: _StateOperations = {
+        "ssd_scan": NativeSsdScan(library),
+        "selective_scan": NativeSelectiveScan(library),
+    }
+    if dtype != torch.float32:
+        return scans
+    return {
+        **scans,
+        "causal_conv": NativeCausalConv(library),
+        "gated_norm": NativeGatedNorm(library),
+    }
 
 
 def _attention(

@@ -23,6 +23,7 @@ SUBJECTS = [
     "linear maps, float32",
     "linear maps, int8",
     "norms, rotation, draws",
+    "convolutions, scans",
     "bfloat16, float16",
     "torch",
     "Triton",

@@ -204,6 +204,7 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
         backend=options.attention_backend,
         cache_dtype=kv_dtype,
         special_scores=spec.special_scores,
+        keeps_state=spec.keeps_state,
     )
     loaded.model.prepare(context, formats, operations)
     outliers = None

@@ -121,6 +121,11 @@ class ModelSpec:
         """The layers that cache alike, group by group."""
         return cache_groups(layer.cache_spec() for layer in self.layers)
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a layer keeps a state of each sequence."""
+        return any(group.keeps_state for group in self.cache_groups)
+
     def group_of(self, layer: int) -> int:
         """The cache group of a layer that keeps something."""
         return next(n for n, group in enumerate(self.cache_groups) if layer in group.layers)

@@ -30,6 +30,7 @@ SOURCES = {
     "elementwise": ("avx2", "avx512", "neon"),
     "linear": ("avx2", "avx512", "neon"),
     "linear_int8": ("avx2", "avx512_vnni", "neon"),
+    "state_space": ("avx2", "avx512", "neon"),
 }
 
 # Reordering of sums is allowed, for SIMD; NaN and infinity keep their meaning.
@@ -45,10 +46,12 @@ FLAGS = (
 )
 
 # Attention's sums keep the order written, whatever number of rows they are compiled for. Those of
-# 8-bit products are of integers, and what scales them is as written at every level.
+# 8-bit products are of integers, and what scales them is as written at every level. A scan
+# gives the same for any number of tokens.
 MORE_FLAGS = {
     "attention": ("-fno-associative-math",),
     "linear_int8": ("-fno-associative-math",),
+    "state_space": ("-fno-associative-math",),
 }
 
 
