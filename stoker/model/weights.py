@@ -178,8 +178,8 @@ def places(table: Names, model: nn.Module, layers: int) -> Iterator[tuple[str, P
                 for way, one in enumerate((source, *source.otherwise)):
                     for name, place in _split(owner, part, replace(one, otherwise=())):
                         stored = name if part == leaf else name.removesuffix(leaf) + part
-                        place = replace(place, parameter=ours, way=way)
-                        yield stored.format(i=i, e=place.expert), place
+                        named = stored.format(i=i, e=place.expert)
+                        yield named, replace(place, parameter=ours, way=way)
     assert not left, f"the family's table lacks {sorted(left)}"
 
 

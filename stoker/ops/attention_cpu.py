@@ -213,7 +213,8 @@ def _explicit(
 ) -> Tensor:
     """Attention with a soft cap or sinks, which the fused call does not offer; dtype of q.
 
-    q (..., n, D), k (..., m, D), v (..., m, E), bias (..., n, m) added to scores, sinks (..., n or 1, 1).
+    q (..., n, D), k (..., m, D), v (..., m, E), bias (..., n, m) added to scores,
+    sinks (..., n or 1, 1).
     """
     x = q.float() @ k.float().transpose(-1, -2)
     if scores.softcap:
