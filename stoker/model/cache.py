@@ -26,6 +26,10 @@ class PagedCache:
     it keeps nothing. `num_blocks` has the blocks, or the places, of each of the model's cache
     groups, whose numbers mean the same place in all its layers.
 
+    Of the places of states, the first are the slots of running sequences, the next is nobody's,
+    for what pads a step, and the others are snapshots. What need not be float32 in a state has
+    `state_dtype`, or `dtype` if that is None.
+
     Zeroed, not just allocated: masked positions of a page are multiplied by zero weight, and
     must not hold NaN. With the dtype float8_e4m3fn they are quantised, with the `scales` of each
     layer, or scales of 1.
@@ -39,6 +43,7 @@ class PagedCache:
         dtype: torch.dtype,
         device: torch.device,
         scales: Seq[Scales | None] | None = None,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         self.block_size = block_size
         self.layers: list[tuple[Pages, ...] | None]
@@ -47,7 +52,7 @@ class PagedCache:
         for count, group in zip(num_blocks, spec.cache_groups, strict=True):
             for index in group.layers:
                 if isinstance(group.spec, StateSpec):
-                    self.layers[index] = _states(group.spec, count, dtype, device)
+                    self.layers[index] = _states(group.spec, count, state_dtype or dtype, device)
                     continue
                 of_layer = (scales[index] if scales else None) or (None, None)
                 self.layers[index] = tuple(
@@ -65,12 +70,15 @@ class PagedCache:
         return sum(storage(pages).nbytes for pages in self.pages)
 
     def clear(self) -> None:
-        """Zero every page."""
+        """Zero every page and state."""
         for pages in self.pages:
             storage(pages).zero_()
 
     def copy_blocks(self, group: int, src: Tensor, dst: Tensor) -> None:
-        """Copy blocks src (C,) to dst (C,), int64, in each layer of a group; all are read first."""
+        """Copy blocks or states src (C,) to dst (C,), int64, in each layer of a group.
+
+        All are read before any is written.
+        """
         for index in self._groups[group]:
             for pages in self.layers[index] or ():
                 cache = storage(pages)

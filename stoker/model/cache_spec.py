@@ -95,12 +95,13 @@ class CacheGroup:
 
 
 def cache_groups(specs: Iterable[AnyCacheSpec | None]) -> tuple[CacheGroup, ...]:
-    """Groups of equal specs, in the order of their first layers.
+    """Groups of equal specs in the order of their first layers, those of states last.
 
-    With full attention F, windows W and a layer that caches nothing (None):
+    With full attention F, windows W, states S and a layer that caches nothing (None):
 
-        layer    0  1  2     3  4        groups  0: W, layers (0, 1, 4)
-        spec     W  W  None  F  W                1: F, layers (3,)
+        layer    0  1  2     3  4  5        groups  0: W, layers (1, 5)
+        spec     S  W  None  S  F  W                1: F, layers (4,)
+                                                    2: S, layers (0, 3)
 
     Args:
         specs: what each layer of a model caches, the first layer first; None for nothing.
@@ -109,4 +110,5 @@ def cache_groups(specs: Iterable[AnyCacheSpec | None]) -> tuple[CacheGroup, ...]
     for layer, spec in enumerate(specs):
         if spec is not None:
             found.setdefault(spec, []).append(layer)
-    return tuple(CacheGroup(spec, tuple(layers)) for spec, layers in found.items())
+    groups = [CacheGroup(spec, tuple(layers)) for spec, layers in found.items()]
+    return tuple(sorted(groups, key=lambda group: group.keeps_state))  # else as they are

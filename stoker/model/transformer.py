@@ -136,7 +136,7 @@ class Transformer(Module):
         x = self._embed(tensors)
         groups = len(self.spec.cache_groups)
         cells, attention = tensors.cells, tensors.attention
-        if len(cells) < groups:  # one for all
+        if len(attention) < groups:  # one for all
             cells, attention = cells * groups, attention * groups
         ropes = tuple([table[tensors.positions] for table in self._ropes])
         step = StepContext(

@@ -16,14 +16,16 @@ class StatePlan(NamedTuple):
         tokens   11 12 13 | 21 | 31 32      starts  0 3 4 6
         slots     4       |  1 |  0         fresh   no, no, yes      most  3
 
-    A layer takes each sequence's state from its place, or zero if it is fresh, goes through the
-    sequence's tokens, and leaves the state after the last one in the same place.
+    A layer takes each sequence's state from its place, or zero if it is fresh, whatever lies there
+    (it may be NaN), goes through the sequence's tokens, and leaves the state after the last one in
+    the same place. Steps that are padded have sequences that nobody reads: they are fresh, they
+    share a place, and some have no tokens.
 
     Attributes:
         slots: (S,) int64, places among the layer's states.
         starts: (S + 1,) int64, the first token of each sequence, and their number.
         fresh: (S,) bool, whether a sequence's first token comes in this step.
-        most: most tokens of a sequence in this step.
+        most: no sequence has more tokens in this step; 1 if all of them have one.
     """
 
     slots: Tensor

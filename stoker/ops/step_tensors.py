@@ -21,6 +21,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+NO_PAGES = 1 << 30  # where nothing is stored by token: a block that no position is beyond
+
 
 class FlatStep(NamedTuple):
     """T tokens of S sequences laid end to end, as the host sends them; all int64."""
@@ -35,7 +37,7 @@ class PageTables(NamedTuple):
     """Where the sequences of a step have their keys and values, in one cache group."""
 
     blocks: Tensor  # (S, width) int64
-    page: int  # tokens of a block
+    page: int  # tokens of a block, or `NO_PAGES`
     idle_block: int | None = None  # where padding has its cells; None if there is no padding
 
 

@@ -130,13 +130,15 @@ class DeviceSlots:
         num_slots: most sequences that run at a time.
         context: most tokens of a sequence, or of a step's dummy (buckets.py).
         block_size: tokens of a block.
-        idle_blocks: for each cache group, the block that unused entries of its tables name.
+        idle_blocks: for each cache group of pages, the block that unused entries of its tables
+            name.
         shared: whether host and device have the same memory; None: if `device` is a CPU.
+        num_states: cache groups that keep states, which lie at the slots.
 
     Attributes:
-        dummy: a slot that no sequence has; its tables hold idle blocks.
+        dummy: a slot that no sequence has; its tables hold idle blocks, its state is nobody's.
         width: entries of a block table.
-        groups: the tables of each cache group.
+        groups: the tables of each cache group of pages.
         settings: of the draws of each slot.
         last_tokens: (num_slots + 1,) int64 on the device, what each slot drew last.
     """
@@ -149,8 +151,9 @@ class DeviceSlots:
         device: torch.device,
         idle_blocks: Seq[int] = (0,),
         shared: bool | None = None,
+        num_states: int = 0,
     ) -> None:
-        self.block_size, self.device = block_size, device
+        self.block_size, self.device, self.num_states = block_size, device, num_states
         self.dummy = num_slots
         self.width = ceil_div(context, block_size)
         shared = device.type == "cpu" if shared is None else shared

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from stoker.engine.execution.buckets import Bucket, Buckets, pad
 from stoker.engine.execution.device_slots import DeviceSlots
-from stoker.engine.execution.step_tensors import StepArrays, layout_of
+from stoker.engine.execution.step_tensors import SentArrays, StepArrays, layout_of, no_tables
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.step import StepTensors
+from stoker.model.step import StatePlan, StepTensors
 from stoker.model.transformer import Transformer
 from stoker.ops.attention import RaggedLayout
-from stoker.ops.step_tensors import MakeInputs, PageTables, TokenInputs
+from stoker.ops.step_tensors import FlatStep, MakeInputs, PageTables, TokenInputs
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +92,14 @@ class Graphs:
         most = buckets.largest
         empty = partial(torch.zeros, dtype=torch.int64, device=slots.device)
         tokens, positions = empty(most.tokens), empty(most.tokens)
-        # of each cache group
-        self._inputs = [TokenInputs(tokens, positions, empty(most.tokens)) for _ in slots.groups]
+        # of each cache group of pages, or for no tables
+        self._inputs = [
+            TokenInputs(tokens, positions, empty(most.tokens)) for _ in slots.groups or (None,)
+        ]
         self._tables = [empty(most.sequences, slots.width) for _ in slots.groups]
         self._rows = empty(most.sequences)
+        self._state_slots, self._starts = empty(most.sequences), empty(most.sequences + 1)
+        self._fresh = torch.zeros(most.sequences, dtype=torch.bool, device=slots.device)
         self._states: Tensor | None = None
         self._graphs: dict[Bucket, tuple[StepTensors, Callable[[], None]] | None] = {}
         self.memory: dict[Bucket, int] = {}
@@ -108,23 +112,26 @@ class Graphs:
             return None
         if self._graphs.get(bucket, ()) is None:
             return None
-        layouts, inputs, rows = self._fill(pad(arrays, bucket, self._slots))
+        layouts, inputs, rows, states = self._fill(pad(arrays, bucket, self._slots))
         graph = self._graphs.get(bucket)
         if graph is None:
-            self._make(bucket, layouts, inputs, rows)
+            self._make(bucket, layouts, inputs, rows, states)
         else:
             batch, replay = graph
-            for plan, layout in zip(batch.attention, layouts, strict=True):
+            pages = batch.attention[: len(layouts)]  # plans of states are buffers, filled by now
+            for plan, layout in zip(pages, layouts, strict=True):
                 plan.refill(layout)
             replay()
         assert self._states is not None
         return self._states[: len(arrays.rows)]
 
-    def _fill(self, padded: StepArrays) -> tuple[list[RaggedLayout], list[TokenInputs], Tensor]:
+    def _fill(
+        self, padded: StepArrays
+    ) -> tuple[list[RaggedLayout], list[TokenInputs], Tensor, list[StatePlan]]:
         """Bring a step into the static buffers.
 
-        Returns its layouts and its inputs, of each cache group, and its rows, at addresses that
-        depend on their shapes alone.
+        Returns its layouts and its inputs, of each cache group of pages, its rows, and its plans,
+        of each group of states, at addresses that depend on their shapes alone.
         """
         slots = self._slots
         sent = padded.send(slots)
@@ -133,18 +140,37 @@ class Graphs:
             sequences, width = host.shape
             tables = self._tables[number][:sequences]
             tables[:, :width].copy_(group.gather(sent.flat.slots, host))
-            made = TokenInputs(*(buffer[: len(padded.tokens)] for buffer in self._inputs[number]))
-            self._make_inputs(
-                sent.flat,
-                PageTables(tables, slots.block_size, group.idle_block),
-                slots.last_tokens if padded.has_last else None,
-                out=made,
-            )
-            inputs.append(made)
+            pages = PageTables(tables, slots.block_size, group.idle_block)
+            inputs.append(self._make_tokens(number, sent.flat, pages, padded.has_last))
             layouts.append(layout_of(padded, number, tables, slots.block_size))
+        if not slots.groups:
+            inputs.append(self._make_tokens(0, sent.flat, no_tables(sent.flat), padded.has_last))
         rows = self._rows[: len(sent.rows)]
         rows.copy_(sent.rows)
-        return layouts, inputs, rows
+        return layouts, inputs, rows, self._state_plans(padded, sent)
+
+    def _make_tokens(
+        self, group: int, step: FlatStep, tables: PageTables, has_last: bool
+    ) -> TokenInputs:
+        """The inputs of a step, in the buffers of a group."""
+        made = TokenInputs(*(buffer[: len(step.tokens)] for buffer in self._inputs[group]))
+        last_tokens = self._slots.last_tokens if has_last else None
+        return self._make_inputs(step, tables, last_tokens, out=made)
+
+    def _state_plans(self, padded: StepArrays, sent: SentArrays) -> list[StatePlan]:
+        """The plans of the groups that keep states, in the buffers."""
+        if padded.states is None or sent.states is None:
+            return []
+        count = len(sent.flat.slots)
+        plan = StatePlan(
+            self._state_slots[:count],
+            self._starts[: count + 1],
+            self._fresh[:count],
+            padded.states.most,
+        )
+        for there, here in zip(plan[:3], (sent.flat.slots, *sent.states), strict=True):
+            there.copy_(here)
+        return [plan] * self._slots.num_states
 
     def _make(
         self,
@@ -152,16 +178,18 @@ class Graphs:
         layouts: list[RaggedLayout],
         inputs: list[TokenInputs],
         rows: Tensor,
+        states: list[StatePlan],
     ) -> None:
         """Run a step of a bucket's first, and capture it for the next."""
+        plans = [
+            self._attend.reserve(layout, bucket.sequences, bucket.tokens) for layout in layouts
+        ]
         batch = StepTensors(
             token_ids=inputs[0].tokens,
             positions=inputs[0].positions,
-            cells=tuple(of_group.cells for of_group in inputs),
+            cells=(*[of_group.cells for of_group in inputs], *[inputs[0].cells] * len(states)),
             sample_rows=rows,
-            attention=tuple(
-                self._attend.reserve(layout, bucket.sequences, bucket.tokens) for layout in layouts
-            ),
+            attention=(*plans, *states),
         )
 
         def work() -> None:

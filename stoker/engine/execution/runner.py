@@ -122,10 +122,7 @@ class ModelRunner:
         """
         scores = draws.scores
         if step.copies:
-            groups, *pair = np.array(step.copies, np.int64).T
-            for group in set(groups.tolist()):
-                of_group = [np.ascontiguousarray(blocks[groups == group]) for blocks in pair]
-                self.cache.copy_blocks(group, *upload(of_group, self.device))
+            self._copy(step.copies)
         arrays = to_arrays(step, self.slots, vectors, draws.settings)
         states = None
         if self.graphs is not None and not pools and not scores and vectors is None:
@@ -134,6 +131,8 @@ class ModelRunner:
         batch = partial(to_tensors, arrays, self.slots, self.model.ops)
         if states is None:
             states = self.model.hidden(batch(), self.cache)
+        if step.saves:
+            self._copy(step.saves)
         drawn = step.num_logits
         pooled = drawn + sum(item.states[1] - item.states[0] for item in step.items)
         # the states are those that are drawn from, then the pooled ones, then the scored ones
@@ -148,6 +147,13 @@ class ModelRunner:
             head = partial(self._checked_logits, batch)
             score_prompts(states[pooled:], head, scores, self.model.spec.vocab)
         return logits
+
+    def _copy(self, copies: Seq[tuple[int, int, int]]) -> None:
+        """Make copies in the cache, of (cache group, from, to)."""
+        groups, *pair = np.array(copies, np.int64).T
+        for group in set(groups.tolist()):
+            of_group = [np.ascontiguousarray(blocks[groups == group]) for blocks in pair]
+            self.cache.copy_blocks(group, *upload(of_group, self.device))
 
     @torch.inference_mode()
     def _arrived(self, step: Step, vectors: StepVectors | None, tokens: list[int]) -> None:

@@ -17,6 +17,7 @@ slots' tables being new:
     rows         2                              3                                none
     drawing      4                              1                                none
     tables       8 3                            6 idle                           5 idle
+    states       tokens 0 to 2, goes on         token 3, goes on                 tokens 4, 5, fresh
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from stoker.engine.execution.slot_settings import DrawArrays, SentDraws, SlotSet
 from stoker.engine.execution.step_vectors import StepVectors
 from stoker.engine.request.request import DrawSettings
 from stoker.engine.scheduling.step import Step
-from stoker.model.step import StepTensors, TokenVectors
+from stoker.model.step import StatePlan, StepTensors, TokenVectors
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.rounding import ceil_div
 from stoker.ops.select import Operations
-from stoker.ops.step_tensors import FlatStep, PageTables
+from stoker.ops.step_tensors import NO_PAGES, FlatStep, PageTables
 from stoker.ops.upload import upload
 
 
@@ -49,6 +50,15 @@ class SentArrays(NamedTuple):
     flat: FlatStep
     rows: Tensor
     vectors: TokenVectors | None
+    states: tuple[Tensor, Tensor] | None  # starts and fresh
+
+
+class StateArrays(NamedTuple):
+    """What layers with states want to know of S sequences; see `StatePlan`."""
+
+    starts: Ints  # (S + 1,)
+    fresh: NDArray[np.bool_]  # (S,)
+    most: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class StepArrays:
         held_from: for each cache group, (S,) the first position whose block is held; None: 0.
         has_last: whether any token is `LAST_TOKEN`.
         vectors: what takes the place of embeddings; None for nothing.
+        states: None if no layer keeps a state.
     """
 
     tokens: Ints
@@ -87,6 +98,7 @@ class StepArrays:
     held_from: tuple[Ints | None, ...]
     has_last: bool
     vectors: StepVectors | None = None
+    states: StateArrays | None = None
 
     def send(self, slots: DeviceSlots) -> SentArrays:
         """Send what the device lacks, in one copy that nobody waits for; `slots` take their part.
@@ -101,13 +113,19 @@ class StepArrays:
             self.changes,
             draws,
             self.vectors or (),
+            self.states[:2] if self.states else (),
         ]
         sent = iter(upload([*chain.from_iterable(parts)], slots.device))
-        flat, (rows, drawing), changes, of_draws, vectors = (
+        flat, (rows, drawing), changes, of_draws, vectors, states = (
             [*islice(sent, len(part))] for part in parts
         )
         slots.receive(changes, drawing, SentDraws(values, *of_draws))
-        return SentArrays(FlatStep(*flat), rows, TokenVectors(*vectors) if vectors else None)
+        return SentArrays(
+            FlatStep(*flat),
+            rows,
+            TokenVectors(*vectors) if vectors else None,
+            (states[0], states[1]) if states else None,
+        )
 
 
 def to_arrays(
@@ -160,7 +178,13 @@ def to_arrays(
         held_from=tuple(group.held_from(slot_of, slots.block_size) for group in slots.groups),
         has_last=bool(tokens.min() < 0),
         vectors=vectors,
+        states=_state_arrays(starts, ends, counts) if slots.num_states else None,
     )
+
+
+def _state_arrays(first: Ints, ends: Ints, counts: Ints) -> StateArrays:
+    """Of sequences whose tokens begin at the positions `first` and end at `ends` of the step."""
+    return StateArrays(np.append(0, ends), first == 0, int(counts.max()))
 
 
 def _draw_arrays(
@@ -200,6 +224,13 @@ def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepT
         made = ops.make_inputs(sent.flat, PageTables(tables, slots.block_size), last_tokens)
         cells.append(made.cells)
         plans.append(ops.attention.plan(layout_of(arrays, group, tables, slots.block_size)))
+    if not slots.groups:
+        made = ops.make_inputs(sent.flat, no_tables(sent.flat), last_tokens)
+    if sent.states is not None and arrays.states is not None:
+        starts, fresh = sent.states
+        plan = StatePlan(sent.flat.slots, starts, fresh, arrays.states.most)
+        cells += [made.cells] * slots.num_states  # which nobody looks at
+        plans += [plan] * slots.num_states
     return StepTensors(
         token_ids=made.tokens,
         positions=made.positions,
@@ -208,6 +239,11 @@ def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepT
         attention=tuple(plans),
         vectors=sent.vectors,
     )
+
+
+def no_tables(step: FlatStep) -> PageTables:
+    """Stands for the tables of a cache without pages; its cells mean nothing."""
+    return PageTables(step.slots.new_zeros(len(step.slots), 1), NO_PAGES, idle_block=0)
 
 
 def layout_of(arrays: StepArrays, group: int, tables: Tensor, block_size: int) -> RaggedLayout:

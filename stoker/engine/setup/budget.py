@@ -25,7 +25,7 @@ class MemoryNeeds:
         activations: what the largest step takes beside them.
         graphs: of CUDA graphs.
         cache: how the blocks of keys and values are shared out among groups of layers, and what
-            they take.
+            they and the states of sequences take.
     """
 
     total: int
@@ -42,7 +42,7 @@ class MemoryNeeds:
 
     @property
     def left(self) -> int:
-        """Bytes for keys and values; below 0 if the rest does not fit."""
+        """Bytes for keys, values and states; below 0 if the rest does not fit."""
         return self.usable - self.others - self.weights - self.activations - self.graphs
 
 
@@ -56,15 +56,20 @@ class Budget:
     def lines(self) -> list[tuple[str, int]]:
         """What each part takes, in bytes; together it is the whole memory of the device."""
         needs = self.needs
-        cache = needs.cache.nbytes(self.blocks)
-        tokens = self.blocks * needs.cache.block_size
+        cache = needs.cache
+        tokens = self.blocks * cache.block_size
+        states = [
+            (f"states of {cache.max_running} sequences", cache.running_states),
+            (f"{cache.num_snapshots(self.blocks)} snapshots", cache.snapshot_bytes(self.blocks)),
+        ]
         return [
             ("weights", needs.weights),
             ("activations of the largest step", needs.activations),
             ("CUDA graphs", needs.graphs),
-            (f"keys and values of {tokens:,} tokens", cache),
+            (f"keys and values of {tokens:,} tokens", cache.page_bytes(self.blocks)),
+            *(states if cache.state_bytes else ()),
             ("others, and CUDA itself", needs.others),
-            ("not used", needs.left - cache),
+            ("not used", needs.left - cache.nbytes(self.blocks)),
             (f"kept free (gpu_memory {needs.share:g})", needs.total - needs.usable),
         ]
 
@@ -84,7 +89,7 @@ def blocks_that_fit(needs: MemoryNeeds, least: int, most: int, advice: str = "")
         ConfigError: fewer than `least` fit; says by how much, and what would help.
     """
     blocks = min(needs.cache.most_in(needs.left), most)
-    if blocks < least:
+    if blocks < least or needs.cache.nbytes(blocks) > needs.left:
         raise ConfigError(does_not_fit(needs, least, advice))
     return Budget(needs, blocks)
 
@@ -92,7 +97,7 @@ def blocks_that_fit(needs: MemoryNeeds, least: int, most: int, advice: str = "")
 def does_not_fit(needs: MemoryNeeds, least: int, advice: str = "") -> str:
     """The message for a model that has no room for `least` blocks beside it."""
     missing = needs.cache.nbytes(least) - needs.left
-    parts = [f"{name} {gib(size)}" for name, size in Budget(needs, least).lines()[:5] if size]
+    parts = [f"{name} {gib(size)}" for name, size in Budget(needs, least).lines()[:-2] if size]
     return (
         f"the model does not fit on the GPU: {gib(missing)} are missing. Of its "
         f"{gib(needs.total)}, gpu_memory={needs.share:g} may be used; there are "
@@ -110,6 +115,7 @@ def suggestions(needs: MemoryNeeds, missing: int, advice: str = "") -> list[str]
     choices = [
         (advice, needs.weights * 2 // 5),
         ("a quarter of max_batch_tokens", needs.activations * 3 // 4),
+        ("a quarter of max_running", needs.cache.running_states * 3 // 4),
         ("gpu_memory=0.97", int(needs.total * 0.97) - needs.usable),
         ("cuda_graphs=False", needs.graphs),
         (f"less held by others, which have {gib(needs.others)}", needs.others),

@@ -222,7 +222,9 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
         loaded.dtype,
         loaded.head,
         kv_dtype,
-        cache_sizes(spec, options, kv_dtype.itemsize, context, chunk),
+        cache_sizes(
+            spec, options, kv_dtype.itemsize, DTYPES[loaded.dtype].itemsize, context, chunk
+        ),
         outliers,
     )
 
@@ -276,20 +278,30 @@ def assemble(plan: EnginePlan, loaded: Loaded, room: Room, record: bool) -> Engi
     device = model.embedding.device
     # the last block of each group is that of the graphs' dummies
     blocks = [count + (buckets is not None) for count in sizes.blocks(plan.num_blocks)]
+    places = [*blocks, *sizes.state_places(plan.num_blocks)]
     scales = kv_scales(model, plan.max_context) if loaded.kv_dtype == FP8 else None
     groups = len(model.spec.cache_groups)  # none if no layer caches anything
     try:
         cache = PagedCache(
-            model.spec, blocks[:groups], plan.block_size, loaded.kv_dtype, device, scales
+            model.spec,
+            places[:groups],
+            plan.block_size,
+            loaded.kv_dtype,
+            device,
+            scales,
+            DTYPES[loaded.dtype],
         )
     except (OSError, OverflowError, MemoryError) as problem:  # of a CPU; a GPU has its budget
         raise ConfigError(
             f"the cache of {plan.num_blocks} blocks takes {gib(plan.cache_memory)}, which this "
             f"system does not give ({problem}); lower num_blocks or cache_memory"
+            + (", or max_running" if sizes.state_bytes else "")
         ) from problem
     longest = max(plan.max_context, buckets.largest.tokens if buckets else 0)
     idle = [count - 1 if buckets else 0 for count in blocks]
-    slots = DeviceSlots(plan.max_running, longest, plan.block_size, device, idle)
+    slots = DeviceSlots(
+        plan.max_running, longest, plan.block_size, device, idle, num_states=sizes.num_states
+    )
     runner = ModelRunner(model, cache, slots, graphs=make_graphs(buckets, model, cache, slots))
     scheduler = Scheduler(
         groups=sizes.groups(plan.num_blocks),
@@ -301,6 +313,7 @@ def assemble(plan: EnginePlan, loaded: Loaded, room: Room, record: bool) -> Engi
         prefix_cache=plan.prefix_cache,
         policy=plan.policy,
         step_time=plan.step_time / 1000 or None,
+        snapshot_every=sizes.snapshot_every(plan.num_blocks),
     )
     loaded.text.max_tokens = plan.max_context
     tokenizer = loaded.text if loaded.text.available else None

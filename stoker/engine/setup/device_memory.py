@@ -41,7 +41,8 @@ class DeviceMemory:
         `runner` has a cache with room for a sequence as long as the step, or as `context`.
         """
         size = runner.cache.block_size
-        step, draws = largest_step(max_batch_tokens, max_running, context, size)
+        groups = len(runner.slots.groups)
+        step, draws = largest_step(max_batch_tokens, max_running, context, size, groups)
         runner.launch(step, draws).wait()  # compiles and loads what would count once only
         torch.cuda.reset_peak_memory_stats(self.device)
         base = torch.cuda.memory_allocated(self.device)
@@ -50,12 +51,12 @@ class DeviceMemory:
 
 
 def largest_step(
-    max_batch_tokens: int, max_running: int, context: int, block_size: int
+    max_batch_tokens: int, max_running: int, context: int, block_size: int, groups: int = 1
 ) -> tuple[Step, SamplingBatch]:
     """A step of as many tokens, sequences and draws as there can be, with what it draws.
 
     The first sequences are as long as they may be, the others have a token; all lie in the same
-    blocks. Top-k and top-p are asked for, which takes the most room.
+    blocks, of each of so many groups. Top-k and top-p are asked for, which takes the most room.
     """
     rows = min(max_running, max_batch_tokens)
     spare = max_batch_tokens - rows
@@ -64,6 +65,6 @@ def largest_step(
         more = min(spare, context - 1)
         spare -= more
         table = tuple(range(ceil_div(1 + more, block_size)))
-        items.append(StepItem(row, row, 0, (0,) * (1 + more), (table,), (0,)))
+        items.append(StepItem(row, row, 0, (0,) * (1 + more), (table,) * groups, (0,)))
     settings = DrawSettings(1.0, top_p=0.9, min_p=0.0, typical_p=1.0, top_k=50, seed=0)
     return Step(0, tuple(items)), SamplingBatch([settings] * rows)

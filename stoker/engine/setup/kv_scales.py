@@ -17,6 +17,7 @@ from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.scheduling.step import Step, StepItem
 from stoker.model.cache import PagedCache, Scales
+from stoker.model.cache_spec import StateSpec
 from stoker.model.transformer import Transformer
 from stoker.ops.kv_pages import FP8_MOST
 from stoker.ops.rounding import ceil_div
@@ -36,8 +37,8 @@ def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
     own dtype.
     """
     found: list[Scales | None] = []
-    for pages in run_sample(model, context).layers:
-        if pages is None:
+    for layer, pages in zip(model.spec.layers, run_sample(model, context).layers, strict=True):
+        if pages is None or isinstance(layer.cache_spec(), StateSpec):
             found.append(None)
             continue
         keys, values = pages
@@ -53,11 +54,13 @@ def run_sample(model: Transformer, context: int) -> PagedCache:
     assert model.ops is not None, "the model must be prepared"
     device, count = model.embedding.device, min(SAMPLE, context)
     tokens = random.Random(0).choices(range(model.spec.vocab), k=count)
-    blocks, groups = ceil_div(count, PAGE), len(model.spec.cache_groups)
-    cache = PagedCache(model.spec, (blocks,) * groups, PAGE, model.embedding.dtype, device)
-    tables = (tuple(range(blocks)),) * groups
+    groups = model.spec.cache_groups
+    blocks, states = ceil_div(count, PAGE), sum(group.keeps_state for group in groups)
+    places = [1 if group.keeps_state else blocks for group in groups]
+    cache = PagedCache(model.spec, places, PAGE, model.embedding.dtype, device)
+    tables = (tuple(range(blocks)),) * (len(groups) - states)
     step = Step(0, (StepItem(0, 0, 0, tuple(tokens), tables, (0,)),))
-    slots = DeviceSlots(1, count, PAGE, device, (0,) * groups)
+    slots = DeviceSlots(1, count, PAGE, device, (0,) * len(tables), num_states=states)
     model.hidden(to_tensors(to_arrays(step, slots), slots, model.ops), cache)
     return cache
 

@@ -28,20 +28,30 @@ def cache_sizes(
     spec: ModelSpec,
     options: EngineOptions,
     element_size: int,
+    state_size: int,
     max_context: int,
     max_batch_tokens: int,
 ) -> CacheSizes:
-    """The groups of a model's cache, whose elements take `element_size` bytes."""
-    # a model whose layers cache nothing has one group of no bytes
-    groups = [(group.elements_per_token, group.window) for group in spec.cache_groups]
-    elements, windows = zip(*(groups or [(0, None)]), strict=True)
+    """The groups of a model's cache, whose elements take `element_size` bytes in pages.
+
+    In states, what need not be float32 takes `state_size`.
+    """
+    pages = [group for group in spec.cache_groups if not group.keeps_state]
+    states = [group for group in spec.cache_groups if group.keeps_state]
+    sizes = [max(1, one.elements_per_token * element_size * options.block_size) for one in pages]
+    windows = [group.window for group in pages]
+    if not spec.cache_groups:  # layers that keep nothing have a group of no bytes
+        sizes, windows = [1], [None]
     return CacheSizes(
-        tuple(max(1, count * element_size * options.block_size) for count in elements),
-        windows,
+        tuple(sizes),
+        tuple(windows),
         options.block_size,
         max_context,
         options.max_running,
         max_batch_tokens,
+        sum(group.bytes_per_sequence(state_size) for group in states),
+        len(states),
+        options.prefix_cache,
     )
 
 
@@ -70,11 +80,21 @@ def host_blocks(options: EngineOptions, sizes: CacheSizes) -> int:
         ConfigError: not one fits.
     """
     memory = options.cache_memory or free_memory() // 4
-    blocks = min(sizes.most_in(memory), sizes.useful)
-    if blocks < 1:
+    if sizes.running_states > memory:
+        fit = memory // sizes.state_bytes - 1
         raise ConfigError(
-            f"{memory} bytes of cache memory do not hold one block of {sizes.nbytes(1)} bytes; "
-            "raise cache_memory"
+            f"the states of max_running={sizes.max_running} sequences take "
+            f"{gib(sizes.running_states)}, {sizes.state_bytes:,} bytes each, and the cache has "
+            f"{gib(memory)}; "
+            + (f"lower max_running to {fit} or less, or " if fit > 0 else "")
+            + "raise cache_memory"
+        )
+    blocks = min(sizes.most_in(memory), sizes.useful)
+    if blocks < 1 and sizes.block_bytes:
+        raise ConfigError(
+            f"{memory} bytes of cache memory do not hold one block of {sizes.nbytes(1)} bytes"
+            + (f", states of {sizes.max_running} sequences included" if sizes.state_bytes else "")
+            + "; raise cache_memory"
         )
     return blocks
 
@@ -101,9 +121,26 @@ def gpu_budget(
     """
     size, context, most = sizes.block_size, sizes.context, sizes.max_chunk
     shortest = min(most, context)
-    blocks = (ceil_div(shortest, size),) * len(model.spec.cache_groups)
-    trial = PagedCache(model.spec, blocks, size, dtype, memory.device)
-    slots = DeviceSlots(sizes.max_running, context, size, memory.device)
+    pages = len(sizes.block_bytes) if model.spec.cache_groups else 0
+    places = [ceil_div(shortest, size)] * pages + [sizes.max_running + 1] * sizes.num_states
+    try:
+        trial = PagedCache(
+            model.spec, places, size, dtype, memory.device, state_dtype=model.embedding.dtype
+        )
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            f"the states of max_running={sizes.max_running} sequences, "
+            f"{gib(sizes.running_states)}, do not fit on the GPU beside weights of "
+            f"{gib(memory.held())} and {gib(memory.others())} of others; lower max_running"
+        ) from None
+    slots = DeviceSlots(
+        sizes.max_running,
+        context,
+        size,
+        memory.device,
+        (0,) * len(sizes.block_bytes),
+        num_states=sizes.num_states,
+    )
     runner = ModelRunner(model, trial, slots)
     weights = memory.held() - trial.nbytes
     try:
@@ -121,11 +158,12 @@ def gpu_budget(
         share=options.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
-        activations=activations + slot_bytes(sizes.max_running, context, size, len(blocks)),
+        activations=activations + slot_bytes(sizes.max_running, context, size, len(places)),
         graphs=graphs,
         cache=sizes,
     )
-    return blocks_that_fit(needs, ceil_div(shortest, size), sizes.useful, advice(options))
+    least = ceil_div(shortest, size) if sizes.block_bytes else 0
+    return blocks_that_fit(needs, least, sizes.useful, advice(options))
 
 
 def weights_do_not_fit(memory: DeviceMemory, weights: int, options: EngineOptions) -> str:

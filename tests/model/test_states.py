@@ -1,0 +1,106 @@
+"""Layers that keep states, in whole engines: tokens equal those of prompts run from their start."""
+
+import random
+
+import pytest
+import torch
+import toy_states
+from tiny import VOCAB
+
+from stoker import LLM, SamplingParams
+from stoker.engine.scheduling.forecast import Forecast
+
+COUNT = 8
+SETTINGS = {
+    "usual": {},
+    "budget7": {"max_batch_tokens": 7, "block_size": 1, "num_blocks": 3000},
+    "blocks4": {"block_size": 4, "max_batch_tokens": 16},
+    "preempted": {"block_size": 4, "num_blocks": 24, "max_batch_tokens": 40},
+    "few_slots": {"block_size": 4, "max_running": 3, "overlap": True},
+    "ahead": {"block_size": 4, "overlap": True, "num_blocks": 40},
+}
+
+
+@pytest.fixture(autouse=True)
+def family(monkeypatch):
+    toy_states.register(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = str(toy_states.save(tmp_path_factory.mktemp(kind), kind))
+        return made[kind]
+
+    return get
+
+
+def poison(llm):
+    """Let states begin as NaN, which must not be seen."""
+    cache = llm.engine.runner.cache
+    for group in llm.spec.cache_groups:
+        for layer in group.layers if group.keeps_state else ():
+            for part in cache.layers[layer]:
+                part.fill_(torch.nan)
+
+
+SHARED = (0, 37, 37, 20, 37, 0, 12, 37, 37, 5)  # tokens from the same stem
+
+
+@pytest.fixture(scope="module")
+def some_prompts():
+    rng = random.Random(3)
+    stem = [rng.randrange(VOCAB) for _ in range(37)]
+    return [
+        stem[:shared] + [rng.randrange(VOCAB) for _ in range(rng.randint(1, 30))]
+        for shared in SHARED
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(folder, some_prompts):
+    """Each token from the whole context, computed at once by an engine that reuses nothing."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            with LLM(folder(kind), prefix_cache=False, max_running=16) as llm:
+                one = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+                contexts = [list(prompt) for prompt in some_prompts]
+                for _ in range(COUNT):
+                    outputs = llm.generate(contexts, one)
+                    for context, output in zip(contexts, outputs, strict=True):
+                        context.extend(output.outputs[0].token_ids)
+                made[kind] = [context[-COUNT:] for context in contexts]
+        return made[kind]
+
+    return get
+
+
+CASES = [(kind, name) for kind in ("hybrid", "states") for name in SETTINGS]
+CASES += [("all", "preempted"), ("all", "budget7"), ("two_states", "blocks4")]
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+@pytest.mark.parametrize(("kind", "setting"), CASES)
+def test_tokens(kind, setting, prefix_cache, folder, some_prompts, expected, monkeypatch):
+    few = setting == "preempted"
+    if few:
+        monkeypatch.setattr(Forecast, "fits", lambda *args: True)
+    options = {"max_batch_tokens": 60, **SETTINGS[setting], "prefix_cache": prefix_cache}
+    with LLM(folder(kind), **options) as llm:
+        poison(llm)
+        params = SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True)
+        for _ in range(2):
+            outputs = llm.generate(some_prompts, params)
+            assert [one.outputs[0].token_ids for one in outputs] == expected(kind)
+        scheduler = llm.engine.scheduler
+        scheduler.check()
+        if prefix_cache:
+            assert scheduler.states.num_restored >= (1 if few else 5)
+        else:
+            assert scheduler.states.num_saved == scheduler.states.num_restored == 0
+        assert bool(scheduler.num_preemptions) == (few and kind != "states")
