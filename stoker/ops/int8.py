@@ -9,6 +9,8 @@ integer product on a GPU; reference: plain PyTorch.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,14 +69,12 @@ class Int8Linear:
         library = load_kernels("linear_int8")
         assert library is not None, "no C compiler"
         self._kernel = signature(library.linear_int8, "pppppppp iii")
-        width, group = library.panel_width(), library.group_size()
+        width = library.panel_width()
         self.out_features, size = weight.shape
         self._input_bytes = library.input_bytes(size)
-        panels, groups = ceil_div(self.out_features, width), ceil_div(size, group)
-        padded = F.pad(weight, (0, groups * group - size, 0, panels * width - self.out_features))
-        shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
-        shaped = shifted.view(panels, width, groups, group)
-        self.weight = in_huge_pages(shaped.transpose(1, 2))
+        panels = ceil_div(self.out_features, width)
+        padded = F.pad(weight, (0, 0, 0, panels * width - self.out_features))
+        self.weight = in_huge_pages(grouped_inputs(padded.view(panels, width, size), library))
         self.scale, self.bias = scale, bias
 
     @property
@@ -94,6 +94,20 @@ class Int8Linear:
             *(rows, size, self.out_features),
         )
         return y
+
+
+def grouped_inputs(panels: Tensor, library: ctypes.CDLL) -> Tensor:
+    """Panels (P, width, K) int8 as the kernel reads them, (P, groups, width, group) uint8: a view.
+
+    The kernel's offset has been added; the last group is filled up with zeros.
+    """
+    count, width, size = panels.shape
+    group = library.group_size()
+    groups = ceil_div(size, group)
+    padded = F.pad(panels, (0, groups * group - size))
+    shifted = (padded.to(torch.int16) + library.weight_offset()).to(torch.uint8)
+    shaped: Tensor = shifted.view(count, width, groups, group)
+    return shaped.transpose(1, 2)
 
 
 class Int8Matmul:

@@ -125,10 +125,11 @@ class NativeLinear:
         self._gate = gate and ctypes.cast(getattr(library, f"gate_{gate}"), ctypes.c_void_p)
         self.out_features = weight.shape[0] // (2 if gate else 1)
         lanes = library.panel_width() // 2
-        self.weight = _panels(_halves(weight.detach(), lanes, gated=gate is not None))
+        halves = panel_halves(weight.detach(), lanes, gated=gate is not None)
+        self.weight = in_huge_pages(interleaved(halves)).flatten(2).view(weight.dtype)
         self.bias = bias
         if gate and bias is not None:
-            self.bias = _halves(bias.detach(), lanes, gated=True).contiguous()
+            self.bias = panel_halves(bias.detach(), lanes, gated=True).contiguous()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -157,7 +158,7 @@ class NativeLinear:
         return y
 
 
-def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
+def panel_halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
     """x (N, ...) -> (panels, 2, lanes, ...), with zeros beyond the last.
 
     The halves of a panel are outputs that follow one another, or if gated gates and what they
@@ -173,12 +174,14 @@ def _halves(x: Tensor, lanes: int, gated: bool) -> Tensor:
     return shaped.transpose(0, 1).flatten(1, 2)
 
 
-def _panels(halves: Tensor) -> Tensor:
-    """halves (panels, 2, lanes, K) -> (panels, K, 2 * lanes) in the order of the kernel."""
+def interleaved(halves: Tensor) -> Tensor:
+    """Panels in the order of the kernel: a view of halves (panels, 2, lanes, K).
+
+    Of float32 it is (panels, K, 2, lanes); of bfloat16 (panels, K, lanes, 2), as int16.
+    """
     if halves.dtype == torch.bfloat16:
-        bits = halves.view(torch.int16)
-        return in_huge_pages(bits.permute(0, 3, 2, 1)).flatten(2).view(torch.bfloat16)
-    return in_huge_pages(halves.permute(0, 3, 1, 2)).flatten(2)
+        return halves.view(torch.int16).permute(0, 3, 2, 1)
+    return halves.permute(0, 3, 1, 2)
 
 
 class OneDnnLinear:
