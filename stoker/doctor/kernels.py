@@ -15,6 +15,9 @@ OPERATIONS = (
     ("attention, float32", "attention", "torch's operations"),
     ("linear maps, float32", "linear", "oneDNN, by way of torch"),
     ("linear maps, int8", "linear_int8", "its plain definition, which saves no time"),
+    ("experts, float32", "experts", "a loop over experts"),
+    ("experts, int8", "experts_int8", "a loop over experts"),
+    ("routing", "routing", "torch's operations"),
     ("norms, rotation, draws", "elementwise", "torch's operations"),
     ("convolutions, scans", "state_space", "torch's operations, a token after the other"),
 )

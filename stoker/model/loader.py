@@ -20,6 +20,7 @@ from stoker.model.checkpoint import CheckpointSource
 from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
 from stoker.model.layers.block import Block
+from stoker.model.layers.experts import Router, StackedLinear
 from stoker.model.layers.linear import Linear
 from stoker.model.module import Module
 from stoker.model.spec.model import ModelSpec
@@ -70,7 +71,7 @@ def load_model(
 
     Raises:
         ModelError: the checkpoint is incomplete or damaged, or holds a model of an unknown kind.
-        ConfigError: the format that was asked for fits no projection.
+        ConfigError: the format that was asked for fits no projection, or no experts.
     """
     config = source.config()
     spec, family, head = resolve(config)
@@ -79,6 +80,8 @@ def load_model(
     model = empty_model(replace(spec, tied_head=False), DTYPES[name])
     if formats and formats.refusal and not formats.quantize_any(_projections(model.layers)):
         raise ConfigError(formats.refusal)
+    if formats and formats.no_experts and _stacked(model.layers):
+        raise ConfigError(formats.no_experts)
     _fill(model, family, source, device, formats, spec.tied_head)
     return LoadedModel(model.eval(), _eos_ids(source, config), name, head)
 
@@ -120,7 +123,8 @@ def weight_bytes(
     arithmetic = DTYPES[resolve_dtype(config, dtype, device)]
     model = empty_model(resolve(config)[0], arithmetic)
     size = sum(parameter.nbytes for parameter in model.parameters())
-    for outputs, inputs in _projections(model.layers):
+    stacked = _stacked(model.layers)
+    for outputs, inputs in [*_projections(model.layers), *stacked]:
         size += formats.nbytes(outputs, inputs) - outputs * inputs * arithmetic.itemsize
     return size
 
@@ -177,6 +181,12 @@ def resolve_dtype(config: dict[str, Any], dtype: str, device: torch.device) -> s
 def _projections(layers: nn.ModuleList) -> list[tuple[int, int]]:
     """(outputs, inputs) of the projections in the layers."""
     return [(one.outputs, one.inputs) for one in layers.modules() if isinstance(one, Linear)]
+
+
+def _stacked(layers: nn.ModuleList) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the projections of all experts in the layers."""
+    found = (one for one in layers.modules() if isinstance(one, StackedLinear))
+    return [(one.outputs, one.inputs) for one in found for _ in range(one.experts)]
 
 
 def _fill(
@@ -267,6 +277,6 @@ def weights(model: Transformer) -> list[tuple[str, Tensor]]:
             (f"{name}.{key}" if name else key, value)
             for key, value in module.named_parameters(recurse=False)
         ]
-        if isinstance(module, Linear) and module.product is not None:
-            found += [(f"{name}.weight", tensor) for tensor in module.product.tensors]
+        if isinstance(module, Linear | Router | StackedLinear):
+            found += [(f"{name}.weight", tensor) for tensor in module.packed]
     return found

@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
+    "sigmoid": torch.sigmoid,  # of gates alone, such as a shared expert's
     "relu2": lambda x: F.relu(x).square(),
 }
 

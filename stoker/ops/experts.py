@@ -7,6 +7,7 @@ F numbers inside an expert.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,35 @@ class ExpertWeights:
     weighs_input: bool = False
     limit: float | None = None
     shift: float = 0.0
+
+
+class ExpertsFn(Protocol):
+    """A layer of experts ready to be applied.
+
+    Attributes:
+        up_tensors, down_tensors: all that it keeps of these weights, in whatever layout.
+    """
+
+    @property
+    def up_tensors(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def down_tensors(self) -> tuple[Tensor, ...]: ...
+
+    def __call__(self, x: Tensor, routes: Routes, add: Tensor | None = None) -> Tensor:
+        """`run_experts` of x (T, D), plus `add` (T, D), the residual, if there is one."""
+
+
+class ReferenceExperts:
+    """`run_experts` as it is defined: a loop over experts."""
+
+    def __init__(self, weights: ExpertWeights) -> None:
+        self._weights = weights
+        self.up_tensors, self.down_tensors = (weights.up,), (weights.down,)
+
+    def __call__(self, x: Tensor, routes: Routes, add: Tensor | None = None) -> Tensor:
+        y = run_experts(x, routes, self._weights)
+        return y if add is None else y + add
 
 
 def run_experts(x: Tensor, routes: Routes, weights: ExpertWeights) -> Tensor:

@@ -14,6 +14,11 @@ from stoker.quant.format import WeightFormat, nbytes
 from stoker.quant.llm_int8 import ObservedFormat
 from stoker.quant.rows8 import Fp8Rows, Int8Rows
 
+_NO_EXPERTS = {
+    "llm_int8": "quantization llm_int8 does not serve mixtures of experts; use int8 or auto",
+    "fp8": "quantization fp8 does not serve mixtures of experts; use auto",
+}
+
 
 @dataclass(frozen=True)
 class Formats:
@@ -23,11 +28,13 @@ class Formats:
         projections: of the layers' projections.
         head: of the head, and of an embedding that is the head.
         refusal: the message if the first format fits no projection of a model; "" if it need not.
+        no_experts: the message for a model with experts; "" if they may take a format too.
     """
 
     projections: tuple[WeightFormat, ...]
     head: tuple[WeightFormat, ...]
     refusal: str = ""
+    no_experts: str = ""
 
     def quantize_any(self, shapes: Iterable[tuple[int, int]]) -> bool:
         """Whether the first format applies to at least one of these matrices."""
@@ -72,13 +79,13 @@ def choose_formats(quantization: str, dtype: torch.dtype, device: torch.device) 
             "quantization llm_int8 fits no projection of this model: both sizes must be multiples "
             "of 8; use int8 or float32"
         )
-        return Formats((ObservedFormat(dtype), *plain), plain, refusal)
+        return Formats((ObservedFormat(dtype), *plain), plain, refusal, _NO_EXPERTS["llm_int8"])
     if quantization == "fp8":  # but for the head, whose errors would go straight into the draws
         refusal = (
             "quantization fp8 gains nothing here: no projection of this model has 4,096 inputs "
             "and outputs or more; use bfloat16"
         )
-        return Formats((Fp8Rows(), *plain), plain, refusal)
+        return Formats((Fp8Rows(), *plain), plain, refusal, _NO_EXPERTS["fp8"])
     return Formats(plain, plain)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from stoker.ops.experts import ExpertsFn, ExpertWeights
+from stoker.ops.experts_native import NativeExperts
+from stoker.ops.experts_select import prepare_experts
 from stoker.ops.linear import LinearFn, NativeLinear, prepare_gated, prepare_linear
 from stoker.ops.native.build import load_kernels
 from stoker.quant.format import Parts, PartSpec, slice_rows
@@ -41,6 +44,9 @@ class FloatFormat:
 
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
         return prepare_gated(parts["weight"], bias, activation)
+
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
+        return prepare_experts(weights)
 
 
 @dataclass(frozen=True)
@@ -77,3 +83,12 @@ class Bf16Format:
 
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
         return NativeLinear(parts["weight"], bias, activation)
+
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
+        if sys.byteorder != "little" or load_kernels("experts") is None:
+            return None
+        up, down = self.from_dense(weights.up), self.from_dense(weights.down)
+        if up is None and down is None:
+            return None
+        narrow = {name: one["weight"] for name, one in (("up", up), ("down", down)) if one}
+        return NativeExperts(replace(weights, **narrow))  # type: ignore[arg-type]

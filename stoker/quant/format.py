@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stoker.ops.experts import ExpertsFn, ExpertWeights
 from stoker.ops.linear import LinearFn
 
 Parts = dict[str, Tensor]
@@ -87,6 +88,13 @@ class WeightFormat(Protocol):
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
         """The product with a gated activation; None if no kernel does (`ops.linear`)."""
 
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
+        """A layer of experts with these floats in this format.
+
+        None if the format is exact and holds none of their matrices, or if it serves no experts.
+        It may share the memory of `weights`.
+        """
+
 
 def nbytes(weight_format: WeightFormat, outputs: int, inputs: int) -> int:
     """The bytes that a matrix (outputs, inputs) takes in this format."""
@@ -109,6 +117,12 @@ def make_product(
     """The product by a dense `weight` (N, K) in the first of `formats` that fits it."""
     weight_format, parts = convert(weight, formats)
     return weight_format.prepare(parts, bias)
+
+
+def make_experts(weights: ExpertWeights, formats: Sequence[WeightFormat]) -> ExpertsFn:
+    """A layer of experts in the first of `formats` that serves it."""
+    made = (one.prepare_experts(weights) for one in formats)
+    return next(one for one in made if one is not None)
 
 
 def slice_rows(parts: Parts, start: int, stop: int) -> Parts:

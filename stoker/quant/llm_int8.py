@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stoker.ops.experts import ExpertsFn, ExpertWeights
 from stoker.ops.int8 import MULTIPLE, SplitLinear, prepare_int8, quantize_rows
 from stoker.ops.linear import LinearFn, PlainLinear, linear_reference
 from stoker.ops.rounding import ceil_div
@@ -87,6 +88,9 @@ class LlmInt8:
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
         return None
 
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
+        return None
+
 
 class ObservedLinear(PlainLinear):
     """A plain product that keeps the largest magnitude of each input column it has met."""
@@ -109,6 +113,9 @@ class ObservedFormat(FloatFormat):
         return ObservedLinear(parts["weight"], bias)
 
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
+        return None
+
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
         return None
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from stoker.ops import fp8, int8
+from stoker.ops.experts import ExpertsFn, ExpertWeights
+from stoker.ops.experts_select import prepare_int8_experts
 from stoker.ops.fp8 import fp8_gains, prepare_fp8
 from stoker.ops.int8 import prepare_int8
 from stoker.ops.kv_pages import FP8
@@ -51,6 +53,9 @@ class Int8Rows:
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
         return None
 
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
+        return prepare_int8_experts(weights)
+
 
 @dataclass(frozen=True)
 class Fp8Rows:
@@ -84,4 +89,7 @@ class Fp8Rows:
         return prepare_fp8(parts["weight"], parts["weight_scale"], bias)
 
     def prepare_gated(self, parts: Parts, bias: Tensor | None, activation: str) -> LinearFn | None:
+        return None
+
+    def prepare_experts(self, weights: ExpertWeights) -> ExpertsFn | None:
         return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +17,11 @@ from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
 from stoker.model.step import StepContext
-from stoker.ops.experts import ExpertWeights, run_experts
-from stoker.ops.routing import Routes, route
+from stoker.ops.experts import ExpertsFn, ExpertWeights
+from stoker.ops.linear import LinearFn
+from stoker.ops.routing import Routes, prepare_route
+from stoker.quant.choose import Formats, choose_formats
+from stoker.quant.format import make_experts, make_product
 
 
 class Router(Module):
@@ -23,6 +29,9 @@ class Router(Module):
 
     Its parameters stay in float32 whatever the model computes in: rounded corrections and logits
     would send tokens to other experts.
+
+    Attributes:
+        packed: what is kept of the weight when `prepare` has dropped the parameter.
     """
 
     float32 = ("weight", "bias", "correction", "gains")
@@ -31,14 +40,28 @@ class Router(Module):
         super().__init__()
         count = spec.routing.experts
         self.routing = spec.routing
-        self.weight = _parameter(count, hidden)
+        self.weight: nn.Parameter | None = _parameter(count, hidden)
         self.bias = _parameter(count) if spec.router_bias else None
         self.correction = _parameter(count) if spec.routing.correction else None
         self.gains = _parameter(count) if spec.routing.gains else None
+        self.packed: tuple[Tensor, ...] = ()
+        self._product: LinearFn | None = None
+        self._route: Callable[..., Routes] | None = None
+
+    def prepare(self) -> None:
+        """Make the product, in float32 whatever the other weights become, and drop the weight."""
+        if self.weight is None:
+            return
+        weight, self.weight = self.weight, None
+        plain = choose_formats("auto", torch.float32, weight.device)
+        self._product = make_product(weight, plain.projections, self.bias)
+        self.packed = self._product.tensors
+        self._route = prepare_route(self.routing, weight.device)
 
     def forward(self, x: Tensor) -> Routes:
-        logits = torch.nn.functional.linear(x.float(), self.weight, self.bias)
-        return route(logits, self.routing, self.correction, self.gains)
+        assert self._product is not None, "prepare() comes first"
+        assert self._route is not None
+        return self._route(self._product(x.float()), self.correction, self.gains)
 
 
 class StackedLinear(Module):
@@ -46,6 +69,7 @@ class StackedLinear(Module):
 
     Attributes:
         role: what the outputs of each are.
+        packed: what the layer keeps of the weight when it has taken it.
     """
 
     def __init__(
@@ -53,8 +77,16 @@ class StackedLinear(Module):
     ) -> None:
         super().__init__()
         self.role = role
-        self.weight = _parameter(experts, outputs, inputs)
+        self.experts, self.inputs, self.outputs = experts, inputs, outputs
+        self.weight: nn.Parameter | None = _parameter(experts, outputs, inputs)
         self.bias = _parameter(experts, outputs) if bias else None
+        self.packed: tuple[Tensor, ...] = ()
+
+    def take_weight(self) -> Tensor:
+        """The weight, which is a parameter no longer."""
+        weight, self.weight = self.weight, None
+        assert weight is not None
+        return weight
 
 
 class SharedExpert(Module):
@@ -67,11 +99,22 @@ class SharedExpert(Module):
         self.up = Linear(hidden, outputs, spec.bias, role)
         self.down = Linear(spec.size, hidden, spec.bias)
         self.gate = Linear(hidden, 1) if gated else None
+        self.fused = False
 
-    def forward(self, x: Tensor, step: StepContext) -> Tensor:
-        inner = step.ops.activate(self.up(x), self.spec.activation, self.spec.gated)
-        y: Tensor = self.down(inner)
-        return y if self.gate is None else y * torch.sigmoid(self.gate(x))
+    def prepare(self, formats: Formats) -> None:
+        """Convert the projection up, which applies the activation itself if its format can."""
+        gate = self.spec.activation if self.spec.gated else None
+        self.fused = self.up.prepare(formats.projections, gate)
+
+    def forward(self, x: Tensor, step: StepContext, add: Tensor | None) -> Tensor:
+        """What it makes of x (T, D), plus `add`, whose memory may be taken."""
+        inner: Tensor = self.up(x)
+        if not self.fused:
+            inner = step.ops.activate(inner, self.spec.activation, self.spec.gated)
+        if self.gate is None:
+            return cast(Tensor, self.down(inner, add))
+        y: Tensor = self.down(inner) * step.ops.activate(self.gate(x), "sigmoid", False)
+        return y if add is None else y.add_(add)
 
 
 class Experts(LayerPart):
@@ -91,28 +134,48 @@ class Experts(LayerPart):
         self.shared = None
         if spec.shared is not None:
             self.shared = SharedExpert(spec.shared, model.hidden, spec.shared_gate)
+        self.adds_in_sum = self.adds_in_product and spec.scale == 1
+        self._run: ExpertsFn | None = None
+
+    def prepare(self, formats: Formats) -> None:
+        """As of any part; the experts become one function."""
+        if self._run is None:
+            expert = self.spec.expert
+            weights = ExpertWeights(
+                self.expert_up.take_weight(),
+                self.expert_down.take_weight(),
+                self.expert_up.bias,
+                self.expert_down.bias,
+                expert.activation,
+                expert.gated,
+                self.spec.weighs_input,
+                expert.limit,
+                expert.shift,
+            )
+            self._run = make_experts(weights, formats.projections)
+            self.expert_up.packed = self._run.up_tensors
+            self.expert_down.packed = self._run.down_tensors
+            self.router.prepare()
+            if self.shared is not None:
+                self.shared.prepare(formats)
+        super().prepare(formats)
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
-        expert = self.spec.expert
-        weights = ExpertWeights(
-            self.expert_up.weight,
-            self.expert_down.weight,
-            self.expert_up.bias,
-            self.expert_down.bias,
-            expert.activation,
-            expert.gated,
-            self.spec.weighs_input,
-            expert.limit,
-            expert.shift,
-        )
-        inner = x if self.to_latent is None else self.to_latent(x)
-        y = run_experts(inner, self.router(x), weights)
-        if self.from_latent is not None:
-            y = self.from_latent(y)
+        assert self._run is not None, "prepare() comes first"
+        routes = self.router(x)
+        total = residual if self.adds_in_sum else None
         if self.shared is not None:
-            y = y + self.shared(x, step)
+            if x is total:  # without a norm before: what the experts read may not be overwritten
+                total = total.clone()
+            total = self.shared(x, step, total)
+        if self.to_latent is None or self.from_latent is None:
+            y = self._run(x, routes, total)
+        else:
+            y = self.from_latent(self._run(self.to_latent(x), routes), total)
         if self.bias is not None:
             y = y + self.bias
+        if self.adds_in_sum:
+            return y
         if self.spec.scale != 1:
             y = y * self.spec.scale
         return self.added(y, residual, step.ops)

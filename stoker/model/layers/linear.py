@@ -60,6 +60,11 @@ class Linear(Module):
         return {name: getattr(self, name) for name in self._part_names}
 
     @property
+    def packed(self) -> tuple[Tensor, ...]:
+        """What the product keeps of the weight; nothing before `prepare`."""
+        return () if self._product is None else self._product.tensors
+
+    @property
     def product(self) -> LinearFn | None:
         """What multiplies; None before `prepare`."""
         return self._product

@@ -26,6 +26,8 @@ static inline float exp_clamped(float x) {
 
 static inline float silu(float x) { return x / (1.0f + exp_clamped(-x)); }
 
+static inline float sigmoid(float x) { return 1.0f / (1.0f + exp_clamped(-x)); }
+
 static inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
 static inline float relu2(float x) { return relu(x) * relu(x); }
@@ -51,6 +53,7 @@ typedef void Gate(const float *gate, const float *up, float *y, int64_t count);
     }
 GATE(silu)
 GATE(relu)
+GATE(sigmoid)
 GATE(relu2)
 GATE(gelu)
 GATE(gelu_tanh)

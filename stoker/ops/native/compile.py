@@ -28,8 +28,11 @@ FOLDER = Path(__file__).parent
 SOURCES = {
     "attention": ("avx2", "avx512", "neon"),
     "elementwise": ("avx2", "avx512", "neon"),
+    "experts": ("avx2", "avx512", "neon"),
+    "experts_int8": ("avx2", "avx512_vnni", "neon"),
     "linear": ("avx2", "avx512", "neon"),
     "linear_int8": ("avx2", "avx512_vnni", "neon"),
+    "routing": ("avx2", "avx512", "neon"),
     "state_space": ("avx2", "avx512", "neon"),
 }
 
@@ -50,6 +53,7 @@ FLAGS = (
 # gives the same for any number of tokens.
 MORE_FLAGS = {
     "attention": ("-fno-associative-math",),
+    "experts_int8": ("-fno-associative-math",),
     "linear_int8": ("-fno-associative-math",),
     "state_space": ("-fno-associative-math",),
 }

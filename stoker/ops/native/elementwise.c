@@ -129,6 +129,7 @@ static inline void gate_row(Gate *apply, const float *gate, const float *up, flo
     }
 ACTIVATION(silu)
 ACTIVATION(relu)
+ACTIVATION(sigmoid)
 ACTIVATION(relu2)
 ACTIVATION(gelu)
 ACTIVATION(gelu_tanh)

@@ -37,6 +37,8 @@ def _act(x, KIND: tl.constexpr):
         return tl.where(x < 0, 0.0, x * x)
     elif KIND == "quick_gelu":
         return x / (1.0 + tl.exp(-1.702 * x))
+    elif KIND == "sigmoid":
+        return 1.0 / (1.0 + tl.exp(-x))
     else:
         tl.static_assert(KIND == "relu")
         return tl.where(x < 0, 0.0, x)  # passes NaN on
