@@ -78,10 +78,10 @@ def load_model(
     name = resolve_dtype(config, dtype, device)
     # with a head of its own, which is dropped again unless the checkpoint turns out to need it
     model = empty_model(replace(spec, tied_head=False), DTYPES[name])
-    if formats and formats.refusal and not formats.quantize_any(_projections(model.layers)):
-        raise ConfigError(formats.refusal)
     if formats and formats.no_experts and _stacked(model.layers):
         raise ConfigError(formats.no_experts)
+    if formats and formats.refusal and not formats.quantize_any(_projections(model.layers)):
+        raise ConfigError(formats.refusal)
     _fill(model, family, source, device, formats, spec.tied_head)
     return LoadedModel(model.eval(), _eos_ids(source, config), name, head)
 
