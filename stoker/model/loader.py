@@ -179,8 +179,12 @@ def resolve_dtype(config: dict[str, Any], dtype: str, device: torch.device) -> s
 
 
 def _projections(layers: nn.ModuleList) -> list[tuple[int, int]]:
-    """(outputs, inputs) of the projections in the layers."""
-    return [(one.outputs, one.inputs) for one in layers.modules() if isinstance(one, Linear)]
+    """(outputs, inputs) of the projections in the layers that other formats may take."""
+    return [
+        (one.outputs, one.inputs)
+        for one in layers.modules()
+        if isinstance(one, Linear) and not one.as_loaded
+    ]
 
 
 def _stacked(layers: nn.ModuleList) -> list[tuple[int, int]]:

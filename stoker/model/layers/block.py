@@ -12,23 +12,33 @@ from typing import Any
 from torch import Tensor
 
 from stoker.model.layers.attention import Attention
+from stoker.model.layers.convolution import GatedConv
 from stoker.model.layers.experts import Experts
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
+from stoker.model.layers.state_space import Mamba, Mamba2
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
+from stoker.model.spec.state_space import Mamba2Spec, MambaSpec
 from stoker.model.step import StepContext
 from stoker.quant.choose import Formats
 
 # from a part's spec, the model and the layer's index
 Kinds = dict[type[PartSpec], Callable[[Any, ModelSpec, int], LayerPart]]
 
-MIXERS: Kinds = {AttentionSpec: Attention, LinearMapSpec: LinearMap}
+MIXERS: Kinds = {
+    AttentionSpec: Attention,
+    ConvSpec: GatedConv,
+    MambaSpec: Mamba,
+    Mamba2Spec: Mamba2,
+    LinearMapSpec: LinearMap,
+}
 NETWORKS: Kinds = {DenseSpec: Dense, ExpertsSpec: Experts, LinearMapSpec: LinearMap}
 
 

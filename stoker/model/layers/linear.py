@@ -31,14 +31,24 @@ class Linear(Module):
 
     Attributes:
         role: what the outputs are.
+        as_loaded: W is not converted to another format.
         format: how W is stored; floats of torch's default dtype to begin with.
     """
 
     format: WeightFormat
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = False, role: Role = PLAIN) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool = False,
+        role: Role = PLAIN,
+        *,
+        as_loaded: bool = False,
+    ) -> None:
         super().__init__()
         self.inputs, self.outputs, self.role = inputs, outputs, role
+        self.as_loaded = as_loaded
         self._part_names: tuple[str, ...] = ()
         self._product: LinearFn | None = None
         self._gated = False
@@ -73,8 +83,8 @@ class Linear(Module):
         """Make the product and drop the parts; nothing is done a second time.
 
         Args:
-            formats: floats are converted to the first of these that fits; what a checkpoint has
-                quantised stays as it is.
+            formats: floats are converted to the first of these that fits, unless they stay as
+                loaded; what a checkpoint has quantised stays as it is.
             gate: the activation of a gated projection, for the product to apply if it can.
 
         Returns:
@@ -83,7 +93,7 @@ class Linear(Module):
         if self._product is None:
             parts = self.parts
             self._drop_parts()
-            if isinstance(self.format, FloatFormat):
+            if isinstance(self.format, FloatFormat) and not self.as_loaded:
                 self.format, parts = convert(parts.pop("weight"), formats)
             gated = self.format.prepare_gated(parts, self.bias, gate) if gate else None
             self._product = gated or self.format.prepare(parts, self.bias)
