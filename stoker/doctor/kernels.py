@@ -20,6 +20,7 @@ OPERATIONS = (
     ("routing", "routing", "torch's operations"),
     ("norms, rotation, draws", "elementwise", "torch's operations"),
     ("convolutions, scans", "state_space", "torch's operations, a token after the other"),
+    ("delta rule", "delta_rule", "torch's operations, a token after the other"),
 )
 _ORIGINS = {
     "package": "came with the package",

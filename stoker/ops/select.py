@@ -20,6 +20,7 @@ from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
 from stoker.ops.attention_varlen import VarlenAttention, varlen_serves
 from stoker.ops.causal_conv import CausalConv, NativeCausalConv, causal_conv
+from stoker.ops.delta_rule import GatedDelta, NativeGatedDelta, gated_delta
 from stoker.ops.draw import Draw, draw
 from stoker.ops.draw_cpu import draw_on_cpu
 from stoker.ops.gated_norm import GatedNorm, NativeGatedNorm, gated_norm
@@ -62,6 +63,7 @@ class Operations:
     ssd_scan: SsdScan = ssd_scan
     selective_scan: SelectiveScan = selective_scan
     gated_norm: GatedNorm = gated_norm
+    gated_delta: GatedDelta = gated_delta
 
 
 BACKENDS: dict[type, str] = {  # as `EngineOptions.attention_backend` names them
@@ -121,14 +123,16 @@ class _StateOperations(TypedDict, total=False):
     ssd_scan: SsdScan
     selective_scan: SelectiveScan
     gated_norm: GatedNorm
+    gated_delta: GatedDelta
 
 
 def _with_states(dtype: torch.dtype) -> _StateOperations:
     """What a CPU has for layers that keep states; scans compute in float32 anyhow."""
-    library = load_kernels("state_space")
-    if library is None:
+    library, delta_rule = load_kernels("state_space"), load_kernels("delta_rule")
+    if library is None or delta_rule is None:
         return {}
     scans: _StateOperations = {
+        "gated_delta": NativeGatedDelta(delta_rule),
         "ssd_scan": NativeSsdScan(library),
         "selective_scan": NativeSelectiveScan(library),
     }

@@ -27,6 +27,7 @@ SUBJECTS = [
     "routing",
     "norms, rotation, draws",
     "convolutions, scans",
+    "delta rule",
     "bfloat16, float16",
     "torch",
     "Triton",

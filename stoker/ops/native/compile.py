@@ -27,6 +27,7 @@ FOLDER = Path(__file__).parent
 # Each source, and the levels at which its code differs.
 SOURCES = {
     "attention": ("avx2", "avx512", "neon"),
+    "delta_rule": ("avx2", "avx512", "neon"),
     "elementwise": ("avx2", "avx512", "neon"),
     "experts": ("avx2", "avx512", "neon"),
     "experts_int8": ("avx2", "avx512_vnni", "neon"),
@@ -54,6 +55,7 @@ FLAGS = (
 MORE_FLAGS = {
     "attention": ("-fno-associative-math",),
     "experts_int8": ("-fno-associative-math",),
+    "delta_rule": ("-fno-associative-math",),
     "linear_int8": ("-fno-associative-math",),
     "state_space": ("-fno-associative-math",),
 }
