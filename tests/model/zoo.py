@@ -61,8 +61,12 @@ GRANITE = {
 EXPERTS = {
     "num_experts": 8,
     "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "moe_num_experts": 8,
+    "moe_topk": 3,
+    "moe_k": 3,
     "num_experts_per_tok": 3,
-    "moe_intermediate_size": 24,
+    "moe_intermediate_size": 20,
     "shared_expert_intermediate_size": 32,
     "intermediate_size": 40,
 }
@@ -149,6 +153,7 @@ ZOO = {
     ),
     "glm": ("Glm", {}),
     "glm4": ("Glm4", {}),
+    "ernie4_5": ("Ernie4_5", {"use_bias": True}),
     "cohere": ("Cohere", DERIVED),
     "cohere_qk_norm": ("Cohere", {**DERIVED, "use_qk_norm": True, "logit_scale": 0.3}),
     "cohere2": ("Cohere2", {**DERIVED, **WINDOW, "num_hidden_layers": 4}),
@@ -186,7 +191,7 @@ ZOO = {
         },
     ),
 }
-MIXTURES = {
+MIXTURES = {  # whose products are not computed row by row
     "mixtral": ("Mixtral", {**WINDOW, **EXPERTS}),
     "qwen3_moe": (
         "Qwen3Moe",
@@ -205,6 +210,34 @@ MIXTURES = {
         "GraniteMoeShared",
         {**DERIVED, **EXPERTS, **GRANITE, "shared_intermediate_size": 32},
     ),
+    "aria_text": ("AriaText", {**DERIVED, **EXPERTS, "mlp_bias": True}),
+    "glm4_moe": (
+        "Glm4Moe",
+        {**EXPERTS, "use_qk_norm": True, "attention_bias": True, "n_group": 4, "topk_group": 2}
+        | {"routed_scaling_factor": 1.7},
+    ),
+    "solar_open": ("SolarOpen", {**EXPERTS, "n_shared_experts": 2, "norm_topk_prob": False}),
+    "dots1": (
+        "Dots1",
+        {**DERIVED, **EXPERTS, **WINDOW, "max_window_layers": 1, "n_shared_experts": 2},
+    ),
+    "exaone_moe": (
+        "ExaoneMoe",
+        {**DERIVED, **EXPERTS, **WINDOW, "num_hidden_layers": 4, "num_shared_experts": 2},
+    ),
+    "hy_v3": ("HYV3", {**EXPERTS, "mlp_bias": True}),
+    "minimax_m2": ("MiniMaxM2", {**EXPERTS, "rotary_dim": 10}),
+    "ernie4_5_moe": (
+        "Ernie4_5_Moe",
+        {**DERIVED, **EXPERTS, "hidden_size": 64, "moe_layer_interval": 2},
+    ),
+    "cohere2_moe": ("Cohere2Moe", {**EXPERTS, **WINDOW, "num_hidden_layers": 4}),
+    "cohere2_moe_dense_first": (
+        "Cohere2Moe",
+        {**EXPERTS, **WINDOW, "num_hidden_layers": 5, "first_k_dense_replace": 1}
+        | {"prefix_dense_intermediate_size": 32, "num_shared_experts": 2, "rms_norm_eps": 1e-5}
+        | {"expert_selection_fn": "sigmoid"},
+    ),
 }
 MIXTURES |= MODERN_MIXTURES
 ZOO |= MODERN | MIXTURES
@@ -217,12 +250,38 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+QWEN_VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "out_hidden_size": 48,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [],
+}
+VISIONS = {
+    "Aria": lambda: hf.Idefics3VisionConfig(**VISION),
+    "Gemma3": lambda: hf.SiglipVisionConfig(**VISION),
+    "Mistral3": lambda: hf.PixtralVisionConfig(**VISION),
+    "Qwen3VL": lambda: hf.Qwen3VLConfig(vision_config=QWEN_VISION).vision_config,
+    "Qwen3VLMoe": lambda: hf.Qwen3VLMoeConfig(vision_config=QWEN_VISION).vision_config,
+}
+# Text models that have no class of their own for texts alone
+MROPE = _theta({"rope_type": "default", "mrope_section": [4, 3, 3], "mrope_interleaved": True})
+TEXTS = {
+    "qwen3_vl_text": ("Qwen3VLText", MROPE),
+    "qwen3_vl_moe_text": ("Qwen3VLMoeText", {**EXPERTS, **MROPE, "mlp_only_layers": [1]}),
+}
 # Text models inside others: (class, its options, the row of the text model)
 WRAPPED = {
     "gemma3_wrapped": ("Gemma3", {}, "gemma3"),
     "mistral3": ("Mistral3", {"tie_word_embeddings": False}, "mistral"),
     "mistral3_tied": ("Mistral3", {"tie_word_embeddings": True}, "ministral3"),
+    "qwen3_vl": ("Qwen3VL", {"tie_word_embeddings": True}, "qwen3_vl_text"),
+    "qwen3_vl_moe": ("Qwen3VLMoe", {"tie_word_embeddings": False}, "qwen3_vl_moe_text"),
+    "aria": ("Aria", {}, "aria_text"),
 }
+MIXTURES |= {name: WRAPPED[name] for name in ("qwen3_vl_moe", "aria")}
 ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items()}
 # Frequencies that depend on the length: the context for which they are those of short sequences
 CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
@@ -236,10 +295,10 @@ def make_config(name):
     """The config of a row, and the class of its model."""
     if name in WRAPPED:
         return _wrapped(*WRAPPED[name])
-    family, changes = ZOO[name]
+    family, changes = ZOO.get(name) or TEXTS[name]
     config_class, model_class = CLASSES.get(family) or (
         getattr(hf, f"{family}Config"),
-        getattr(hf, f"{family}ForCausalLM"),
+        getattr(hf, f"{family}ForCausalLM", None),
     )
     fields = changes if family == "GPT2" else {**SIZES, **changes}
     config = config_class(**{key: value for key, value in fields.items() if value is not None})
@@ -251,11 +310,9 @@ def make_config(name):
 def _wrapped(family, changes, text):
     """As `make_config`, for a text model inside another."""
     inner = make_config(text)[0].to_dict()
-    vision = {
-        "Gemma3": hf.SiglipVisionConfig,
-        "Mistral3": hf.PixtralVisionConfig,
-    }[family](**VISION)
-    config = getattr(hf, f"{family}Config")(text_config=inner, vision_config=vision, **changes)
+    config = getattr(hf, f"{family}Config")(
+        text_config=inner, vision_config=VISIONS[family](), **changes
+    )
     return config, getattr(hf, f"{family}ForConditionalGeneration")
 
 
@@ -268,4 +325,7 @@ def make(name):
     for key, parameter in model.named_parameters():
         if parameter.dim() == 1 or "norm" in key or key.endswith("bias"):
             torch.nn.init.normal_(parameter, 0.0 if key.endswith("bias") else 0.8, 0.3)
+    for key, buffer in model.named_buffers():
+        if key.endswith("bias"):  # corrections of experts
+            torch.nn.init.normal_(buffer, 0.0, 0.3)
     return model

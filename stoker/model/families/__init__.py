@@ -11,6 +11,7 @@ from typing import Any
 
 from stoker.errors import ModelError, short, suggest
 from stoker.model.families import (
+    balanced,
     classic,
     decilm,
     gemma,
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     **recent.FAMILIES,
     **gpt_oss.FAMILIES,
     **mixtures.FAMILIES,
+    **balanced.FAMILIES,
     **wrapped.FAMILIES,
 }
 

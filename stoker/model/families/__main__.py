@@ -70,7 +70,7 @@ prompts and answers fit into the original context (4,096 tokens for Phi-3.5 mini
   float64 are loaded.
 - Adapters (a folder with adapter_config.json and no config.json): merge them into their base model
   first.
-- Mixtures of experts, state spaces, encoders, models of images or sound. Of the wrapped
+- State spaces, encoders, models of images or sound. Of the wrapped
   models in the table (`...ForConditionalGeneration`) the text model is loaded, for prompts of text.
 - A field with a value that nothing here implements, by name: Gemma with attention in
   both directions, GPT-2 with cross-attention.

@@ -7,6 +7,7 @@ transformers 5 keeps and may save them. Both are in each table here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stoker.errors import ModelError, short
@@ -34,18 +35,26 @@ def either(f: Fields, *names: str, default: Any = None) -> int:
     return f.size(next(iter(given), names[0]))
 
 
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-ACTIVE = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token")
+def routing(
+    f: Fields,
+    counts: Sequence[str] = ("num_experts", "num_local_experts"),
+    actives: Sequence[str] = ("num_experts_per_tok",),
+    **changes: Any,
+) -> Routing:
+    """How many experts there are and are active, by the names of these fields.
 
-
-def routing(f: Fields, **changes: Any) -> Routing:
-    """How many experts there are and are active; `changes` are fields of `Routing`."""
-    return Routing(either(f, *EXPERTS), either(f, *ACTIVE), **changes)
+    `changes` are fields of `Routing`.
+    """
+    return Routing(either(f, *counts), either(f, *actives), **changes)
 
 
 def balanced_routing(f: Fields, **changes: Any) -> Routing:
-    """Sigmoids with a learned correction and groups, as DeepSeek-V3 has them."""
+    """Sigmoids with a learned correction and groups, as DeepSeek-V3 has them.
+
+    `changes` are arguments of `routing`.
+    """
     fields: dict[str, Any] = {
+        "counts": ("n_routed_experts", "num_local_experts"),
         "scores": "sigmoid",
         "correction": "score",
         "groups": f.size("n_group", 1),
@@ -99,7 +108,7 @@ def whole(f: Fields, name: str, default: int) -> int:
 def ways(*names: str, **how: Any) -> From:
     """A parameter that one tensor fills, which goes by one of these names."""
     first, *others = (From((name,), **how) for name in names)
-    return From(first.tensors, otherwise=tuple(others), **how)
+    return replace(first, otherwise=tuple(others))
 
 
 def expert_names(
@@ -126,8 +135,11 @@ def expert_names(
 
 def shared_names(*blocks: str) -> Names:
     """What every token goes through besides, below the first of `blocks` that a checkpoint has."""
-    gate_up = [From((block + "gate_proj.weight", block + "up_proj.weight")) for block in blocks]
-    return {
-        "layers.{i}.ffn.shared.up.weight": From(gate_up[0].tensors, otherwise=tuple(gate_up[1:])),
-        "layers.{i}.ffn.shared.down.weight": ways(*(one + "down_proj.weight" for one in blocks)),
-    }
+    found: dict[str, From] = {}
+    for kind in ("weight", "bias"):
+        gate_up = [From((f"{block}gate_proj.{kind}", f"{block}up_proj.{kind}")) for block in blocks]
+        first, *others = gate_up
+        found[f"layers.{{i}}.ffn.shared.up.{kind}"] = replace(first, otherwise=tuple(others))
+        down = ways(*(f"{block}down_proj.{kind}" for block in blocks))
+        found[f"layers.{{i}}.ffn.shared.down.{kind}"] = down
+    return found

@@ -90,10 +90,18 @@ def _flex_olmo(f: Fields) -> ModelSpec:
     return decoder(f, mixer, ffn=mixture, layer=layer)
 
 
+def _aria(f: Fields) -> ModelSpec:
+    size, bias = f.size("intermediate_size"), f.flag("mlp_bias")
+    shared = DenseSpec(size * f.size("moe_num_shared_experts", 2), activation(f), bias=bias)
+    # the experts' activation is silu whatever hidden_act says of the shared one
+    routes = routing(f, ("moe_num_experts",), ("moe_topk",), scores="softmax of chosen")
+    return decoder(f, attention(f), ffn=ExpertsSpec(routes, DenseSpec(size), shared=shared))
+
+
 def _granite_moe(f: Fields) -> ModelSpec:
     size = f.number("shared_intermediate_size", 0)
     shared = DenseSpec(f.size("shared_intermediate_size"), activation(f)) if size else None
-    routes = routing(f, scores="softmax of chosen")
+    routes = routing(f, ("num_local_experts",), scores="softmax of chosen")
     return granite(f, experts(f, routes, "intermediate_size", shared=shared))
 
 
@@ -139,6 +147,17 @@ GRANITE_MOE = {
         },
     ),
 }
+ARIA = {
+    **LLAMA,
+    "layers.{i}.ffn.router.weight": From((MLP + "router.weight",)),
+    "layers.{i}.ffn.expert_up.weight": ways(
+        MLP + "experts.fc1.weight", MLP + "experts.gate_up_proj", transpose=True
+    ),
+    "layers.{i}.ffn.expert_down.weight": ways(
+        MLP + "experts.fc2.weight", MLP + "experts.down_proj", transpose=True
+    ),
+    **shared_names(MLP + "shared_experts."),
+}
 
 FAMILIES = {
     "MixtralForCausalLM": Family(
@@ -160,6 +179,9 @@ FAMILIES = {
         "OLMoE", _olmoe, QWEN3_MOE, "experts, norms over all query and all key heads"
     ),
     "FlexOlmoForCausalLM": Family("FlexOlmo", _flex_olmo, FLEX_OLMO, "as OLMo 2, with experts"),
+    "AriaTextForCausalLM": Family(
+        "Aria without its model of images", _aria, ARIA, "as Llama, with experts and shared ones"
+    ),
     "GraniteMoeForCausalLM": Family(
         "Granite 3 1B-A400M and 3B-A800M", _granite_moe, GRANITE_MOE, "as Granite, with experts"
     ),

@@ -1,4 +1,4 @@
-"""Models of text and images, of which the text model alone is loaded: Gemma 3 and Mistral Small 3.
+"""Models of text and images, of which the text model alone is loaded: Gemma 3, Qwen3-VL and others.
 
 Its config is the field text_config, its tensors lie below a prefix, and the tensors of the other
 parts are passed over.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoker.model.families import gemma, llama
+from stoker.model.families import gemma, llama, mixtures
 from stoker.model.families.fields import Fields
 from stoker.model.families.gemma import GEMMA2
+from stoker.model.families.mixtures import ARIA, MLP, QWEN3_MOE
 from stoker.model.families.parts import LLAMA, Family
 from stoker.model.spec.model import ModelSpec
+from stoker.model.weights import From
 
 # as stored, and as transformers names the tensors once they are loaded
 RENAMED = (
@@ -22,6 +24,7 @@ RENAMED = (
 )
 PARTS = ("vision_tower.", "multi_modal_projector.")
 BESIDE = (*PARTS, *("model." + part for part in PARTS))
+QWEN_BESIDE = ("visual.", "model.visual.")
 
 # What Gemma's configs leave out.
 GEMMA3_DEFAULTS = {
@@ -60,6 +63,41 @@ def _mistral3(f: Fields) -> ModelSpec:
     return llama.FAMILIES[MISTRAL_TEXTS[kind]].spec(text)
 
 
+def _qwen3_vl(f: Fields, name: str, **defaults: Any) -> ModelSpec:
+    """Positions in three dimensions are all alike in a text, and images add to no layer."""
+    text = _text(f, {"rope_theta": 500000.0, **defaults})
+    # transformers leaves out what is false, and the text model's own field means nothing
+    text.values["tie_word_embeddings"] = f.flag("tie_word_embeddings")
+    for field in ("rope_scaling", "rope_parameters"):  # of images
+        text.values[field] = {
+            key: value for key, value in text.within(field).values.items() if "mrope" not in key
+        }
+    return FAMILY_OF_TEXT[name].spec(text)
+
+
+def _qwen3_vl_dense(f: Fields) -> ModelSpec:
+    return _qwen3_vl(f, "Qwen3ForCausalLM")
+
+
+def _qwen3_vl_moe(f: Fields) -> ModelSpec:
+    return _qwen3_vl(f, "Qwen3MoeForCausalLM", norm_topk_prob=True)
+
+
+def _aria(f: Fields) -> ModelSpec:
+    return FAMILY_OF_TEXT["AriaTextForCausalLM"].spec(_text(f, {}))
+
+
+FAMILY_OF_TEXT = {**llama.FAMILIES, **mixtures.FAMILIES}
+# published as (experts, inputs, outputs), and saved by transformers 5 the other way around, which
+# it takes them for if they are square
+QWEN3_VL_MOE = {
+    **QWEN3_MOE,
+    **{
+        f"layers.{{i}}.ffn.expert_{ours}.weight": From((f"{MLP}experts.{theirs}",), either=True)
+        for ours, theirs in (("up", "gate_up_proj"), ("down", "down_proj"))
+    },
+}
+
 FAMILIES = {
     "Gemma3ForConditionalGeneration": Family(
         "Gemma 3 (4B, 12B, 27B)",
@@ -74,6 +112,30 @@ FAMILIES = {
         _mistral3,
         LLAMA,
         "the text model, Mistral or Ministral 3; the model of images is left out",
+        renamed=RENAMED,
+        beside=BESIDE,
+    ),
+    "Qwen3VLForConditionalGeneration": Family(
+        "Qwen3-VL (2B, 4B, 8B, 32B)",
+        _qwen3_vl_dense,
+        LLAMA,
+        "the text model, Qwen3; the model of images is left out",
+        renamed=RENAMED,
+        beside=QWEN_BESIDE,
+    ),
+    "Qwen3VLMoeForConditionalGeneration": Family(
+        "Qwen3-VL 30B-A3B and 235B-A22B",
+        _qwen3_vl_moe,
+        QWEN3_VL_MOE,
+        "the text model, Qwen3 with experts; the model of images is left out",
+        renamed=RENAMED,
+        beside=QWEN_BESIDE,
+    ),
+    "AriaForConditionalGeneration": Family(
+        "Aria",
+        _aria,
+        ARIA,
+        "the text model with its experts; the model of images is left out",
         renamed=RENAMED,
         beside=BESIDE,
     ),
