@@ -39,11 +39,17 @@ PLAIN = Role()
 
 
 def qkv(spec: AttentionSpec) -> Role:
-    """Queries, keys and values of all heads in one projection, those that there are."""
+    """Queries, keys and values of all heads in one projection, those that there are.
+
+    A gate comes first, if there is one.
+    """
     made = spec.heads_made
     rotary_dim = spec.rope.dim if spec.rope else 0
     sizes = tuple(count * spec.head_dim for count in made)
-    return Role(sizes, (*made[:2], 0)[: len(made)], spec.head_dim, rotary_dim)
+    rotated = (*made[:2], 0)[: len(made)]
+    if spec.gate:
+        sizes, rotated = (spec.gate_size, *sizes), (0, *rotated)
+    return Role(sizes, rotated, spec.head_dim, rotary_dim)
 
 
 def gate_up(size: int) -> Role:

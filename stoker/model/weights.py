@@ -39,6 +39,8 @@ class From:
         alternating: the outputs of a gate and of what it gates take turns.
         by_group: rows stored as the queries, the key and the value of key-value head 0, then of
             head 1, and so on.
+        gated: rows stored as queries and gates of head 0, then of head 1, and so on, in the first
+            tensor (Qwen3-Next).
         pairs: the rotary embedding turns neighbours (2i, 2i + 1) of a head (Su et al., 2021) and
             not (i, i + R/2). Rows are put in our order; queries and keys alike, so their
             products stay the same.
@@ -53,6 +55,7 @@ class From:
     flat: bool = False
     alternating: bool = False
     by_group: bool = False
+    gated: bool = False
     pairs: bool = False
     plus: float = 0.0
     otherwise: tuple[From, ...] = ()
@@ -142,6 +145,9 @@ class Place:
             axis = 0 if self.expert is not None else 1
             gates, gated = (torch.arange(at, tensor.shape[axis], 2) for at in (0, 1))
             tensor = tensor.index_select(axis, torch.cat((gates, gated)).to(tensor.device))
+        if self.source.gated and not self.start:
+            heads = tensor.reshape(-1, 2, role.head_dim, *tensor.shape[1:])
+            tensor = heads.transpose(0, 1).flip(0).reshape(tensor.shape)
         if self.source.by_group:
             tensor = _ungrouped(tensor, role)
         if self.source.plus:
@@ -197,6 +203,8 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
     sizes, rotated = role.sizes, role.rotated or (0,) * len(role.sizes)
     if len(source.tensors) == 1:
         sizes, rotated = (_outputs(owner, leaf),), (sum(role.rotated),)
+    if source.gated:
+        sizes, rotated = (sizes[0] + sizes[1], *sizes[2:]), rotated[1:]
     experts = [None]
     if "{e}" in source.tensors[0]:
         experts = range(len(getattr(owner, leaf)))  # type: ignore[assignment]

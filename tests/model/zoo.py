@@ -153,6 +153,13 @@ ZOO = {
     ),
     "glm": ("Glm", {}),
     "glm4": ("Glm4", {}),
+    "hunyuan": (
+        "HunYuanDenseV1",
+        {
+            "tie_word_embeddings": True,
+            **_theta({"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}),
+        },
+    ),
     "ernie4_5": ("Ernie4_5", {"use_bias": True}),
     "cohere": ("Cohere", DERIVED),
     "cohere_qk_norm": ("Cohere", {**DERIVED, "use_qk_norm": True, "logit_scale": 0.3}),
@@ -210,6 +217,7 @@ MIXTURES = {  # whose products are not computed row by row
         "GraniteMoeShared",
         {**DERIVED, **EXPERTS, **GRANITE, "shared_intermediate_size": 32},
     ),
+    "hunyuan_moe": ("HunYuanMoEV1", {**EXPERTS, "moe_intermediate_size": 40}),
     "aria_text": ("AriaText", {**DERIVED, **EXPERTS, "mlp_bias": True}),
     "glm4_moe": (
         "Glm4Moe",

@@ -16,6 +16,7 @@ from stoker.model.families import (
     decilm,
     gemma,
     gpt_oss,
+    hunyuan,
     llama,
     mixtures,
     olmo,
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Family] = {
     **gpt_oss.FAMILIES,
     **mixtures.FAMILIES,
     **balanced.FAMILIES,
+    **hunyuan.FAMILIES,
     **wrapped.FAMILIES,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stoker.model import roles
@@ -33,7 +34,8 @@ class Attention(LayerPart):
         self.group = model.group_of(self.source)
         self.rope = model.ropes.index(spec.rope)
         self.sizes = [count * spec.head_dim for count in spec.heads_made]
-        self.qkv = Linear(model.hidden, sum(self.sizes), spec.qkv_bias, roles.qkv(spec))
+        outputs = sum(self.sizes) + spec.gate_size
+        self.qkv = Linear(model.hidden, outputs, spec.qkv_bias, roles.qkv(spec))
         self.out = Linear(spec.heads * spec.head_dim, model.hidden, spec.out_bias)
         self.norm_kind = model.norm.kind
         self.q_norm = self.k_norm = None
@@ -57,7 +59,8 @@ class Attention(LayerPart):
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         spec, slopes = self.spec, None
-        if self.norm_kind == "rms" and spec.qk_norm in ("head", "unit"):
+        fused = self.norm_kind == "rms" and spec.qk_norm in ("head", "unit")
+        if fused and not spec.rotates_first:
             keys = self.q_norm if self.k_norm is None else self.k_norm
             assert isinstance(self.q_norm, RmsNorm | PlainNorm)
             assert isinstance(keys, RmsNorm | PlainNorm)
@@ -95,11 +98,25 @@ class Attention(LayerPart):
         ops = step.ops
         if self.spec.keys_as_values:
             qkv = torch.cat((qkv, qkv[:, self.sizes[0] :]), dim=-1)
+        if self.spec.rotates_first:
+            turned = sum(self.sizes[:2])
+            heads = qkv[:, :turned].contiguous().view(len(qkv), -1, self.spec.head_dim)
+            rotated = ops.rotate(heads, None, 0.0, rope).flatten(1)
+            qkv, rope = torch.cat((rotated, qkv[:, turned:]), dim=-1), rope[:, :, :0]
         if self.q_norm is not None and self.k_norm is not None and not self.norms:
             q, k, v = torch.split(qkv, [*self.sizes[:2], self.sizes[1]], dim=-1)
             q, k = self._normed(q, self.q_norm, ops), self._normed(k, self.k_norm, ops)
             qkv = torch.cat((q, k, v), dim=-1)
         return ops.rotate_and_store(qkv, self.norms, rope, step.cells[self.group], keys, values)
+
+    def _gated(self, mixed: Tensor, gate: Tensor) -> Tensor:
+        """What the heads give, (T, H * D), times the function of the gate, (T, H * D) or (T, H)."""
+        if self.spec.gate == "sigmoid":
+            factor = gate.sigmoid()
+        else:
+            factor = F.softplus(gate.float()).to(gate.dtype)
+        heads = mixed.view(len(mixed), self.spec.heads, -1)
+        return (heads * factor.view(len(mixed), self.spec.heads, -1)).flatten(1)
 
     def kept(self, step: StepContext) -> tuple[Any, ...]:
         found = step.cache.layers[self.source]
@@ -107,8 +124,10 @@ class Attention(LayerPart):
         return found
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
-        spec, ops, qkv = self.spec, step.ops, self.qkv(x)
+        spec, ops, qkv, gate = self.spec, step.ops, self.qkv(x), None
         del x
+        if spec.gate:
+            gate, qkv = qkv[:, : spec.gate_size], qkv[:, spec.gate_size :].contiguous()
         if spec.clip is not None:
             qkv = qkv.clamp(-spec.clip, spec.clip)
         keys, values = self.kept(step)
@@ -121,5 +140,8 @@ class Attention(LayerPart):
             q = q * spec.growth.at(step.positions)[:, None, None].to(q.dtype)
         mixed = ops.attention.run(step.attention[self.group], q, keys, values, self.scores)
         del qkv, q
-        mixed, residual = self.going_on(mixed.flatten(1), residual, step)
+        mixed = mixed.flatten(1)
+        if gate is not None:
+            mixed = self._gated(mixed, gate)
+        mixed, residual = self.going_on(mixed, residual, step)
         return self.joined(self.out, self.out_norm(mixed, ops), residual, ops)

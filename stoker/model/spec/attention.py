@@ -21,6 +21,7 @@ class AttentionSpec(PartSpec):
         qk_norm: norms of queries and keys: over each head with weights (head_dim,) that all
             heads share ("head"), with (heads, head_dim) ("own") or without ("unit"), or over all
             heads at once ("projection").
+        rotates_first: those norms come after the rotation (Hunyuan 1).
         value_norm: values too have a norm over each head, without weights (Gemma 3n, 2025).
         keys_as_values: values are the projected keys, before norm and rotation (Gemma 4, 2026).
         reads: an earlier layer, whose keys and values this one reads; it has none of its own
@@ -32,6 +33,8 @@ class AttentionSpec(PartSpec):
         growth: of the queries with their position.
         slopes: of each head, times the distance of a key taken from its score (ALiBi).
         sinks: each head has a learned score more, without a value (gpt-oss, 2025).
+        gate: what the heads give is multiplied by this function of a linear map of the layer's
+            input, number by number or, if `gates_heads`, head by head (Qwen3-Next, 2025).
         out_norm: what the heads give goes through a norm before the projection out of them.
 
     Raises:
@@ -46,6 +49,7 @@ class AttentionSpec(PartSpec):
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: Literal["head", "own", "unit", "projection"] | None = None
+    rotates_first: bool = False
     value_norm: bool = False
     keys_as_values: bool = False
     reads: int | None = None
@@ -56,6 +60,8 @@ class AttentionSpec(PartSpec):
     growth: Growth | None = None
     slopes: tuple[float, ...] | None = None
     sinks: bool = False
+    gate: Literal["sigmoid", "softplus"] | None = None
+    gates_heads: bool = False
     out_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -65,6 +71,8 @@ class AttentionSpec(PartSpec):
                 "key-value heads evenly (num_attention_heads, num_key_value_heads)"
             )
         assert not self.value_norm or self.qk_norm in ("head", "unit"), "all heads are normed alike"
+        assert not self.rotates_first or self.qk_norm == "head", "norms of heads have their place"
+        assert not (self.rotates_first and (self.value_norm or self.reads is not None))
 
     @property
     def heads_made(self) -> tuple[int, ...]:
@@ -73,6 +81,13 @@ class AttentionSpec(PartSpec):
             return (self.heads,)
         made = (self.heads, self.kv_heads, self.kv_heads)
         return made[:2] if self.keys_as_values else made
+
+    @property
+    def gate_size(self) -> int:
+        """Numbers of the gate, which the projection gives before the heads."""
+        if self.gate is None:
+            return 0
+        return self.heads if self.gates_heads else self.heads * self.head_dim
 
     @property
     def ropes(self) -> tuple[Rope | None, ...]:
@@ -92,10 +107,11 @@ class AttentionSpec(PartSpec):
         return CacheSpec(self.kv_heads, self.head_dim, self.window)
 
     def product_weights(self, hidden: int) -> int:
-        return hidden * self.head_dim * (self.heads + sum(self.heads_made))
+        heads = self.head_dim * (self.heads + sum(self.heads_made))
+        return hidden * (heads + self.gate_size)
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        biases = self.qkv_bias * sum(self.heads_made) * self.head_dim
+        biases = self.qkv_bias * (sum(self.heads_made) * self.head_dim + self.gate_size)
         normed = self.heads_made[:2]
         heads = {None: 0, "unit": 0, "head": len(normed)}.get(self.qk_norm, sum(normed))
         norms = norm.parameters((heads + self.out_norm * self.heads) * self.head_dim)
