@@ -41,6 +41,8 @@ class From:
             head 1, and so on.
         gated: rows stored as queries and gates of head 0, then of head 1, and so on, in the first
             tensor (Qwen3-Next).
+        quarters: rows stored as queries, values and keys of the first quarter of the heads, then
+            of the second, and so on.
         pairs: the rotary embedding turns neighbours (2i, 2i + 1) of a head (Su et al., 2021) and
             not (i, i + R/2). Rows are put in our order; queries and keys alike, so their
             products stay the same.
@@ -56,6 +58,7 @@ class From:
     alternating: bool = False
     by_group: bool = False
     gated: bool = False
+    quarters: bool = False
     pairs: bool = False
     plus: float = 0.0
     otherwise: tuple[From, ...] = ()
@@ -150,6 +153,9 @@ class Place:
             tensor = heads.transpose(0, 1).flip(0).reshape(tensor.shape)
         if self.source.by_group:
             tensor = _ungrouped(tensor, role)
+        if self.source.quarters:
+            queries, values, keys = tensor.reshape(4, 3, -1, tensor.shape[-1]).unbind(1)
+            tensor = torch.cat((queries, keys, values)).reshape(tensor.shape)
         if self.source.plus:
             tensor = tensor.float() + self.source.plus
         target.copy_(tensor)

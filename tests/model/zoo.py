@@ -3,6 +3,7 @@
 import torch
 import transformers as hf
 from zoo_modern import MODERN, MODERN_MIXTURES
+from zoo_older import FUSED, OLDER, OWN_SIZES
 
 VOCAB = 200
 SIZES = {
@@ -248,7 +249,7 @@ MIXTURES = {  # whose products are not computed row by row
     ),
 }
 MIXTURES |= MODERN_MIXTURES
-ZOO |= MODERN | MIXTURES
+ZOO |= MODERN | MIXTURES | OLDER
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -296,6 +297,7 @@ CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
 CLASSES = {
     "Gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM),
     "GPT2": (hf.GPT2Config, hf.GPT2LMHeadModel),
+    "OpenAIGPT": (hf.OpenAIGPTConfig, hf.OpenAIGPTLMHeadModel),
 }
 
 
@@ -308,7 +310,7 @@ def make_config(name):
         getattr(hf, f"{family}Config"),
         getattr(hf, f"{family}ForCausalLM", None),
     )
-    fields = changes if family == "GPT2" else {**SIZES, **changes}
+    fields = changes if family in OWN_SIZES | {"GPT2"} else {**SIZES, **changes}
     config = config_class(**{key: value for key, value in fields.items() if value is not None})
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, None)
@@ -327,7 +329,8 @@ def _wrapped(family, changes, text):
 def make(name):
     """The model of a row; its norms and biases are random too, as ones and zeros hide mistakes."""
     config, model_class = make_config(name)
-    config._attn_implementation = "eager"  # the others leave out soft caps
+    # the others leave out soft caps; Falcon's adds its biases twice
+    config._attn_implementation = "sdpa" if name in FUSED else "eager"
     torch.manual_seed(0)
     model = model_class(config).eval()
     for key, parameter in model.named_parameters():

@@ -11,12 +11,13 @@ from stoker.model.families.parts import (
     Family,
     activation,
     attention,
+    both,
     decoder,
     head_size,
+    plain,
 )
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.model import LayerSpec, LearnedPositions, ModelSpec
-from stoker.model.spec.networks import DenseSpec
 from stoker.model.spec.part import NormSpec
 from stoker.model.weights import changed, names
 
@@ -27,14 +28,10 @@ def _starcoder2(f: Fields) -> ModelSpec:
     return decoder(
         f,
         attention(f, qkv_bias=bias, out_bias=bias, window=window),
-        ffn=_plain(f.size("intermediate_size"), activation(f, default="gelu_pytorch_tanh"), bias),
+        ffn=plain(f.size("intermediate_size"), activation(f, default="gelu_pytorch_tanh"), bias),
         norm=NormSpec("layer", f.number("norm_epsilon", 1e-5), bias=True),
         tied=True,
     )
-
-
-def _plain(size: int, kind: str, bias: bool = True) -> DenseSpec:
-    return DenseSpec(size, kind, gated=False, bias=bias)
 
 
 def _gpt_neox(f: Fields) -> ModelSpec:
@@ -44,7 +41,7 @@ def _gpt_neox(f: Fields) -> ModelSpec:
     return decoder(
         f,
         attention(f, theta=theta, partial=partial, qkv_bias=bias, out_bias=bias),
-        ffn=_plain(f.size("intermediate_size"), activation(f, default="gelu")),
+        ffn=plain(f.size("intermediate_size"), activation(f, default="gelu")),
         norm=NormSpec("layer", f.number("layer_norm_eps", 1e-5), bias=True),
         layer={"parallel": parallel},
     )
@@ -57,7 +54,7 @@ def _gpt2(f: Fields) -> ModelSpec:
     scale = dim**-0.5 if f.flag("scale_attn_weights", True) else 1.0
     mixer = AttentionSpec(heads, heads, dim, scale, qkv_bias=True, out_bias=True)
     kind = activation(f, "activation_function", "gelu_new")
-    ffn = _plain(f.size("n_inner", 4 * hidden), kind)
+    ffn = plain(f.size("n_inner", 4 * hidden), kind)
     mixers = [mixer] * f.layers("n_layer")
     if f.flag("scale_attn_by_inverse_layer_idx"):
         mixers = [replace(one, scale=scale / (i + 1)) for i, one in enumerate(mixers)]
@@ -82,7 +79,7 @@ def _opt(f: Fields) -> ModelSpec:
     return decoder(
         f,
         replace(attention(f), rope=None, qkv_bias=bias, out_bias=bias),
-        ffn=_plain(f.size("ffn_dim"), activation(f, "activation_function", "relu"), bias),
+        ffn=plain(f.size("ffn_dim"), activation(f, "activation_function", "relu"), bias),
         norm=NormSpec("layer", 1e-5, bias=True),
         tied=True,
         layer={"pre_norms": before, "sum_norms": not before},
@@ -106,11 +103,6 @@ STARCODER2 = {
 }
 
 
-def _both(table: dict[str, str]) -> dict[str, str]:
-    """Weight and bias of each entry."""
-    return {f"{a}.{end}": f"{b}.{end}" for a, b in table.items() for end in ("weight", "bias")}
-
-
 _NEOX_LAYER = {
     "layers.{i}.mixer_norm": "input_layernorm",
     "layers.{i}.ffn_norm": "post_attention_layernorm",
@@ -121,8 +113,8 @@ _NEOX_LAYER = {
 }
 GPT_NEOX = {
     **names("", {"head.weight": "embed_out.weight"}),
-    **names("gpt_neox.", {"embedding": "embed_in.weight"} | _both({"norm": "final_layer_norm"})),
-    **changed(names("gpt_neox.layers.{i}.", _both(_NEOX_LAYER)), "qkv", by_group=True),
+    **names("gpt_neox.", {"embedding": "embed_in.weight"} | both({"norm": "final_layer_norm"})),
+    **changed(names("gpt_neox.layers.{i}.", both(_NEOX_LAYER)), "qkv", by_group=True),
 }
 
 _GPT2_LAYER = {
@@ -137,8 +129,8 @@ _LINEAR = "qkv.weight out.weight up.weight down.weight"
 GPT2 = {
     **names("", {"head.weight": "lm_head.weight"}),
     **names("transformer.", {"embedding": "wte.weight", "positions": "wpe.weight"}),
-    **names("transformer.", _both({"norm": "ln_f"})),
-    **changed(names("transformer.h.{i}.", _both(_GPT2_LAYER)), _LINEAR, transpose=True),
+    **names("transformer.", both({"norm": "ln_f"})),
+    **changed(names("transformer.h.{i}.", both(_GPT2_LAYER)), _LINEAR, transpose=True),
 }
 
 _OPT_LAYER = {
@@ -154,7 +146,7 @@ _OPT = "model.decoder."
 OPT = {
     **names("", {"head.weight": "lm_head.weight"}),
     **names(_OPT, {"embedding": "embed_tokens.weight", "positions": "embed_positions.weight"}),
-    **names(_OPT, _both({"norm": "final_layer_norm"})),
+    **names(_OPT, both({"norm": "final_layer_norm"})),
     **names(_OPT, {f"project_{way}.weight": f"project_{way}.weight" for way in ("in", "out")}),
     **names(
         _OPT + "layers.{i}.self_attn.",
@@ -163,7 +155,7 @@ OPT = {
             "layers.{i}.mixer.qkv.bias": "q_proj.bias k_proj.bias v_proj.bias",
         },
     ),
-    **names(_OPT + "layers.{i}.", _both(_OPT_LAYER)),
+    **names(_OPT + "layers.{i}.", both(_OPT_LAYER)),
 }
 
 FAMILIES = {

@@ -116,6 +116,11 @@ def gated(f: Fields) -> DenseSpec:
     return DenseSpec(f.size("intermediate_size"), activation(f), bias=f.flag("mlp_bias"))
 
 
+def plain(size: int, kind: str, bias: bool = True) -> DenseSpec:
+    """A network of two projections."""
+    return DenseSpec(size, kind, gated=False, bias=bias)
+
+
 def rms(f: Fields) -> NormSpec:
     return NormSpec("rms", f.number("rms_norm_eps"))
 
@@ -176,6 +181,11 @@ def with_windows(
     """The mixer for each layer, with sliding_window where it slides."""
     window = f.size("sliding_window", default) if any(slides) else None
     return [replace(mixer, window=window) if slide else mixer for slide in slides]
+
+
+def both(table: dict[str, str]) -> dict[str, str]:
+    """Weight and bias of each entry."""
+    return {f"{a}.{end}": f"{b}.{end}" for a, b in table.items() for end in ("weight", "bias")}
 
 
 OUTER = {
