@@ -337,6 +337,6 @@ def make(name):
         if parameter.dim() == 1 or "norm" in key or key.endswith("bias"):
             torch.nn.init.normal_(parameter, 0.0 if key.endswith("bias") else 0.8, 0.3)
     for key, buffer in model.named_buffers():
-        if key.endswith("bias"):  # corrections of experts
+        if key.endswith("bias") and buffer.dim() == 1:  # corrections of experts, and no masks
             torch.nn.init.normal_(buffer, 0.0, 0.3)
     return model

@@ -8,6 +8,7 @@ GPT = {
     "n_head": 4,
     "initializer_range": 0.15,
 }
+UNTIED = {"tie_word_embeddings": False}
 WIDE = {**GPT, "initializer_range": 0.4}  # or else a tied head repeats what it reads
 ROTARY = {**GPT, "n_embd": 64, "rotary_dim": 8}
 NEO = {
@@ -35,13 +36,13 @@ BLOOM = {
     "hidden_size": 48,
     "n_layer": 3,
     "n_head": 6,
-    "initializer_range": 0.15,
+    "initializer_range": 0.4,
     "tie_word_embeddings": False,
 }
 FALCON = {**ALIKE, "hidden_size": 64, "bias": True}
 
 OLDER = {
-    "gpt": ("OpenAIGPT", {**GPT, "tie_word_embeddings": False}),
+    "gpt": ("OpenAIGPT", {**GPT, **UNTIED, "n_layer": 2, "initializer_range": 1.0}),
     "gpt_neo": ("GPTNeo", NEO),
     "gptj": ("GPTJ", ROTARY),
     "codegen": ("CodeGen", ROTARY),
@@ -64,7 +65,7 @@ OLDER = {
     ),
     "olmo": ("Olmo", {**ALIKE, "clip_qkv": 1.5}),
     "persimmon": ("Persimmon", {**ALIKE, "hidden_size": 64}),
-    "biogpt": ("BioGpt", {**ALIKE, "tie_word_embeddings": False}),
+    "biogpt": ("BioGpt", {**ALIKE, **UNTIED, "initializer_range": 0.6}),
     "falcon": ("Falcon", FALCON),
     "falcon_grouped": (
         "Falcon",
@@ -84,16 +85,7 @@ OLDER = {
         "Falcon",
         {**FALCON, "alibi": True, "hidden_size": 60, "num_attention_heads": 6},
     ),
-    "bloom": (
-        "Bloom",
-        {
-            "vocab_size": 200,
-            "hidden_size": 48,
-            "n_layer": 3,
-            "n_head": 6,
-            "initializer_range": 0.15,
-        },
-    ),
+    "bloom": ("Bloom", BLOOM),
     "mpt": ("Mpt", {**MPT, "attn_config": {"clip_qkv": 2.0}}),
     "mpt_odd": ("Mpt", {**MPT, "d_model": 60, "n_heads": 6}),
 }

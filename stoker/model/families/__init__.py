@@ -11,8 +11,8 @@ from typing import Any
 
 from stoker.errors import ModelError, short, suggest
 from stoker.model.families import (
-    balanced,
     alibi,
+    balanced,
     classic,
     decilm,
     gemma,
