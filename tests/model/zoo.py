@@ -218,6 +218,28 @@ MIXTURES = {  # whose products are not computed row by row
         "GraniteMoeShared",
         {**DERIVED, **EXPERTS, **GRANITE, "shared_intermediate_size": 32},
     ),
+    "afmoe": (
+        "Afmoe",
+        {**EXPERTS, **WINDOW, "num_hidden_layers": 4, "mup_enabled": True, "route_scale": 1.7},
+    ),
+    "laguna": (
+        "Laguna",
+        {**EXPERTS, **WINDOW, "layer_types": ["full_attention", *["sliding_attention"] * 2]}
+        | {"num_attention_heads_per_layer": [4, 2, 6], "moe_routed_scaling_factor": 1.7}
+        | {"moe_router_logit_softcapping": 1.5},
+    ),
+    "laguna_elements": (
+        "Laguna",
+        {**EXPERTS, **WINDOW, "gating": "per-element"}
+        | {"mlp_layer_types": ["sparse", "dense", "sparse"]},
+    ),
+    "mellum": (
+        "Mellum",
+        {**EXPERTS, **WINDOW, "layer_types": ["full_attention", *["sliding_attention"] * 2]}
+        | {"rope_parameters": EACH_TYPE},
+    ),
+    "kolibri": ("Kolibri1", {**EXPERTS, **WINDOW, "num_hidden_layers": 5}),
+    "flint": ("Flint", {**EXPERTS, **WINDOW, "num_hidden_layers": 5}),
     "hunyuan_moe": ("HunYuanMoEV1", {**EXPERTS, "moe_intermediate_size": 40}),
     "aria_text": ("AriaText", {**DERIVED, **EXPERTS, "mlp_bias": True}),
     "glm4_moe": (

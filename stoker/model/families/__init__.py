@@ -25,6 +25,7 @@ from stoker.model.families import (
     olmo,
     paired,
     recent,
+    recent_mixtures,
     wrapped,
 )
 from stoker.model.families.fields import Fields
@@ -51,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     **mixtures.FAMILIES,
     **balanced.FAMILIES,
     **hunyuan.FAMILIES,
+    **recent_mixtures.FAMILIES,
     **wrapped.FAMILIES,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stoker.errors import ModelError, short
@@ -42,9 +43,10 @@ def _mixtral(f: Fields) -> ModelSpec:
     return decoder(f, mixer, ffn=experts(f, routes, "intermediate_size"))
 
 
-def _qwen_layers(f: Fields, mixture: ExpertsSpec) -> list[PartSpec]:
+def qwen_layers(f: Fields, mixture: ExpertsSpec, default: Sequence[int] = ()) -> list[PartSpec]:
     """Each `decoder_sparse_step`-th layer is sparse, but for those of `mlp_only_layers`."""
-    step, dense = f.size("decoder_sparse_step", 1), f.items("mlp_only_layers") or []
+    step, dense = f.size("decoder_sparse_step", 1), f.items("mlp_only_layers")
+    dense = list(default) if dense is None else dense
     for index in dense:
         if type(index) is not int:
             raise ModelError(
@@ -67,14 +69,14 @@ def _qwen2_moe(f: Fields) -> ModelSpec:
         mixers = with_windows(f, mixer, slides)
     shared = DenseSpec(f.size("shared_expert_intermediate_size"), activation(f))
     mixture = experts(f, _qwen_routing(f), "moe_intermediate_size", shared=shared, shared_gate=True)
-    return decoder(f, mixers, ffn=_qwen_layers(f, mixture))
+    return decoder(f, mixers, ffn=qwen_layers(f, mixture))
 
 
 def qwen3_moe(f: Fields) -> ModelSpec:
     window = f.size("sliding_window", None) if f.flag("use_sliding_window") else None
     mixture = experts(f, _qwen_routing(f), "moe_intermediate_size")
     mixer = attention(f, qk_norm="head", window=window)
-    return decoder(f, mixer, ffn=_qwen_layers(f, mixture))
+    return decoder(f, mixer, ffn=qwen_layers(f, mixture))
 
 
 def _olmoe(f: Fields) -> ModelSpec:
