@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stoker.ops.activation import ACTIVATIONS
-from stoker.ops.triton import activation, norm, quantize, rope, step_tensors
+from stoker.ops.triton import activation, experts, norm, quantize, rope, step_tensors
 from stoker.ops.triton import draw_kernels as draws
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -118,6 +118,28 @@ def sampling():
             )
 
 
+def mixtures():
+    for dtype, tile, flag in (
+        (BF16, experts._NARROW, True),
+        (F16, experts._MIDDLE, False),
+        (BF16, experts._WIDE, False),
+        (F32, experts._EXACT, True),
+    ):
+        sizes = {"SIZE": 2048, "INNER": 768, "BIAS": flag, "num_warps": tile.warps}
+        sizes |= {"M": tile.rows, "N": tile.outputs, "K": tile.inputs}
+        sizes["PRECISION"] = "ieee" if dtype == F32 else "tf32"
+        compile_kernel(
+            *(experts._up, dtype, I64, F32, I64, I64, I64, dtype, dtype, dtype, 7.0, 1.5),
+            EACH=8, KIND="silu", GATED=True, WEIGHS=flag, LIMIT=flag, **sizes,
+        )  # fmt: skip
+        compile_kernel(experts._down, dtype, I64, I64, I64, I64, dtype, dtype, dtype, **sizes)
+        compile_kernel(
+            *(experts._combine, dtype, dtype, I64, F32, dtype, dtype, 128),
+            SIZE=2048, EACH=8, ADD=flag, APPLIED=flag, BLOCK=1024,
+        )  # fmt: skip
+
+
 if __name__ == "__main__":
     rows()
+    mixtures()
     sampling()
