@@ -11,14 +11,22 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from stoker.ops.activation import ACTIVATIONS
-from stoker.ops.triton import activation, experts, norm, quantize, rope, step_tensors
+from stoker.ops.triton import (
+    activation,
+    experts,
+    norm,
+    quantize,
+    rope,
+    state_space,
+    step_tensors,
+)
 from stoker.ops.triton import draw_kernels as draws
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 I32, I64, FP8 = torch.int32, torch.int64, torch.float8_e4m3fn
 NAMES = {
     F16: "*fp16", BF16: "*bf16", F32: "*fp32", F64: "*fp64", I32: "*i32", I64: "*i64",
-    FP8: "*fp8e4nv",
+    FP8: "*fp8e4nv", torch.uint8: "*u8",
 }  # fmt: skip
 VOCAB = 151936
 
@@ -71,6 +79,31 @@ def rows():
             PAGE=page, LAST=last, BLOCK=256,
         )  # fmt: skip
     compile_kernel(quantize._kernel, BF16, FP8, F32, 5120, SIZE=5120, TOP=448.0, BLOCK=8192)
+
+
+def states():
+    plan = (I64, I64, torch.uint8)
+    for gated, taps, tokens, channels in ((True, 3, 16, 128), (False, 4, 32, 64)):
+        compile_kernel(
+            *(state_space._conv_kernel, *[BF16] * 6, *plan, BF16, 5120, 9216),
+            TAPS=taps, GATED=gated, BIAS=not gated, SILU=not gated, BLOCK_T=tokens,
+            BLOCK_C=channels,
+        )  # fmt: skip
+    for dtype, (dim, size) in itertools.product((BF16, F32), ((64, 128), (80, 256))):
+        compile_kernel(
+            *(state_space._ssd_kernel, dtype, dtype, F32, F32, F32, F32, *plan, dtype),
+            *(5120, 9216, 0.0, float("inf")),
+            HEADS=64, DIM=dim, GROUPS=8, SIZE=size, BLOCK_N=size, BLOCK_P=4096 // size,
+        )  # fmt: skip
+        compile_kernel(
+            *(state_space._selective_kernel, *[dtype] * 5, F32, F32, F32, F32, *plan, dtype),
+            *(5120, 192, 192, 10240),
+            GROUPS=1, SIZE=16, BLOCK_N=16, BLOCK_C=64,
+        )  # fmt: skip
+        compile_kernel(
+            *(state_space._norm_kernel, dtype, dtype, dtype, dtype, 9216, 1e-5),
+            GROUPS=8, PART=dim * 8, NORMED=dim == 64, FIRST=dim == 80, BLOCK=1024,
+        )  # fmt: skip
 
 
 def sampling():
@@ -142,4 +175,5 @@ def mixtures():
 if __name__ == "__main__":
     rows()
     mixtures()
+    states()
     sampling()

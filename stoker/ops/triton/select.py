@@ -13,9 +13,12 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from stoker.ops.causal_conv import CausalConv
 from stoker.ops.draw import Draw
+from stoker.ops.gated_norm import GatedNorm
 from stoker.ops.kv_pages import Pages
 from stoker.ops.rope import HeadNorms
+from stoker.ops.selective_scan import SelectiveScan, SsdScan
 from stoker.ops.step_tensors import MakeInputs
 from stoker.ops.triton.available import triton_serves
 
@@ -33,6 +36,10 @@ class Fused(TypedDict, total=False):
     rotate: Callable[[Tensor, Tensor | None, float, Tensor], Tensor]
     draw: Draw
     make_inputs: MakeInputs
+    causal_conv: CausalConv
+    ssd_scan: SsdScan
+    selective_scan: SelectiveScan
+    gated_norm: GatedNorm
 
 
 @functools.cache  # and so the warning comes once
@@ -41,7 +48,7 @@ def fused_operations(device_type: str) -> Fused:
     if not triton_serves(device_type):
         log.warning("Triton is not installed: norms, activations and draws take slower paths")
         return {}
-    from stoker.ops.triton import activation, draw, norm, rope, step_tensors
+    from stoker.ops.triton import activation, draw, norm, rope, state_space, step_tensors
 
     return {
         "rms_norm": norm.rms_norm,
@@ -52,4 +59,8 @@ def fused_operations(device_type: str) -> Fused:
         "rotate": rope.rotate,
         "draw": draw.draw,
         "make_inputs": step_tensors.make_inputs,
+        "causal_conv": state_space.causal_conv,
+        "ssd_scan": state_space.ssd_scan,
+        "selective_scan": state_space.selective_scan,
+        "gated_norm": state_space.gated_norm,
     }
