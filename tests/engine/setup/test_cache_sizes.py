@@ -56,7 +56,7 @@ def test_memory_is_used_and_both_ends_get_half(groups, size, context, running, c
     counts, needs = sizes.blocks(most), sizes._most
     assert max(counts) == counts[needs.index(max(needs))] == most
     enough = [min(need * running + chunk // size, most) for need in needs]
-    equal = memory // sum(block_bytes)
+    equal = sizes.nbytes(most) // sum(block_bytes)
     for count, need, bound in zip(counts, needs, enough, strict=True):
         assert count >= bound or (
             count + 1 >= need / max(needs) * most and 2 * (count + 1) >= equal
