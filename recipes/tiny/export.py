@@ -26,7 +26,7 @@ def write_json(path: Path, content: dict[str, object]) -> None:
 
 FAMILIES = {  # by what a shape has: the class and the model_type
     "plain": ("Qwen3ForCausalLM", "qwen3"),
-    "experts": ("Qwen2MoeForCausalLM", "qwen2_moe"),
+    "experts": ("Glm4MoeForCausalLM", "glm4_moe"),
     "delta": ("Qwen3_5ForCausalLM", "qwen3_5_text"),
 }
 
@@ -45,18 +45,25 @@ def family_config(shape: Shape) -> dict[str, object]:
             "sliding_window": None,
             "use_sliding_window": False,
         }
+    rotation = {
+        "rope_type": "default",
+        "rope_theta": shape.theta,
+        "partial_rotary_factor": shape.rotary,
+    }
     if family(shape) == "experts":
         return {
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
+            "first_k_dense_replace": 0,
             "moe_intermediate_size": shape.expert_ffn,
+            "n_group": 1,
+            "n_routed_experts": shape.experts,
+            "n_shared_experts": shape.ffn // shape.expert_ffn,
             "norm_topk_prob": True,
-            "num_experts": shape.experts,
             "num_experts_per_tok": shape.active,
-            "qkv_bias": False,
-            "rope_theta": shape.theta,
-            "shared_expert_intermediate_size": shape.ffn,
-            "use_sliding_window": False,
+            "num_nextn_predict_layers": 0,
+            "rope_parameters": rotation,
+            "routed_scaling_factor": 1.0,
+            "topk_group": 1,
+            "use_qk_norm": True,
         }
     kinds = ("linear_attention", "full_attention")
     return {
@@ -67,11 +74,7 @@ def family_config(shape: Shape) -> dict[str, object]:
         "linear_num_key_heads": shape.heads,
         "linear_num_value_heads": shape.heads,
         "linear_value_head_dim": shape.delta_value,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": shape.theta,
-            "partial_rotary_factor": shape.rotary,
-        },
+        "rope_parameters": rotation,
     }
 
 
@@ -108,6 +111,11 @@ def offset(shape: Shape, name: str) -> float:
     return float(family(shape) == "delta" and "norm" in name and "linear_attn" not in name)
 
 
+def stored_dtype(name: str) -> torch.dtype:
+    """bfloat16, but for what decides between experts whose scores are close."""
+    return torch.float32 if name.endswith("e_score_correction_bias") else torch.bfloat16
+
+
 def tokenizer_config(context: int) -> dict[str, object]:
     """tokenizer_config.json with the chat template."""
     return {
@@ -131,7 +139,7 @@ def export(checkpoint: Path, tokenizer: Path, out: Path) -> None:
     ids = Tokenizer.from_file(str(tokenizer))
     end, end_of_text = ids.token_to_id(END), ids.token_to_id(END_OF_TEXT)
     weights = {
-        name: (w - offset(shape, name)).to(torch.bfloat16).contiguous()
+        name: (w - offset(shape, name)).to(stored_dtype(name)).contiguous()
         for name, w in state["model"].items()
     }
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""The models that are trained: Qwen3, Qwen2-MoE and Qwen3.5, with transformers' parameter names.
+"""The models that are trained: Qwen3, GLM-4.5 and Qwen3.5, with transformers' parameter names.
 
 Which of them a shape gives follows from its fields. Knows nothing of data, optimisers or
 generation: it maps token ids to hidden states, and the chosen hidden states to logits.
@@ -81,7 +81,8 @@ class TinyModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.model.embed_tokens.weight)
 
-    def imbalance(self) -> Tensor:
-        """Mean imbalance of the layers' experts in the last call, zero where there are none."""
-        layers = [m.imbalance for m in self.modules() if isinstance(m, Experts)]
-        return torch.stack(layers).mean() if layers else torch.zeros(())
+    def balance(self) -> None:
+        """Correct the routers by the loads of the last call, where there are some."""
+        for part in self.modules():
+            if isinstance(part, Experts):
+                part.balance()

@@ -29,7 +29,6 @@ class Shape:
     context: int = 4096
     theta: float = 100_000.0
 
-    head_norms: bool = True  # of queries and keys
     output_gate: bool = False  # sigmoid gates on what attention puts out
     rotary: float = 1.0  # share of a head that is rotated
     experts: int = 0
@@ -50,7 +49,7 @@ class Shape:
 SHAPES = {
     "main": Shape(),
     "draft": Shape(hidden=96, layers=3, heads=2, kv_heads=1, head_dim=64, ffn=192),
-    "moe": Shape(layers=4, ffn=128, head_norms=False, experts=8, active=2, expert_ffn=64),
+    "moe": Shape(layers=4, ffn=128, rotary=0.5, experts=8, active=2, expert_ffn=64),
     "hybrid": Shape(
         hidden=128,
         layers=8,
@@ -87,7 +86,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention, with normalised queries and keys and with output gates if asked."""
+    """Grouped-query attention with normalised queries and keys, and with output gates if asked."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -97,8 +96,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(shape.hidden, inner_kv, bias=False)
         self.v_proj = nn.Linear(shape.hidden, inner_kv, bias=False)
         self.o_proj = nn.Linear(inner, shape.hidden, bias=False)
-        self.q_norm = RMSNorm(shape.head_dim) if shape.head_norms else nn.Identity()
-        self.k_norm = RMSNorm(shape.head_dim) if shape.head_norms else nn.Identity()
+        self.q_norm = RMSNorm(shape.head_dim)
+        self.k_norm = RMSNorm(shape.head_dim)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         heads, kv_heads = self.shape.heads, self.shape.kv_heads

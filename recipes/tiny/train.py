@@ -27,7 +27,6 @@ WARM_UP_STEPS = 60
 MATRIX_RATE = 0.02
 OTHER_RATE = 3e-3
 SMALLEST_MATRIX = 16
-IMBALANCE_WEIGHT = 0.01
 CHECKPOINT_SECONDS = 200
 PROBES = 64
 
@@ -51,14 +50,14 @@ def rate_factor(step: int, progress: float) -> float:
 
 
 def batch_loss(model: TinyModel, batch: Batch) -> Tensor:
-    """Weighted mean cross-entropy over the targets that count, and what unequal experts cost."""
+    """Weighted mean cross-entropy over the targets that count."""
     ids, weights = torch.from_numpy(batch.ids), torch.from_numpy(batch.weights).flatten()
     counted = weights.nonzero().squeeze(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model(ids[:, :-1]).flatten(0, 1)[counted]
         logits = model.logits(hidden)
     losses = F.cross_entropy(logits.float(), ids[:, 1:].flatten()[counted], reduction="none")
-    return (losses * weights[counted]).sum() / weights.sum() + IMBALANCE_WEIGHT * model.imbalance()
+    return (losses * weights[counted]).sum() / weights.sum()
 
 
 @torch.no_grad()
@@ -170,6 +169,7 @@ def train_step(
     for optim in optims:
         optim.step()
         optim.zero_grad()
+    model.balance()
     return loss.item()
 
 

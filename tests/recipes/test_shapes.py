@@ -23,10 +23,10 @@ from parts import SHAPES  # noqa: E402
 def random_model(name):
     """The model of a shape, smaller, none of its weights zero or one."""
     torch.manual_seed(0)
-    shape = replace(SHAPES[name], hidden=64, ffn=32, context=256)
+    shape = replace(SHAPES[name], hidden=64, ffn=64, context=256)
     model = TinyModel(replace(shape, layers=min(shape.layers, 4)))
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in model.state_dict().values():
             weight.add_(torch.randn_like(weight) * 0.05)
     return model
 
@@ -48,8 +48,25 @@ def test_every_weight_is_trained_by_one_optimiser(name):
     ]
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
     ids = torch.randint(0, model.shape.vocab, (2, 70))
-    (model.logits(model(ids)).logsumexp(-1).mean() + model.imbalance()).backward()
+    model.logits(model(ids)).logsumexp(-1).mean().backward()
     assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_loads_of_experts_are_balanced():
+    model = random_model("moe")
+    ids = torch.randint(0, model.shape.vocab, (4, 70))
+    layer = model.model.layers[1].mlp
+
+    def spread():
+        with torch.no_grad():
+            model(ids)
+        return int(layer.loads.max() - layer.loads.min())
+
+    before = spread()
+    for _ in range(100):
+        model.balance()
+        spread()
+    assert spread() < before / 3
 
 
 def test_chunks_of_the_delta_rule_equal_its_steps():
