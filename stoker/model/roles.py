@@ -27,12 +27,14 @@ class Role:
         rotated: heads of each part that are rotated, counted from its first.
         head_dim: numbers of a head; 0 if there are no heads.
         rotary_dim: numbers of a head that are rotated, from its first.
+        groups: neighbouring heads form groups, each with a share of every part.
     """
 
     sizes: tuple[int, ...] = ()
     rotated: tuple[int, ...] = ()
     head_dim: int = 0
     rotary_dim: int = 0
+    groups: int = 1
 
 
 PLAIN = Role()
@@ -49,7 +51,7 @@ def qkv(spec: AttentionSpec) -> Role:
     rotated = (*made[:2], 0)[: len(made)]
     if spec.gate:
         sizes, rotated = (spec.gate_size, *sizes), (0, *rotated)
-    return Role(sizes, rotated, spec.head_dim, rotary_dim)
+    return Role(sizes, rotated, spec.head_dim, rotary_dim, spec.kv_heads)
 
 
 def gate_up(size: int) -> Role:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,11 @@ class From:
             tells; if that is square, as `transpose` says.
         flat: experts are stored below each other, (experts * outputs, inputs).
         alternating: the outputs of a gate and of what it gates take turns.
-        by_group: rows stored as the queries, the key and the value of key-value head 0, then of
-            head 1, and so on.
-        gated: rows stored as queries and gates of head 0, then of head 1, and so on, in the first
-            tensor (Qwen3-Next).
+        fills: for each tensor the parts of the projection (`Role`) that it holds, neighbours, in
+            the order stored; if empty, a part each, or all of them in a lone tensor.
+        by_group: rows stored as what group 0 has of each part, as the queries, the key and the
+            value of key-value head 0, then of group 1, and so on.
+        by_head: the same, for each head.
         quarters: rows stored as queries, values and keys of the first quarter of the heads, then
             of the second, and so on.
         pairs: the rotary embedding turns neighbours (2i, 2i + 1) of a head (Su et al., 2021) and
@@ -56,8 +58,9 @@ class From:
     either: bool = False
     flat: bool = False
     alternating: bool = False
+    fills: tuple[tuple[int, ...], ...] = ()
     by_group: bool = False
-    gated: bool = False
+    by_head: bool = False
     quarters: bool = False
     pairs: bool = False
     plus: float = 0.0
@@ -72,11 +75,11 @@ def names(prefix: str, table: Mapping[str, str]) -> dict[str, From]:
     return {ours: From(tuple(prefix + one for one in text.split())) for ours, text in table.items()}
 
 
-def changed(table: Names, parameters: str, **changes: bool | float) -> dict[str, From]:
+def changed(table: Names, parameters: str, **changes: Any) -> dict[str, From]:
     """The table with `changes` to the sources of parameters that hold one of the given words."""
     words = parameters.split()
     return {
-        ours: replace(source, **changes) if any(word in ours for word in words) else source  # type: ignore[arg-type]
+        ours: replace(source, **changes) if any(word in ours for word in words) else source
         for ours, source in table.items()
     }
 
@@ -91,6 +94,7 @@ class Place:
         start, stop: the outputs, or elements along the first axis.
         source: what is done to the tensor on its way.
         rotated: heads among these outputs, from the first, that a rotary embedding turns.
+        parts: the parts of the projection that they are, as the tensor has them.
         expert: whose outputs they are; None for those of all experts, and where there are none.
         way: 0, or the number of `source` in the parameter's `otherwise`, counted from 1.
     """
@@ -101,6 +105,7 @@ class Place:
     stop: int
     source: From
     rotated: int
+    parts: tuple[int, ...] = ()
     expert: int | None = None
     way: int = 0
 
@@ -148,11 +153,8 @@ class Place:
             axis = 0 if self.expert is not None else 1
             gates, gated = (torch.arange(at, tensor.shape[axis], 2) for at in (0, 1))
             tensor = tensor.index_select(axis, torch.cat((gates, gated)).to(tensor.device))
-        if self.source.gated and not self.start:
-            heads = tensor.reshape(-1, 2, role.head_dim, *tensor.shape[1:])
-            tensor = heads.transpose(0, 1).flip(0).reshape(tensor.shape)
-        if self.source.by_group:
-            tensor = _ungrouped(tensor, role)
+        if self.parts:
+            tensor = _in_order(tensor, role, self.parts, self.source)
         if self.source.quarters:
             queries, values, keys = tensor.reshape(4, 3, -1, tensor.shape[-1]).unbind(1)
             tensor = torch.cat((queries, keys, values)).reshape(tensor.shape)
@@ -207,19 +209,21 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
     """(name, place) of each tensor that fills a parameter, of which the name is left open."""
     role = _role(owner)
     sizes, rotated = role.sizes, role.rotated or (0,) * len(role.sizes)
-    if len(source.tensors) == 1:
-        sizes, rotated = (_outputs(owner, leaf),), (sum(role.rotated),)
-    if source.gated:
-        sizes, rotated = (sizes[0] + sizes[1], *sizes[2:]), rotated[1:]
+    fills = source.fills or tuple((part,) for part in range(len(sizes)))
+    if not source.fills and len(source.tensors) == 1:
+        fills = (tuple(range(len(sizes))),)
     experts = [None]
     if "{e}" in source.tensors[0]:
         experts = range(len(getattr(owner, leaf)))  # type: ignore[assignment]
     for expert in experts:
         start = 0
-        assert len(sizes) <= len(source.tensors)  # the last have no tensors, if they are not there
-        for name, size, heads in zip(source.tensors, sizes, rotated, strict=False):
-            yield name, Place("", owner, start, start + size, source, heads, expert)
-            start += size
+        for name, parts in zip(source.tensors, fills, strict=True):
+            whole = len(parts) == len(sizes)
+            stop = _outputs(owner, leaf) if whole else start + sum(sizes[part] for part in parts)
+            turned = sum(rotated[part] for part in parts)
+            held = parts if len(parts) > 1 else ()
+            yield name, Place("", owner, start, stop, source, turned, held, expert)
+            start = stop
 
 
 def _outputs(owner: nn.Module, leaf: str) -> int:
@@ -230,16 +234,22 @@ def _outputs(owner: nn.Module, leaf: str) -> int:
     return shape[1] if isinstance(owner, StackedLinear) else shape[0]
 
 
-def _ungrouped(tensor: Tensor, role: Role) -> Tensor:
-    """The rows of all queries, then of all keys, then of all values.
+def _in_order(tensor: Tensor, role: Role, parts: tuple[int, ...], source: From) -> Tensor:
+    """The rows part by part, as the role has them.
 
-    With 4 query heads, 2 key-value heads, a letter for the rows of each head:
+    By group, with 4 query heads, 2 key-value heads, a letter for the rows of each head:
 
         q0 q1 k0 v0  q2 q3 k1 v1   ->   q0 q1 q2 q3  k0 k1  v0 v1
     """
-    groups = tensor.reshape(role.rotated[1], -1, role.head_dim, tensor[0].numel())
-    parts = (groups[:, :-2], groups[:, -2], groups[:, -1])
-    return torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts])
+    sizes = [role.sizes[part] for part in parts]
+    groups = role.groups if source.by_group else sizes[0] // role.head_dim if source.by_head else 1
+    if groups == 1 and list(parts) == sorted(parts):
+        return tensor
+    shares = [size // groups for size in sizes]
+    grouped = tensor.reshape(groups, sum(shares), tensor[0].numel())
+    found = dict(zip(parts, torch.split(grouped, shares, dim=1), strict=True))
+    ordered = [found[part].reshape(-1, grouped.shape[2]) for part in sorted(parts)]
+    return torch.cat(ordered).reshape(tensor.shape)
 
 
 def _without_ones(shape: tuple[int, ...]) -> list[int]:

@@ -59,6 +59,37 @@ class NativeActivate:
         return y
 
 
+def sigmoid_gate(x: Tensor, gates: Tensor) -> Tensor:
+    """x times the sigmoid of its gates; any floating dtype.
+
+    Args:
+        x: (T, N), contiguous.
+        gates: (T, N), or (T, H) each for N / H neighbours; the rows may lie apart.
+
+    Returns: (T, N).
+    """
+    count = gates.shape[1]
+    return (x.view(len(x), count, -1) * torch.sigmoid(gates).unsqueeze(-1)).view(x.shape)
+
+
+class NativeSigmoidGate:
+    """`sigmoid_gate` for float32 on a CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._call = signature(library.sigmoid_gate, "ppp iiii")
+
+    def __call__(self, x: Tensor, gates: Tensor) -> Tensor:
+        assert x.is_contiguous()
+        assert gates.stride(1) == 1
+        y = torch.empty_like(x)
+        rows, size = x.shape
+        self._call(
+            *(x.data_ptr(), gates.data_ptr(), y.data_ptr()),
+            *(rows, size, gates.shape[1], gates.stride(0)),
+        )
+        return y
+
+
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """cap * tanh(x / cap), smoothly bounded by the cap; x (rows, size), any floating dtype."""
     return cap * torch.tanh(x / cap)

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from stoker.errors import ConfigError
-from stoker.ops.activation import NativeActivate, NativeSoftCap, activate, soft_cap
+from stoker.ops.activation import (
+    NativeActivate,
+    NativeSigmoidGate,
+    NativeSoftCap,
+    activate,
+    sigmoid_gate,
+    soft_cap,
+)
 from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.attention_native import NativeAttention
@@ -53,6 +60,7 @@ class Operations:
     layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = layer_norm
     activate: Callable[[Tensor, str, bool], Tensor] = activate
     soft_cap: Callable[[Tensor, float], Tensor] = soft_cap
+    sigmoid_gate: Callable[[Tensor, Tensor], Tensor] = sigmoid_gate
     rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor] = (
         rotate_and_store
     )
@@ -109,6 +117,7 @@ def select_operations(
         NativeLayerNorm(elementwise),
         NativeActivate(elementwise),
         NativeSoftCap(elementwise),
+        NativeSigmoidGate(elementwise),
         rotation,
         rotation.rotate,
         draw_on_cpu,

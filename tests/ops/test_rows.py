@@ -8,8 +8,10 @@ import torch
 from stoker.ops.activation import (
     ACTIVATIONS,
     NativeActivate,
+    NativeSigmoidGate,
     NativeSoftCap,
     activate,
+    sigmoid_gate,
     soft_cap,
 )
 from stoker.ops.linear import NativeLinear, OneDnnLinear, linear_reference, prepare_linear
@@ -162,3 +164,18 @@ def test_rotation_is_a_complex_product():
         turned = complex(x[0, 0, at], x[0, 0, at + 2]) * cmath.exp(7j * frequency)
         assert out[at].item() == pytest.approx(turned.real, abs=1e-5)
         assert out[at + 2].item() == pytest.approx(turned.imag, abs=1e-5)
+
+
+@native
+@pytest.mark.parametrize("size", [1, 7, 16, 60])
+@pytest.mark.parametrize("heads", [1, 3, 20])
+@pytest.mark.parametrize("each", [True, False])
+def test_sigmoid_gate(heads, size, each):
+    torch.manual_seed(0)
+    x = torch.randn(50, heads * size) * 3
+    gates = (torch.randn(50, 5 + (heads * size if each else heads)) * 20)[:, 5:]
+    found = NativeSigmoidGate(LIBRARY)(x, gates)
+    torch.testing.assert_close(found, sigmoid_gate(x, gates), rtol=1e-6, atol=1e-6)
+    for row in range(3):
+        one = NativeSigmoidGate(LIBRARY)(x[row : row + 1].contiguous(), gates[row : row + 1])
+        assert torch.equal(one, found[row : row + 1])

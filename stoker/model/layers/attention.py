@@ -109,12 +109,11 @@ class Attention(LayerPart):
             qkv = torch.cat((q, k, v), dim=-1)
         return ops.rotate_and_store(qkv, self.norms, rope, step.cells[self.group], keys, values)
 
-    def _gated(self, mixed: Tensor, gate: Tensor) -> Tensor:
+    def _gated(self, mixed: Tensor, gate: Tensor, ops: Operations) -> Tensor:
         """What the heads give, (T, H * D), times the function of the gate, (T, H * D) or (T, H)."""
         if self.spec.gate == "sigmoid":
-            factor = gate.sigmoid()
-        else:
-            factor = F.softplus(gate.float()).to(gate.dtype)
+            return ops.sigmoid_gate(mixed, gate)
+        factor = F.softplus(gate.float()).to(gate.dtype)
         heads = mixed.view(len(mixed), self.spec.heads, -1)
         return (heads * factor.view(len(mixed), self.spec.heads, -1)).flatten(1)
 
@@ -142,6 +141,6 @@ class Attention(LayerPart):
         del qkv, q
         mixed = mixed.flatten(1)
         if gate is not None:
-            mixed = self._gated(mixed, gate)
+            mixed = self._gated(mixed, gate, ops)
         mixed, residual = self.going_on(mixed, residual, step)
         return self.joined(self.out, self.out_norm(mixed, ops), residual, ops)

@@ -148,6 +148,30 @@ static inline float tanh_of(float x) {
     return square < 0.390625f ? p : far;
 }
 
+/* y = x * sigmoid(gates); x, y: (rows, size), gates: rows of (count), stride apart, each for
+ * size / count neighbours in a row. */
+GATE(sigmoid)
+void sigmoid_gate(const float *x, const float *gates, float *y, int64_t rows, int64_t size,
+                  int64_t count, int64_t stride) {
+    const int64_t part = size / count;
+#pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *own = gates + r * stride;
+        if (part == 1) {
+            gate_row(gate_sigmoid, own, x + r * size, y + r * size, size);
+            continue;
+        }
+        float ones[GATED], factors[count];
+        for (int i = 0; i < GATED; i++) ones[i] = 1.0f;
+        for (int64_t at = 0; at < count; at += GATED)
+            gate_row(gate_sigmoid, own + at, ones, factors + at,
+                     count - at < GATED ? count - at : GATED);
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t d = r * size + i * part; d < r * size + (i + 1) * part; d++)
+                y[d] = x[d] * factors[i];
+    }
+}
+
 /* y = cap * tanh(x / cap); x, y: (rows, size). */
 void soft_cap(const float *x, float *y, int64_t rows, int64_t size, float cap) {
 #pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
