@@ -2,6 +2,7 @@
 
 import torch
 import transformers as hf
+from zoo_delta import DELTA, DELTA_CLASSES, DELTA_VISION, DELTA_WRAPPED
 from zoo_modern import MODERN, MODERN_MIXTURES
 from zoo_older import FUSED, OLDER, OWN_SIZES
 
@@ -272,6 +273,7 @@ MIXTURES = {  # whose products are not computed row by row
 }
 MIXTURES |= MODERN_MIXTURES
 ZOO |= MODERN | MIXTURES | OLDER
+ZOO |= MODERN | MIXTURES | DELTA
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -311,6 +313,7 @@ WRAPPED = {
     "qwen3_vl": ("Qwen3VL", {"tie_word_embeddings": True}, "qwen3_vl_text"),
     "qwen3_vl_moe": ("Qwen3VLMoe", {"tie_word_embeddings": False}, "qwen3_vl_moe_text"),
     "aria": ("Aria", {}, "aria_text"),
+    **DELTA_WRAPPED,
 }
 MIXTURES |= {name: WRAPPED[name] for name in ("qwen3_vl_moe", "aria")}
 ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items()}
@@ -320,6 +323,7 @@ CLASSES = {
     "Gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM),
     "GPT2": (hf.GPT2Config, hf.GPT2LMHeadModel),
     "OpenAIGPT": (hf.OpenAIGPTConfig, hf.OpenAIGPTLMHeadModel),
+    **DELTA_CLASSES,
 }
 
 
@@ -345,6 +349,12 @@ def _wrapped(family, changes, text):
     config = getattr(hf, f"{family}Config")(
         text_config=inner, vision_config=VISIONS[family](), **changes
     )
+    vision = {
+        "Gemma3": lambda: hf.SiglipVisionConfig(**VISION),
+        "Mistral3": lambda: hf.PixtralVisionConfig(**VISION),
+        **DELTA_VISION,
+    }[family]()
+    config = getattr(hf, f"{family}Config")(text_config=inner, vision_config=vision, **changes)
     return config, getattr(hf, f"{family}ForConditionalGeneration")
 
 

@@ -15,6 +15,7 @@ from stoker.model.families import (
     balanced,
     classic,
     decilm,
+    delta,
     gemma,
     gpt,
     gpt_oss,
@@ -53,6 +54,7 @@ FAMILIES: dict[str, Family] = {
     **balanced.FAMILIES,
     **hunyuan.FAMILIES,
     **recent_mixtures.FAMILIES,
+    **delta.FAMILIES,
     **wrapped.FAMILIES,
 }
 

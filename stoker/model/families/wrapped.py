@@ -42,7 +42,7 @@ GEMMA3_DEFAULTS = {
 MISTRAL_TEXTS = {"mistral": "MistralForCausalLM", "ministral3": "Ministral3ForCausalLM"}
 
 
-def _text(f: Fields, defaults: dict[str, Any]) -> Fields:
+def text_fields(f: Fields, defaults: dict[str, Any]) -> Fields:
     """The text model's config; whether the head is tied is said outside, if it is said there."""
     text = f.within("text_config")
     text.insist("per_layer_config", None, None)
@@ -54,11 +54,11 @@ def _text(f: Fields, defaults: dict[str, Any]) -> Fields:
 
 
 def _gemma3(f: Fields) -> ModelSpec:
-    return gemma.FAMILIES["Gemma3ForCausalLM"].spec(_text(f, GEMMA3_DEFAULTS))
+    return gemma.FAMILIES["Gemma3ForCausalLM"].spec(text_fields(f, GEMMA3_DEFAULTS))
 
 
 def _mistral3(f: Fields) -> ModelSpec:
-    text = _text(f, {})
+    text = text_fields(f, {})
     kind = text.choice("model_type", MISTRAL_TEXTS, "text model", "mistral")
     return llama.FAMILIES[MISTRAL_TEXTS[kind]].spec(text)
 

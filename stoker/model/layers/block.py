@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stoker.model.layers.attention import Attention
 from stoker.model.layers.convolution import GatedConv
+from stoker.model.layers.delta import GatedDeltaNet
 from stoker.model.layers.experts import Experts
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
@@ -21,6 +22,7 @@ from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.convolution import ConvSpec
+from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
@@ -37,6 +39,7 @@ MIXERS: Kinds = {
     ConvSpec: GatedConv,
     MambaSpec: Mamba,
     Mamba2Spec: Mamba2,
+    DeltaSpec: GatedDeltaNet,
     LinearMapSpec: LinearMap,
 }
 NETWORKS: Kinds = {DenseSpec: Dense, ExpertsSpec: Experts, LinearMapSpec: LinearMap}

@@ -1,0 +1,37 @@
+"""Rows of the zoo whose layers keep a state that a delta rule or a linear recurrence updates."""
+
+import transformers as hf
+
+NET = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+}
+EXPERTS = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
+}
+DELTA = {
+    "qwen3_next": ("Qwen3Next", {**NET, **EXPERTS, "mlp_only_layers": [1]}),
+    "qwen3_5": ("Qwen3_5", NET),
+    "qwen3_5_moe": ("Qwen3_5Moe", {**NET, **EXPERTS, "tie_word_embeddings": True}),
+}
+VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+DELTA_WRAPPED = {
+    "qwen3_5_wrapped": ("Qwen3_5", {"tie_word_embeddings": False}, "qwen3_5"),
+    "qwen3_5_moe_wrapped": ("Qwen3_5Moe", {"tie_word_embeddings": True}, "qwen3_5_moe"),
+}
+DELTA_CLASSES = {
+    "Qwen3_5": (hf.Qwen3_5TextConfig, hf.Qwen3_5ForCausalLM),
+    "Qwen3_5Moe": (hf.Qwen3_5MoeTextConfig, hf.Qwen3_5MoeForCausalLM),
+}
+DELTA_VISION = {
+    "Qwen3_5": lambda: hf.Qwen3_5Config().vision_config.__class__(**VISION),
+    "Qwen3_5Moe": lambda: hf.Qwen3_5MoeConfig().vision_config.__class__(**VISION),
+}
