@@ -150,7 +150,6 @@ static inline float tanh_of(float x) {
 
 /* y = x * sigmoid(gates); x, y: (rows, size), gates: rows of (count), stride apart, each for
  * size / count neighbours in a row. */
-GATE(sigmoid)
 void sigmoid_gate(const float *x, const float *gates, float *y, int64_t rows, int64_t size,
                   int64_t count, int64_t stride) {
     const int64_t part = size / count;
