@@ -2,7 +2,7 @@
 
 import torch
 import transformers as hf
-from zoo_delta import DELTA, DELTA_CLASSES, DELTA_VISION, DELTA_WRAPPED
+from zoo_delta import DELTA, DELTA_CLASSES, DELTA_WRAPPED
 from zoo_modern import MODERN, MODERN_MIXTURES
 from zoo_older import FUSED, OLDER, OWN_SIZES
 
@@ -272,8 +272,7 @@ MIXTURES = {  # whose products are not computed row by row
     ),
 }
 MIXTURES |= MODERN_MIXTURES
-ZOO |= MODERN | MIXTURES | OLDER
-ZOO |= MODERN | MIXTURES | DELTA
+ZOO |= MODERN | MIXTURES | OLDER | DELTA
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -298,6 +297,8 @@ VISIONS = {
     "Mistral3": lambda: hf.PixtralVisionConfig(**VISION),
     "Qwen3VL": lambda: hf.Qwen3VLConfig(vision_config=QWEN_VISION).vision_config,
     "Qwen3VLMoe": lambda: hf.Qwen3VLMoeConfig(vision_config=QWEN_VISION).vision_config,
+    "Qwen3_5": lambda: hf.Qwen3_5Config(vision_config=QWEN_VISION).vision_config,
+    "Qwen3_5Moe": lambda: hf.Qwen3_5MoeConfig(vision_config=QWEN_VISION).vision_config,
 }
 # Text models that have no class of their own for texts alone
 MROPE = _theta({"rope_type": "default", "mrope_section": [4, 3, 3], "mrope_interleaved": True})
@@ -349,12 +350,6 @@ def _wrapped(family, changes, text):
     config = getattr(hf, f"{family}Config")(
         text_config=inner, vision_config=VISIONS[family](), **changes
     )
-    vision = {
-        "Gemma3": lambda: hf.SiglipVisionConfig(**VISION),
-        "Mistral3": lambda: hf.PixtralVisionConfig(**VISION),
-        **DELTA_VISION,
-    }[family]()
-    config = getattr(hf, f"{family}Config")(text_config=inner, vision_config=vision, **changes)
     return config, getattr(hf, f"{family}ForConditionalGeneration")
 
 

@@ -3,9 +3,10 @@
 import transformers as hf
 
 NET = {
-    "num_hidden_layers": 4,
+    "initializer_range": 0.12,
+    "rms_norm_eps": 1e-3,  # of norms behind states too, else small ones would magnify rounding
     "head_dim": 16,
-    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
@@ -22,7 +23,6 @@ DELTA = {
     "qwen3_5": ("Qwen3_5", NET),
     "qwen3_5_moe": ("Qwen3_5Moe", {**NET, **EXPERTS, "tie_word_embeddings": True}),
 }
-VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
 DELTA_WRAPPED = {
     "qwen3_5_wrapped": ("Qwen3_5", {"tie_word_embeddings": False}, "qwen3_5"),
     "qwen3_5_moe_wrapped": ("Qwen3_5Moe", {"tie_word_embeddings": True}, "qwen3_5_moe"),
@@ -30,8 +30,4 @@ DELTA_WRAPPED = {
 DELTA_CLASSES = {
     "Qwen3_5": (hf.Qwen3_5TextConfig, hf.Qwen3_5ForCausalLM),
     "Qwen3_5Moe": (hf.Qwen3_5MoeTextConfig, hf.Qwen3_5MoeForCausalLM),
-}
-DELTA_VISION = {
-    "Qwen3_5": lambda: hf.Qwen3_5Config().vision_config.__class__(**VISION),
-    "Qwen3_5Moe": lambda: hf.Qwen3_5MoeConfig().vision_config.__class__(**VISION),
 }

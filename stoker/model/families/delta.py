@@ -58,7 +58,7 @@ def _mixers(f: Fields) -> list[PartSpec]:
     f.insist("output_gate_type", "silu", "silu")
     f.values.setdefault("head_dim", 256)
     interval = f.size("full_attention_interval", 4)
-    full = attention(f, partial=0.25, qk_norm="head", gate="each")
+    full = attention(f, partial=0.25, qk_norm="head", gate="sigmoid")
     types = hybrid_types(f, lambda index: (index + 1) % interval == 0)
     return [full if attends else delta_net(f) for attends in types]
 

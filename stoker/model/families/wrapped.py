@@ -65,7 +65,7 @@ def _mistral3(f: Fields) -> ModelSpec:
 
 def _qwen3_vl(f: Fields, name: str, **defaults: Any) -> ModelSpec:
     """Positions in three dimensions are all alike in a text, and images add to no layer."""
-    text = _text(f, {"rope_theta": 500000.0, **defaults})
+    text = text_fields(f, {"rope_theta": 500000.0, **defaults})
     # transformers leaves out what is false, and the text model's own field means nothing
     text.values["tie_word_embeddings"] = f.flag("tie_word_embeddings")
     for field in ("rope_scaling", "rope_parameters"):  # of images
@@ -84,7 +84,7 @@ def _qwen3_vl_moe(f: Fields) -> ModelSpec:
 
 
 def _aria(f: Fields) -> ModelSpec:
-    return FAMILY_OF_TEXT["AriaTextForCausalLM"].spec(_text(f, {}))
+    return FAMILY_OF_TEXT["AriaTextForCausalLM"].spec(text_fields(f, {}))
 
 
 FAMILY_OF_TEXT = {**llama.FAMILIES, **mixtures.FAMILIES}
