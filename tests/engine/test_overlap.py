@@ -112,6 +112,7 @@ def make(rng, overlap, fails=lambda launched, step: None, **changes):
     sizes |= changes
     blocks = sizes.pop("num_blocks")
     groups = [GroupSize(blocks, window) for window in sizes.pop("windows", [None])]
+    groups += [GroupSize(count, keeps_state=True) for count in sizes.pop("snapshots", [])]
     scheduler = Scheduler(**sizes, groups=groups, eos_ids=EOS)
     runner = Runner(scheduler, rng, fails)
     return Engine(scheduler, runner, Words(), VOCAB, record=True, overlap=overlap, vector_width=1)

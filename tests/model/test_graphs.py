@@ -74,23 +74,25 @@ class Recorded:
 def with_graphs(llm, **options):
     """Let `llm`, which has been made anew, run by graphs; returns what captures them."""
     runner, scheduler = llm.engine.runner, llm.engine.scheduler
-    size, groups = scheduler.block_size, [group.num_blocks for group in scheduler.pool.groups]
+    size, groups = scheduler.block_size, [pool.num_blocks for pool in scheduler.pool.pools]
     attend, capture = Reserved(), Recorded(**options)
     runner.model.ops = Operations(attend)
-    runner.cache = PagedCache(
-        llm.spec, [blocks + 1 for blocks in groups], size, torch.float32, runner.device
-    )
+    kinds = scheduler.pool.groups[len(groups) :]  # of states
+    running = scheduler.slots.num_slots
+    places = [blocks + 1 for blocks in groups] + [running + 1 + kind.num_blocks for kind in kinds]
+    runner.cache = PagedCache(llm.spec, places, size, torch.float32, runner.device)
     buckets = Buckets(scheduler.max_running, scheduler.max_batch_tokens)
     hidden = runner.model.hidden
 
     def forward(batch):
-        for pages in runner.cache.pages:  # what the dummy reads is nobody's business
-            pages[-1] = torch.nan
+        for layers in llm.spec.cache_groups:  # what the dummy reads is nobody's business
+            for pages in (one for layer in layers.layers for one in runner.cache.layers[layer]):
+                pages[running if layers.keeps_state else -1] = torch.nan
         return hidden(batch, runner.cache)
 
     longest = max(scheduler.max_context, buckets.largest.tokens)
     runner.slots = DeviceSlots(
-        scheduler.slots.num_slots, longest, size, runner.device, groups, shared=False
+        running, longest, size, runner.device, groups, shared=False, num_states=len(kinds)
     )
     make = runner.model.ops.make_inputs
     runner.graphs = Graphs(forward, attend, buckets, runner.slots, make, capture)

@@ -5,10 +5,12 @@ import random
 import pytest
 import torch
 import toy_states
+from test_graphs import with_graphs
 from tiny import VOCAB
 
 from stoker import LLM, SamplingParams
 from stoker.engine.scheduling.forecast import Forecast
+from stoker.llm.beam import BeamSearchParams
 
 COUNT = 8
 SETTINGS = {
@@ -104,3 +106,70 @@ def test_tokens(kind, setting, prefix_cache, folder, some_prompts, expected, mon
         else:
             assert scheduler.states.num_saved == scheduler.states.num_restored == 0
         assert bool(scheduler.num_preemptions) == (few and kind != "states")
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "states", "all"])
+def test_graphs(kind, folder, some_prompts, expected):
+    options = {"block_size": 4, "max_running": 6, "max_batch_tokens": 30, "overlap": True}
+    with LLM(folder(kind), **options) as llm:
+        capture = with_graphs(llm)
+        poison(llm)
+        llm.engine.runner.draws_there = True
+        params = SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True)
+        for _ in range(2):
+            outputs = llm.generate(some_prompts, params)
+            assert [one.outputs[0].token_ids for one in outputs] == expected(kind)
+        assert capture.replayed > capture.captured > 5
+        assert llm.engine.scheduler.states.num_restored > 5
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "states"])
+def test_several_samples(kind, folder, some_prompts):
+    """Each is what it is with slots for one, where it is computed from the prompt's start."""
+    params = [
+        SamplingParams(temperature=1.0, seed=n, n=3, max_tokens=6, ignore_eos=True)
+        for n in range(len(some_prompts))
+    ]
+    found = []
+    for options in ({"max_running": 30}, {"max_running": 4}, {"max_running": 1}):
+        reuse = options["max_running"] > 1
+        with LLM(folder(kind), block_size=4, prefix_cache=reuse, **options) as llm:
+            poison(llm)
+            outputs = llm.generate(some_prompts, params)
+            found.append([[one.token_ids for one in output.outputs] for output in outputs])
+            llm.engine.scheduler.check()
+    assert found[0] == found[1] == found[2]
+    assert all(len(set(map(tuple, samples))) > 1 for samples in found[0])
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "states"])
+def test_other_tasks(kind, folder, some_prompts):
+    """Scores of prompts, vectors and beams are the same however prompts are cut up."""
+    beams = BeamSearchParams(beam_width=3, max_tokens=4)
+    params = SamplingParams(temperature=0, max_tokens=3, prompt_logprobs=0, ignore_eos=True)
+    found = []
+    for options in ({}, {"max_batch_tokens": 7, "block_size": 4}, {"prefix_cache": False}):
+        with LLM(folder(kind), max_context=100, **options) as llm:
+            poison(llm)
+            scores = [
+                [next(iter(one.values())).logprob for one in output.prompt_logprobs[1:]]
+                for output in llm.generate(some_prompts, params)
+            ]
+            vectors = [one.outputs.embedding for one in llm.embed(some_prompts)]
+            searched = llm.beam_search([{"prompt_token_ids": one} for one in some_prompts], beams)
+            tokens = [[one.tokens for one in output.sequences] for output in searched]
+            found.append((scores, vectors, tokens))
+    assert found[0] == found[1] == found[2]
+
+
+def test_dtypes(folder, some_prompts):
+    """States are of the model's dtype, or float32; FP8 is for keys and values."""
+    params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+    for kind in ("hybrid", "states"):
+        with LLM(folder(kind), dtype="bfloat16", kv_dtype="fp8") as llm:
+            assert all(
+                len(one.outputs[0].token_ids) == 3 for one in llm.generate(some_prompts, params)
+            )
+            sums, before = llm.engine.runner.cache.layers[0]
+            assert (sums.dtype, before.dtype) == (torch.float32, torch.bfloat16)
+            assert llm.plan.cache_memory == llm.engine.runner.cache.nbytes
