@@ -198,7 +198,9 @@ class EnginePlan:
 
     Attributes:
         quantization: "none" if weights are stored as numbers of `dtype`.
-        cache_memory: bytes of all blocks.
+        cache_memory: bytes of all blocks and states.
+        state_bytes: what layers with states keep of a sequence, however long; 0 if there are none.
+        num_snapshots: copies of such states that can be kept for reuse.
         step_time: 0 if there is no limit.
     """
 
@@ -220,6 +222,8 @@ class EnginePlan:
     max_context: int
     policy: str
     seed: int
+    state_bytes: int = 0
+    num_snapshots: int = 0
 
     def described(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -231,6 +235,8 @@ class EnginePlan:
         for section, names in SECTIONS.items():
             lines.append(section)
             lines += [f"  {name:<18}{told[name]}" for name in names if name in told]
+            if section == "cache" and self.state_bytes:
+                lines += [f"  {name:<18}{told[name]}" for name in ("state_bytes", "num_snapshots")]
         return "\n".join(lines)
 
 

@@ -116,6 +116,11 @@ def _print_summary(args: argparse.Namespace, path: Path, expect: Expect | None) 
         tokens = before.get("tokens", {})
         report.cached_tokens = report.cached_tokens or tokens.get("cached", 0)
     lines = [line for line in report.lines() if report.seconds or not line.startswith("speed")]
+    if "state_bytes" in settings:
+        lines.append(
+            f"states    {settings['state_bytes']:,} bytes for each sequence, room for "
+            f"{settings['num_snapshots']:,} snapshots"
+        )
     print("\n".join([*lines, f"results   {path}"]))
     if args.html:
         series = before.get("series", recorder.series.as_json())

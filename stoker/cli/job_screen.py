@@ -21,7 +21,7 @@ from stoker.report.progress import Pace
 from stoker.report.recorder import Recorder
 
 if TYPE_CHECKING:
-    from stoker.engine.engine import Engine
+    from stoker.config import EnginePlan
     from stoker.job.job import JobSettings
 
 SOME_FAILED = 3
@@ -34,7 +34,7 @@ def watched(
     report: Report,
     job: Job,
     gauges: Callable[[], Gauges],
-    engine: Engine | None = None,
+    plan: EnginePlan | None = None,
 ) -> int:
     """Run `job`, showing its progress, then its summary and its report.
 
@@ -43,7 +43,7 @@ def watched(
         settings, report: of the job.
         job: is given what to call after each step.
         gauges: reads those of what computes.
-        engine: whose settings the report shows; None if several compute.
+        plan: of the engine, whose settings the report shows; None if several compute.
 
     Returns:
         The exit code.
@@ -51,7 +51,7 @@ def watched(
     report.begin()
     recorder = None
     if args.report and not settings.to_stdout:  # which has no place beside it
-        recorder = Recorder(report, described(args, settings, engine), settings.seed)
+        recorder = Recorder(report, described(args, settings, plan), settings.seed)
     try:
         rows_shown = settings.to_stdout and sys.stdout.isatty()
         with screen(args.quiet, args.json_progress, lines=rows_shown) as shown:
@@ -127,7 +127,7 @@ class _Watch:
 
 
 def described(
-    args: argparse.Namespace, settings: JobSettings, engine: Engine | None
+    args: argparse.Namespace, settings: JobSettings, plan: EnginePlan | None
 ) -> dict[str, Any]:
     """The run's settings, as its report shows them."""
     out: dict[str, Any] = {"model": args.model}
@@ -139,11 +139,11 @@ def described(
             out[field.name] = value if isinstance(value, bool | int | float) else str(value)
     if getattr(args, "expect", None) is not None:
         out["expect"] = " ".join(filter(None, [args.expect, args.expect_mode, args.group]))
-    if engine is not None:
-        scheduler = engine.scheduler
-        for name in ("max_batch_tokens", "max_running", "max_context", "block_size"):
-            out[name] = getattr(scheduler, name)
-        out["num_blocks"] = scheduler.pool.num_blocks
+    if plan is not None:
+        for name in ("max_batch_tokens", "max_running", "max_context", "block_size", "num_blocks"):
+            out[name] = getattr(plan, name)
+        if plan.state_bytes:
+            out |= {"state_bytes": plan.state_bytes, "num_snapshots": plan.num_snapshots}
     for name in ("dtype", "threads", "replicas"):
         if getattr(args, name, None) is not None:
             out[name] = getattr(args, name)

@@ -116,5 +116,5 @@ def carry_out(args: argparse.Namespace, llm: LLM, settings: JobSettings, report:
         report,
         lambda show: run_job(llm, settings, report, show),
         lambda: read_gauges(llm.engine),
-        llm.engine,
+        llm.plan,
     )

@@ -27,11 +27,19 @@ def kv_bytes_per_token(spec: ModelSpec, element_size: int) -> int:
     return element_size * sum(group.elements_per_token for group in spec.cache_groups)
 
 
+def state_bytes(spec: ModelSpec, element_size: int) -> int:
+    """Bytes of a sequence's states over all layers, however long it is.
+
+    What need not be float32 takes `element_size`.
+    """
+    return sum(group.bytes_per_sequence(element_size) for group in spec.cache_groups)
+
+
 def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_size: int) -> int:
     """Bytes that a decode step reads: weights once, the keys and values that each sequence sees.
 
     Two sequences of 30 and 100 tokens, in a layer with a window of 64 and one without, see 30 + 64
-    and 30 + 100 tokens.
+    and 30 + 100 tokens. Their states are read and written as a whole, which counts as two reads.
 
     Args:
         contexts: tokens of each sequence, the new one included.
@@ -44,4 +52,5 @@ def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_s
         window = group.window
         tokens = sum(contexts if window is None else (min(one, window) for one in contexts))
         seen += tokens * group.elements_per_token
-    return weights * weight_size + seen * element_size
+    states = 2 * len(contexts) * state_bytes(spec, element_size)
+    return weights * weight_size + seen * element_size + states

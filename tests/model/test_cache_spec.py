@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from stoker.model.cache_spec import CacheGroup, CacheSpec, cache_groups
+from stoker.model.cache_spec import CacheGroup, CacheSpec, StatePart, StateSpec, cache_groups
 
 FULL, LOCAL = CacheSpec(2, 64), CacheSpec(2, 64, window=1024)
 
@@ -36,3 +36,16 @@ def test_numbers_per_token():
 def test_no_torch_is_imported():
     code = "import stoker.model.cache_spec, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_states_come_last_and_take_the_same_for_any_length():
+    state = StateSpec((StatePart((4, 8), float32=True), StatePart((3, 10))))
+    groups = cache_groups([state, LOCAL, None, state, FULL, LOCAL])
+    assert groups == (
+        CacheGroup(LOCAL, (1, 5)),
+        CacheGroup(FULL, (4,)),
+        CacheGroup(state, (0, 3)),
+    )
+    assert [group.keeps_state for group in groups] == [False, False, True]
+    assert [group.bytes_per_sequence(2) for group in groups] == [0, 0, 2 * (32 * 4 + 30 * 2)]
+    assert groups[2].elements_per_token == 0

@@ -10,6 +10,7 @@ from tiny import VOCAB
 
 from stoker import LLM, SamplingParams
 from stoker.engine.scheduling.forecast import Forecast
+from stoker.errors import ConfigError
 from stoker.llm.beam import BeamSearchParams
 
 COUNT = 8
@@ -173,3 +174,21 @@ def test_dtypes(folder, some_prompts):
             sums, before = llm.engine.runner.cache.layers[0]
             assert (sums.dtype, before.dtype) == (torch.float32, torch.bfloat16)
             assert llm.plan.cache_memory == llm.engine.runner.cache.nbytes
+            assert llm.plan.state_bytes == 2 * 48 * (4 + 2 * 2)
+            assert f"  state_bytes       {llm.plan.state_bytes}" in str(llm.plan)
+
+
+def test_states_that_do_not_fit(folder):
+    """A state takes 2 * 48 * (1 + 2) * 4 = 1,152 bytes."""
+    with pytest.raises(ConfigError) as refusal:
+        LLM(folder("hybrid"), cache_memory=100_000, max_running=99)
+    text = str(refusal.value)
+    assert "the states of max_running=99 sequences take 0.00 GiB, 1,152 bytes each" in text
+    assert "lower max_running to 85 or less, or raise cache_memory" in text
+    with LLM(folder("states"), cache_memory=100_000, max_running=85) as llm:
+        assert llm.plan.num_snapshots == 0
+    with pytest.raises(ConfigError, match=r"do not hold one block of .* 85 sequences included"):
+        LLM(folder("hybrid"), cache_memory=100_000, max_running=85)
+    with LLM(folder("states"), max_running=5) as llm:
+        assert llm.plan.num_snapshots == 20
+        assert llm.plan.cache_memory == (5 + 1 + 20) * 1152

@@ -269,6 +269,8 @@ def resolve(options: EngineOptions, place: Place, loaded: Loaded, room: Room) ->
         max_context=loaded.sizes.context,
         policy=options.policy,
         seed=options.seed,
+        state_bytes=loaded.sizes.state_bytes,
+        num_snapshots=loaded.sizes.num_snapshots(room.num_blocks),
     )
 
 

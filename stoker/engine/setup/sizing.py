@@ -19,6 +19,7 @@ from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
+from stoker.model.work import state_bytes
 from stoker.ops.rounding import ceil_div
 
 GPU_MEMORY = 0.9  # the share of a GPU's memory that may be in use, where nothing else is asked for
@@ -37,7 +38,6 @@ def cache_sizes(
     In states, what need not be float32 takes `state_size`.
     """
     pages = [group for group in spec.cache_groups if not group.keeps_state]
-    states = [group for group in spec.cache_groups if group.keeps_state]
     sizes = [max(1, one.elements_per_token * element_size * options.block_size) for one in pages]
     windows = [group.window for group in pages]
     if not spec.cache_groups:  # layers that keep nothing have a group of no bytes
@@ -49,8 +49,8 @@ def cache_sizes(
         max_context,
         options.max_running,
         max_batch_tokens,
-        sum(group.bytes_per_sequence(state_size) for group in states),
-        len(states),
+        state_bytes(spec, state_size),
+        sum(group.keeps_state for group in spec.cache_groups),
         options.prefix_cache,
     )
 

@@ -1,8 +1,11 @@
 """How memory is shared out among the pools of a cache with groups."""
 
+import dataclasses
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.engine.blocks.groups import GroupSize
 from stoker.engine.setup.cache_sizes import CacheSizes
 
 GEMMA = CacheSizes((1, 5), (None, 1024), 16, 32_768, 256, 2048)
@@ -61,3 +64,34 @@ def test_memory_is_used_and_both_ends_get_half(groups, size, context, running, c
         assert count >= bound or (
             count + 1 >= need / max(needs) * most and 2 * (count + 1) >= equal
         )
+
+
+HYBRID = CacheSizes((1 << 16,), (None,), 16, 4096, 100, 512, 2 << 20, 1, True)
+
+
+def test_the_example_of_states():
+    """The one at the head of cache_sizes.py, in MiB."""
+    most = HYBRID.most_in(1000 << 20)
+    assert (most, HYBRID.num_snapshots(most), HYBRID.snapshot_every(most)) == (9599, 99, 97)
+    assert HYBRID.running_states == 202 << 20
+    assert round(HYBRID.page_bytes(most) / 2**20) == 600
+    assert HYBRID.snapshot_bytes(most) == 198 << 20
+    assert HYBRID.groups(most) == [GroupSize(9599), GroupSize(99, keeps_state=True)]
+    assert HYBRID.state_places(most) == [100 + 1 + 99]
+
+
+def test_snapshots_are_few_or_none_where_there_is_no_memory():
+    assert HYBRID.most_in(202 << 20) == 0
+    assert [HYBRID.num_snapshots(blocks) for blocks in (31, 32, 100, 300, 900)] == [0, 1, 3, 8, 9]
+    none = dataclasses.replace(HYBRID, snapshots=False)
+    assert none.num_snapshots(9599) == none.snapshot_bytes(9599) == 0
+    assert none.snapshot_every(9599) == 32, "what a step computes"
+
+
+def test_states_without_pages():
+    states = CacheSizes((), (), 16, 4096, 100, 512, 2 << 20, 2, True)
+    assert states.most_in(1000 << 20) == 500 - 101
+    assert states.useful == 400
+    assert states.groups(7) == [GroupSize(7, keeps_state=True)] * 2
+    assert states.nbytes(7) == (101 + 7) * (2 << 20)
+    assert dataclasses.replace(states, snapshots=False).most_in(1000 << 20) == 0
