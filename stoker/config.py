@@ -23,7 +23,7 @@ ATTENTION_BACKENDS = ("auto", "native", "torch", "varlen", "triton", "reference"
 
 
 SECTIONS = {  # of the options and of the plan
-    "model": ("dtype", "quantization"),
+    "model": ("dtype", "quantization", "expert_mask", "active_experts"),
     "device": ("device", "threads", "attention_backend", "overlap", "cuda_graphs"),
     "cache": (
         "kv_dtype",
@@ -51,6 +51,11 @@ class EngineOptions:
             compute capability 8.9 or more) does so for large projections; the rest, the head
             included, is bfloat16. "llm_int8" is int8 with the columns of outliers kept as they
             are, on a CPU or a GPU; the head is not quantised.
+        expert_mask: a file of the experts that are loaded of a mixture, as `stoker experts --keep`
+            writes it; the others take no memory, and no token goes there.
+        active_experts: how many experts a token takes: a number for each layer that has some, or
+            their average, which is divided over the layers by what their weights bear. None
+            leaves the model's own.
 
     Device:
         device: torch device the model runs on, "cpu" or "cuda".
@@ -101,6 +106,8 @@ class EngineOptions:
     # model
     dtype: str = "auto"
     quantization: str = "auto"
+    expert_mask: str | None = None
+    active_experts: float | tuple[int, ...] | None = None
     # device
     device: str = "cpu"
     threads: int | None = None
@@ -151,6 +158,10 @@ class EngineOptions:
             raise ConfigError(f"prefix_cache must be True or False, not {self.prefix_cache!r}")
         if self.cuda_graphs is True and not self.device.startswith("cuda"):
             raise ConfigError(f"cuda_graphs=True needs device='cuda', not {self.device!r}")
+        if self.expert_mask is not None:
+            object.__setattr__(self, "expert_mask", str(self.expert_mask))  # a Path too
+        if self.active_experts is not None:
+            self._check_active_experts(self.active_experts)
         if self.step_time is not None:
             self._check_step_time(self.step_time)
         sizes = ("num_blocks", "cache_memory", "gpu_memory")
@@ -159,6 +170,18 @@ class EngineOptions:
             raise ConfigError(f"give {given[0]} or {given[1]}, not both: each sizes the cache")
         if self.gpu_memory is not None:
             self._check_gpu_memory(self.gpu_memory)
+
+    def _check_active_experts(self, value: Any) -> None:
+        if isinstance(value, list | tuple):
+            object.__setattr__(self, "active_experts", tuple(value))
+            good = value and all(type(one) is int and one >= 1 for one in value)
+        else:
+            good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+        if not good:
+            raise ConfigError(
+                "active_experts must be a number of at least 1, or a whole number for each layer "
+                f"with experts, not {value!r}"
+            )
 
     @staticmethod
     def _check_step_time(value: Any) -> None:
@@ -201,11 +224,15 @@ class EnginePlan:
         cache_memory: bytes of all blocks and states.
         state_bytes: what layers with states keep of a sequence, however long; 0 if there are none.
         num_snapshots: copies of such states that can be kept for reuse.
+        expert_mask: the file, or "none".
+        active_experts: of each layer that has experts, as the model has them or fewer.
         step_time: 0 if there is no limit.
     """
 
     dtype: str
     quantization: str
+    expert_mask: str
+    active_experts: tuple[int, ...]
     device: str
     threads: int
     attention_backend: str

@@ -119,6 +119,7 @@ def again(args: argparse.Namespace, path: Path, old: OutputRow) -> None:
 
     print(f"stoker: loading {model}", file=sys.stderr)
     options = {**place, "kv_dtype": settings.kv_dtype, "threads": args.threads}
+    options |= {name: getattr(settings, name) for name in ("expert_mask", "active_experts")}
     with LLM(model, seed=new_settings.seed, **options) as llm:
         new = run_again(llm, new_settings, row, changes)
     print("\n".join([*lines, *_side_by_side(old, new)]))

@@ -16,6 +16,7 @@ from collections.abc import Sequence as Seq
 
 from stoker import __version__
 from stoker.cli.doctor import add_doctor, doctor
+from stoker.cli.experts import add_experts, experts
 from stoker.cli.inputs import (
     add_chat,
     add_inputs,
@@ -99,6 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_inspect(
         commands.add_parser("inspect", help="look at an earlier run again, or at two side by side")
     )
+    add_experts(
+        commands.add_parser(
+            "experts", help="count the tokens of a file that go to each of a model's experts"
+        )
+    )
     return parser
 
 
@@ -152,6 +158,19 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "checkpoint has them)",
     )
     command.add_argument(
+        "--expert-mask",
+        metavar="FILE",
+        help="load only the experts of a mixture that FILE names, as stoker experts --keep writes "
+        "it",
+    )
+    command.add_argument(
+        "--active-experts",
+        type=active_experts,
+        metavar="N",
+        help="experts that a token takes: their average over the layers (1.5), or a number for "
+        "each layer (2,1,2) (default: the model's own)",
+    )
+    command.add_argument(
         "--kv-dtype",
         default="auto",
         choices=KV_DTYPES,
@@ -177,6 +196,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
 
 
+def active_experts(text: str) -> float | tuple[int, ...]:
+    """The value of --active-experts: an average, or numbers with commas between."""
+    if "," in text:
+        return tuple(int(part) for part in text.split(","))
+    return float(text)
+
+
 def _carry_out(args: argparse.Namespace) -> int:
     if args.command == "run":
         from stoker.cli.run import run
@@ -188,6 +214,8 @@ def _carry_out(args: argparse.Namespace) -> int:
         return embed(args)
     if args.command == "doctor":
         return doctor(args)
+    if args.command == "experts":
+        return experts(args)
     if args.command == "inspect":
         from stoker.cli.inspect import inspect
 

@@ -70,7 +70,8 @@ def expect_of(args: argparse.Namespace) -> Expect | None:
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of the engine that the command line gives."""
-    names = ("dtype", "quantization", "kv_dtype", "device", "gpu_memory", "threads")
+    names = ["dtype", "quantization", "kv_dtype", "device", "gpu_memory", "threads"]
+    names += ["expert_mask", "active_experts"]
     options = {name: getattr(args, name) for name in names}
     return options | ({"policy": args.policy} if "policy" in args else {})
 

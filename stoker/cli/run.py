@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         quantization=args.quantization,
         kv_dtype=args.kv_dtype,
+        expert_mask=args.expert_mask,
+        active_experts=args.active_experts,
         device=args.device,
         **keeping(args),
         **input_settings(args),

@@ -93,6 +93,8 @@ def _settings(output: Path, known: dict[str, Any]) -> JobSettings:
         dtype=told["dtype"],
         quantization=told.get("quantization", "auto"),
         kv_dtype=told["kv_dtype"],
+        expert_mask=told.get("expert_mask", {}).get("file"),
+        active_experts=told.get("active_experts"),
         device=told["device"],
         result_key=told["result_key"],
         dedup=False,

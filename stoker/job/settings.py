@@ -6,6 +6,7 @@ Made by the command line or a user of the Python face, read by the job. Loads no
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,7 @@ class JobSettings:
         dtype: the engine's arithmetic, as it was asked for.
         quantization: how its weights are stored, likewise.
         kv_dtype: of its cached keys and values, likewise.
+        expert_mask, active_experts: of its experts, likewise.
         device: where it computes, which decides what dtype "auto" is.
         ordered: write the output in the order of the input.
         limit: take the first so many rows of the input and leave the others.
@@ -87,6 +89,8 @@ class JobSettings:
     dtype: str = "auto"
     quantization: str = "auto"
     kv_dtype: str = "auto"
+    expert_mask: str | None = None
+    active_experts: float | tuple[int, ...] | None = None
     device: str = "cpu"
     ordered: bool = False
     limit: int | None = None
@@ -157,8 +161,11 @@ class JobSettings:
         del told["prompts"]["origin"]  # where a template was read from changes nothing
         if not self.prompts.chat_template_kwargs:  # jobs begun before there were any go on
             del told["prompts"]["chat_template_kwargs"]
-        if self.delimiter is None:
-            del told["delimiter"]
+        for name in ("delimiter", "expert_mask", "active_experts"):
+            if told[name] is None:  # jobs begun before there were any go on
+                del told[name]
+        if self.expert_mask is not None:
+            told["expert_mask"] = {"file": self.expert_mask, "sha256": _digest(self.expert_mask)}
         told["params"] = {
             name: value
             for name, value in _plain(self.params).items()
@@ -166,6 +173,13 @@ class JobSettings:
         }
         plain: dict[str, Any] = json.loads(json.dumps(told, default=_plain))
         return plain
+
+
+def _digest(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as problem:
+        raise InvalidRequestError(f"expert_mask {path} can't be read: {problem}") from None
 
 
 def _stored(dtype: str, quantization: str) -> dict[str, str]:

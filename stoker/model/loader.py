@@ -8,7 +8,7 @@ so a model that is quantised needs room for little more than what stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,7 @@ def load_model(
     device: torch.device,
     dtype: str = "auto",
     formats: Formats | None = None,
+    change: Callable[[ModelSpec], ModelSpec] | None = None,
 ) -> LoadedModel:
     """Load a checkpoint.
 
@@ -68,6 +69,7 @@ def load_model(
         dtype: "float32", "bfloat16", "float16" or "auto"; see `resolve_dtype`.
         formats: what each layer's projections are converted to when its weights are there; None
             leaves them.
+        change: from the config's spec to what is made of it, such as a model of fewer experts.
 
     Raises:
         ModelError: the checkpoint is incomplete or damaged, or holds a model of an unknown kind.
@@ -75,6 +77,7 @@ def load_model(
     """
     config = source.config()
     spec, family, head = resolve(config)
+    spec = change(spec) if change else spec
     name = resolve_dtype(config, dtype, device)
     # with a head of its own, which is dropped again unless the checkpoint turns out to need it
     model = empty_model(replace(spec, tied_head=False), DTYPES[name])
@@ -116,12 +119,17 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def weight_bytes(
-    source: CheckpointSource, device: torch.device, dtype: str, formats: Formats
+    source: CheckpointSource,
+    device: torch.device,
+    dtype: str,
+    formats: Formats,
+    change: Callable[[ModelSpec], ModelSpec] | None = None,
 ) -> int:
     """The most that the weights take as `load_model` leaves them, from config.json alone."""
     config = source.config()
     arithmetic = DTYPES[resolve_dtype(config, dtype, device)]
-    model = empty_model(resolve(config)[0], arithmetic)
+    spec = resolve(config)[0]
+    model = empty_model(change(spec) if change else spec, arithmetic)
     size = sum(parameter.nbytes for parameter in model.parameters())
     stacked = _stacked(model.layers)
     for outputs, inputs in [*_projections(model.layers), *stacked]:

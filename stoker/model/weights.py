@@ -118,9 +118,17 @@ class Place:
         parameter: Tensor = getattr(self.owner, leaf)
         if not isinstance(self.owner, StackedLinear):
             return parameter[self.start : self.stop]
-        if self.expert is not None:
-            return parameter[self.expert, self.start : self.stop]
-        return parameter[:, self.start : self.stop]
+        if self.expert is None:
+            return parameter[:, self.start : self.stop]
+        kept = self.owner.kept
+        slot = self.expert if kept is None else 0 if self.dropped else kept.index(self.expert)
+        return parameter[slot, self.start : self.stop]
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the tensor is of an expert that is not loaded."""
+        kept = self.owner.kept if isinstance(self.owner, StackedLinear) else None
+        return self.expert is not None and kept is not None and self.expert not in kept
 
     def expected(self) -> tuple[int, ...]:
         """The shape that the checkpoint's tensor must have, or one that it may have."""
@@ -130,6 +138,8 @@ class Place:
     def _stacked(self) -> tuple[int, ...]:
         """That shape, if experts are not below each other."""
         shape = tuple(self.target().shape)
+        if isinstance(self.owner, StackedLinear) and self.expert is None:
+            shape = (self.owner.total, *shape[1:])
         if self.source.transpose and len(shape) > 1:
             return (*shape[:-2], shape[-1], shape[-2])
         return shape
@@ -143,10 +153,14 @@ class Place:
 
     def fill(self, tensor: Tensor) -> None:
         """Copy the tensor, of a shape that it accepts, into its part of the parameter."""
+        if self.dropped:
+            return
         role, target = _role(self.owner), self.target()
         if self.source.either and tensor.shape != self.expected():
             tensor = tensor.mT
         tensor = tensor.reshape(self._stacked())
+        if isinstance(self.owner, StackedLinear) and self.owner.kept and self.expert is None:
+            tensor = tensor[list(self.owner.kept)]
         if self.source.transpose and tensor.dim() > 1:
             tensor = tensor.mT
         if self.source.alternating:
@@ -214,7 +228,8 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
         fills = (tuple(range(len(sizes))),)
     experts = [None]
     if "{e}" in source.tensors[0]:
-        experts = range(len(getattr(owner, leaf)))  # type: ignore[assignment]
+        assert isinstance(owner, StackedLinear)
+        experts = range(owner.total)  # type: ignore[assignment]
     for expert in experts:
         start = 0
         for name, parts in zip(source.tensors, fills, strict=True):

@@ -22,7 +22,9 @@ def test_flags_are_these():
         name: sorted(flag for action in one._actions for flag in action.option_strings)
         for name, one in commands.items()
     }
+    experts = ["--active-experts", "--expert-mask"]
     common = [
+        *experts,
         "--chat-template-kwargs",
         "--choice",
         "--debug",
@@ -48,6 +50,7 @@ def test_flags_are_these():
     ]
     assert flags["generate"] == sorted([*common, "-h", "-m"])
     embed = [
+        *experts,
         "--debug",
         "--delimiter",
         "--device",
@@ -80,6 +83,10 @@ def test_flags_are_these():
     samples = ["--num-samples", "--sampling"]
     own = [*inputs, *chat, *samples, "--logprobs", "--replicas"]
     assert flags["run"] == sorted([*common, *files, *expect, *own])
+    counted = ["--input", "--keep", "--max-tokens", "--limit", "--raw", "--dtype", "--device"]
+    counted += ["--quantization", "--threads", "--debug", "--help", "-h", "-o", "--output"]
+    counted += ["--format", "--delimiter", "--prompt", "--prompt-file", "--sample", "--shard"]
+    assert flags["experts"] == sorted([*counted, "--chat-template-kwargs"])
     assert flags["doctor"] == ["--debug", "--help", "--json", "-h"]
 
 

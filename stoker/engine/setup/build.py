@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from stoker.engine.setup.budget import Budget, gib
 from stoker.engine.setup.cache_sizes import CacheSizes
 from stoker.engine.setup.device import find_device
 from stoker.engine.setup.device_memory import DeviceMemory
+from stoker.engine.setup.experts import active_experts, limit_active, masked
 from stoker.engine.setup.fork import check_fork
 from stoker.engine.setup.kv_scales import kv_scales
 from stoker.engine.setup.outliers import OutlierReport, split_outliers
@@ -182,12 +184,13 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
     source = SafetensorsFolder(folder)
     dtype = resolve_dtype(source.config(), options.dtype, place.device)
     formats = choose_formats(options.quantization, DTYPES[dtype], place.device)
+    change = partial(masked, path=options.expert_mask) if options.expert_mask else None
     try:
-        loaded = load_model(source, place.device, dtype, formats)
+        loaded = load_model(source, place.device, dtype, formats, change)
     except torch.OutOfMemoryError:
         if place.memory is None:
             raise
-        weights = weight_bytes(source, place.device, dtype, formats)
+        weights = weight_bytes(source, place.device, dtype, formats, change)
         raise ConfigError(weights_do_not_fit(place.memory, weights, options)) from None
     spec = loaded.model.spec
     context = options.max_context or spec.context
@@ -207,6 +210,8 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
         keeps_state=spec.keeps_state,
     )
     loaded.model.prepare(context, formats, operations)
+    if options.active_experts is not None:
+        limit_active(loaded.model, options.active_experts)
     outliers = None
     if options.quantization == "llm_int8":
         outliers = split_outliers(loaded.model, context, formats)
@@ -253,6 +258,8 @@ def resolve(options: EngineOptions, place: Place, loaded: Loaded, room: Room) ->
     return EnginePlan(
         dtype=loaded.dtype,
         quantization="none" if options.quantization == "auto" else options.quantization,
+        expert_mask=options.expert_mask or "none",
+        active_experts=active_experts(loaded.model.spec),
         device=str(place.device),
         threads=place.threads,
         attention_backend=BACKENDS[type(loaded.operations.attention)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -44,6 +45,9 @@ class Router(Module):
         self.bias = _parameter(count) if spec.router_bias else None
         self.correction = _parameter(count) if spec.routing.correction else None
         self.gains = _parameter(count) if spec.routing.gains else None
+        self.kept, self.stored = spec.kept, spec.stored
+        self._slots: Tensor | None = None
+        self._correction: Tensor | None = None
         self.packed: tuple[Tensor, ...] = ()
         self._product: LinearFn | None = None
         self._route: Callable[..., Routes] | None = None
@@ -53,15 +57,45 @@ class Router(Module):
         if self.weight is None:
             return
         weight, self.weight = self.weight, None
+        bias, self._correction = self.bias, self.correction
+        if self.kept is not None:
+            barred, self._slots = _dropped(
+                self.kept, self.stored, self.routing.experts, weight.device
+            )
+            bias, self._correction = (
+                nn.Parameter(barred if one is None else one + barred, requires_grad=False)
+                for one in (bias, self.correction)
+            )
         plain = choose_formats("auto", torch.float32, weight.device)
-        self._product = make_product(weight, plain.projections, self.bias)
+        self._product = make_product(weight, plain.projections, bias)
         self.packed = self._product.tensors
-        self._route = prepare_route(self.routing, weight.device)
+        self.send_to(self.routing.active)
+
+    def send_to(self, active: int) -> None:
+        """Let each token take so many experts from now on."""
+        assert self._product is not None, "prepare() comes first"
+        self.routing = replace(self.routing, active=active)
+        self._route = prepare_route(self.routing, self._product.tensors[0].device)
+
+    def observe(self, seen: Callable[[Routes], None]) -> None:
+        """Show `seen` where tokens go from now on, by the numbers of the checkpoint's experts."""
+        route = self._route
+        assert route is not None, "prepare() comes first"
+
+        def observed(*given: Tensor | None) -> Routes:
+            routes: Routes = route(*given)
+            seen(routes)
+            return routes
+
+        self._route = observed
 
     def forward(self, x: Tensor) -> Routes:
         assert self._product is not None, "prepare() comes first"
         assert self._route is not None
-        return self._route(self._product(x.float()), self.correction, self.gains)
+        routes = self._route(self._product(x.float()), self._correction, self.gains)
+        if self._slots is None:
+            return routes
+        return Routes(self._slots[routes.experts], routes.weights)
 
 
 class StackedLinear(Module):
@@ -69,14 +103,18 @@ class StackedLinear(Module):
 
     Attributes:
         role: what the outputs of each are.
+        total: experts in the checkpoint.
+        kept: those of them that are loaded, E, if not all.
         packed: what the layer keeps of the weight when it has taken it.
     """
 
     def __init__(
-        self, experts: int, inputs: int, outputs: int, bias: bool, role: Role = roles.PLAIN
+        self, spec: ExpertsSpec, inputs: int, outputs: int, role: Role = roles.PLAIN
     ) -> None:
         super().__init__()
+        experts, bias = spec.loaded, spec.expert.bias
         self.role = role
+        self.total, self.kept = spec.stored, spec.kept
         self.experts, self.inputs, self.outputs = experts, inputs, outputs
         self.weight: nn.Parameter | None = _parameter(experts, outputs, inputs)
         self.bias = _parameter(experts, outputs) if bias else None
@@ -123,11 +161,11 @@ class Experts(LayerPart):
     def __init__(self, spec: ExpertsSpec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
         self.spec = spec
-        expert, count, width = spec.expert, spec.stored, spec.latent or model.hidden
+        expert, width = spec.expert, spec.latent or model.hidden
         outputs, role = gate_up_sizes(expert)
         self.router = Router(spec, model.hidden)
-        self.expert_up = StackedLinear(count, width, outputs, expert.bias, role)
-        self.expert_down = StackedLinear(count, expert.size, width, expert.bias)
+        self.expert_up = StackedLinear(spec, width, outputs, role)
+        self.expert_down = StackedLinear(spec, expert.size, width)
         self.to_latent = Linear(model.hidden, width) if spec.latent else None
         self.from_latent = Linear(width, model.hidden) if spec.latent else None
         self.bias = _parameter(model.hidden) if spec.bias else None
@@ -160,18 +198,21 @@ class Experts(LayerPart):
                 self.shared.prepare(formats)
         super().prepare(formats)
 
-    def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
+    def routed(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """What the experts of the rows x (T, D) give, plus `add`, whose memory may be taken."""
         assert self._run is not None, "prepare() comes first"
         routes = self.router(x)
+        if self.to_latent is None or self.from_latent is None:
+            return self._run(x, routes, add)
+        return cast(Tensor, self.from_latent(self._run(self.to_latent(x), routes), add))
+
+    def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         total = residual if self.adds_in_sum else None
         if self.shared is not None:
             if x is total:  # without a norm before: what the experts read may not be overwritten
                 total = total.clone()
             total = self.shared(x, step, total)
-        if self.to_latent is None or self.from_latent is None:
-            y = self._run(x, routes, total)
-        else:
-            y = self.from_latent(self._run(self.to_latent(x), routes), total)
+        y = self.routed(x, total)
         if self.bias is not None:
             y = y + self.bias
         if self.adds_in_sum:
@@ -179,6 +220,24 @@ class Experts(LayerPart):
         if self.spec.scale != 1:
             y = y * self.spec.scale
         return self.added(y, residual, step.ops)
+
+
+def _dropped(
+    kept: tuple[int, ...], stored: int, experts: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For each expert what bars it, 0 or minus infinity, and its place among those that are loaded.
+
+    Experts without weights, the last, come after those. With 2 and 3 kept of 4, and one more:
+
+        barred    -inf  -inf  0  0  0
+        place        0     0  0  1  2    barred experts are chosen by rows of NaN alone
+    """
+    staying = (*kept, *range(stored, experts))
+    barred = torch.full((experts,), -torch.inf, device=device)
+    places = torch.zeros(experts, dtype=torch.int64, device=device)
+    barred[list(staying)] = 0.0
+    places[list(staying)] = torch.arange(len(staying), device=device)
+    return barred, places
 
 
 def _parameter(*shape: int) -> nn.Parameter:

@@ -26,6 +26,7 @@ class ExpertsSpec(PartSpec):
             (Nemotron 3). The router and the shared expert read x itself.
         bias: a learned vector is added to the sum (JetMoE).
         scale: of the whole.
+        kept: those that are loaded, ascending, if not all; the others are never chosen.
 
     Raises:
         ModelError: a token takes more experts than there are, or groups don't divide them.
@@ -41,6 +42,7 @@ class ExpertsSpec(PartSpec):
     latent: int | None = None
     bias: bool = False
     scale: float = 1.0
+    kept: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         routing = self.routing
@@ -66,8 +68,13 @@ class ExpertsSpec(PartSpec):
 
     @property
     def stored(self) -> int:
-        """Experts that have weights."""
+        """Experts of the checkpoint that have weights."""
         return self.routing.experts - self.identities
+
+    @property
+    def loaded(self) -> int:
+        """Those of them that are loaded."""
+        return self.stored if self.kept is None else len(self.kept)
 
     def product_weights(self, hidden: int) -> int:
         routing, gate = self.routing, self.shared_gate * hidden
@@ -78,8 +85,8 @@ class ExpertsSpec(PartSpec):
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         routing, width = self.routing, self.latent or hidden
-        idle = (self.stored - routing.active) * self.expert.product_weights(width)
-        biases = self.stored * self.expert.other_parameters(width, norm)
+        idle = (self.loaded - routing.active) * self.expert.product_weights(width)
+        biases = self.loaded * self.expert.other_parameters(width, norm)
         shared = self.shared.other_parameters(hidden, norm) if self.shared else 0
         vectors = self.router_bias + (routing.correction is not None) + routing.gains
         return idle + biases + shared + vectors * routing.experts + self.bias * hidden
