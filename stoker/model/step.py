@@ -64,6 +64,7 @@ class StepContext:
         positions: (T,) int64.
         rows: (R,) int64, the tokens that go on behind the last layer that mixes tokens.
         ropes: for each of `ModelSpec.ropes` the tokens' rows of its table, (T, 2, dim/2).
+        token_inputs: (T, L, width) of each layer, where the model has them.
     """
 
     positions: Tensor
@@ -73,3 +74,4 @@ class StepContext:
     cache: PagedCache
     ropes: tuple[Tensor, ...]
     ops: Operations
+    token_inputs: Tensor | None = None

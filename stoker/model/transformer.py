@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stoker.model.cache import PagedCache
 from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
+from stoker.model.layers.token_inputs import TokenInputs
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.rope import Rope
@@ -41,6 +42,7 @@ class Transformer(Module):
             table = torch.empty(spec.positions.rows, spec.hidden)
             self.positions = nn.Parameter(table, requires_grad=False)
         self.embedding_norm = make_norm((spec.hidden,), spec.norm, spec.embedding_norm)
+        self.token_inputs = TokenInputs(spec.token_inputs, spec) if spec.token_inputs else None
         self.layers = nn.ModuleList(Block(spec, index) for index in range(len(spec.layers)))
         self.norm = make_norm((spec.hidden,), spec.norm, spec.final_norm)
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
@@ -75,7 +77,8 @@ class Transformer(Module):
         self._blocks = cast(tuple[Block, ...], tuple(self.layers))
         for block in self._blocks:
             block.prepare(formats)
-        for module in (self.project_in, self.project_out):
+        inputs = self.token_inputs.project if self.token_inputs else None
+        for module in (self.project_in, self.project_out, inputs):
             if module is not None:
                 module.prepare(formats.projections)
         self._logits = self.head
@@ -139,8 +142,10 @@ class Transformer(Module):
         if len(attention) < groups:  # one for all
             cells, attention = cells * groups, attention * groups
         ropes = tuple([table[tensors.positions] for table in self._ropes])
+        inputs = self.token_inputs
+        made = None if inputs is None else inputs(tensors.token_ids, x, self.ops)
         step = StepContext(
-            tensors.positions, tensors.sample_rows, cells, attention, cache, ropes, self.ops
+            tensors.positions, tensors.sample_rows, cells, attention, cache, ropes, self.ops, made
         )
         if self.spec.last_mixing_layer < 0:
             x = x[tensors.sample_rows]

@@ -13,8 +13,8 @@ def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:
     """FLOPs of the weight products for `tokens` tokens, `sampled` of which get logits."""
     body = sum(layer.product_weights(spec.hidden) for layer in spec.layers)
     width = spec.embedding_width or spec.hidden
-    around = spec.hidden * width if spec.embedding_width else 0
-    return 2 * (tokens * (body + around) + sampled * (around + width * spec.vocab))
+    way_out = spec.hidden * width if spec.embedding_width else 0
+    return 2 * (tokens * (body + spec.around_weights) + sampled * (way_out + width * spec.vocab))
 
 
 def attention_flops(spec: ModelSpec, query_key_pairs: int) -> int:
@@ -45,8 +45,7 @@ def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_s
         contexts: tokens of each sequence, the new one included.
         weight_size, element_size: bytes of a weight and of a number in the cache.
     """
-    rows = 0 if spec.tied_head else spec.vocab  # an embedding that is no head is looked up in
-    weights = spec.parameters() - rows * (spec.embedding_width or spec.hidden)
+    weights = spec.parameters() - spec.looked_up
     seen = 0
     for group in spec.cache_groups:
         window = group.window

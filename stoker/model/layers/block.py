@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from stoker.model.layers.attention import Attention
 from stoker.model.layers.convolution import GatedConv
@@ -17,13 +18,15 @@ from stoker.model.layers.delta import GatedDeltaNet
 from stoker.model.layers.experts import Experts
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
+from stoker.model.layers.normed_experts import NormedExperts
 from stoker.model.layers.state_space import Mamba, Mamba2
+from stoker.model.layers.token_inputs import TokenInput
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.delta import DeltaSpec
-from stoker.model.spec.experts import ExpertsSpec
+from stoker.model.spec.experts import ExpertsSpec, NormedExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
@@ -42,7 +45,12 @@ MIXERS: Kinds = {
     DeltaSpec: GatedDeltaNet,
     LinearMapSpec: LinearMap,
 }
-NETWORKS: Kinds = {DenseSpec: Dense, ExpertsSpec: Experts, LinearMapSpec: LinearMap}
+NETWORKS: Kinds = {
+    DenseSpec: Dense,
+    ExpertsSpec: Experts,
+    NormedExpertsSpec: NormedExperts,
+    LinearMapSpec: LinearMap,
+}
 
 
 class Block(Module):
@@ -63,10 +71,15 @@ class Block(Module):
             self.ffn_norm = make_norm(shape, norm, pre and layer.parallel != "one norm")
             self.ffn = NETWORKS[type(layer.ffn)](layer.ffn, model, index)
             self.ffn_sum_norm = make_norm(shape, norm, layer.sum_norms)
+        self.token_input = self.scale = None
+        if layer.token_input is not None:
+            self.token_input = TokenInput(layer.token_input, model, index)
+        if layer.output_scale:
+            self.scale = nn.Parameter(torch.empty(1), requires_grad=False)
 
     def prepare(self, formats: Formats) -> None:
         """Convert the weights, which are then dropped; twice is fine."""
-        for part in (self.mixer, self.ffn):
+        for part in (self.mixer, self.ffn, self.token_input):
             if part is not None:
                 part.prepare(formats)
 
@@ -92,4 +105,6 @@ class Block(Module):
             x = self.ffn.forward(self.ffn_norm(x, ops) if beside is None else beside, step, x)
             if self.sum_norms:
                 x = self.ffn_sum_norm(x, ops)
-        return x
+        if self.token_input is not None:
+            x = self.token_input.forward(x, step, x)
+        return x if self.scale is None else x * self.scale

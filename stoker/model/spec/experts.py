@@ -90,3 +90,14 @@ class ExpertsSpec(PartSpec):
         shared = self.shared.other_parameters(hidden, norm) if self.shared else 0
         vectors = self.router_bias + (routing.correction is not None) + routing.gains
         return idle + biases + shared + vectors * routing.experts + self.bias * hidden
+
+
+@dataclass(frozen=True)
+class NormedExpertsSpec(ExpertsSpec):
+    """Experts beside a dense network, `shared`, each between norms of its own (Gemma 4, 2026).
+
+    The network before it has the layer's norm; experts and router read the residual through theirs.
+    """
+
+    def other_parameters(self, hidden: int, norm: NormSpec) -> int:
+        return super().other_parameters(hidden, norm) + 4 * norm.parameters(hidden)

@@ -9,11 +9,14 @@ from typing import Literal
 from stoker.model.cache_spec import AnyCacheSpec, CacheGroup, cache_groups
 from stoker.model.rope import Rope
 from stoker.model.spec.part import NormSpec, PartSpec
+from stoker.model.spec.token_inputs import TokenInputSpec, TokenInputsSpec
 
 
 @dataclass(frozen=True)
 class LayerSpec:
     """x += post(mixer(pre(x))); x += post(ffn(pre(x))), with norms pre and post or without.
+
+    Then x += post(token_input(x)) and x *= a learned number, where there are those.
 
     A part that is None is left out, with its norms.
 
@@ -24,6 +27,8 @@ class LayerSpec:
         parallel: mixer and feed-forward network both read the layer's input: each through a
             norm of its own ("two norms") or both through one ("one norm").
         residual_scale: multiplies what is added to x.
+        token_input: takes in the layer's own input of each token.
+        output_scale: a learned number multiplies x at the end.
     """
 
     mixer: PartSpec | None
@@ -33,6 +38,8 @@ class LayerSpec:
     sum_norms: bool = False
     parallel: Literal["one norm", "two norms"] | None = None
     residual_scale: float = 1.0
+    token_input: TokenInputSpec | None = None
+    output_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.parallel:  # both would otherwise read what the first overwrites
@@ -41,8 +48,9 @@ class LayerSpec:
 
     @property
     def parts(self) -> tuple[PartSpec, ...]:
-        """The mixer and the network, those that there are."""
-        return tuple(part for part in (self.mixer, self.ffn) if part is not None)
+        """The mixer, the network and what takes in a token input, those that there are."""
+        parts = (self.mixer, self.ffn, self.token_input)
+        return tuple(part for part in parts if part is not None)
 
     def cache_spec(self) -> AnyCacheSpec | None:
         """What the layer keeps of each token or of a sequence; None for nothing."""
@@ -55,9 +63,12 @@ class LayerSpec:
     def parameters(self, hidden: int, norm: NormSpec) -> int:
         """All parameters of the layer, its norms included."""
         inside = sum(part.other_parameters(hidden, norm) for part in self.parts)
-        norms = (self.pre_norms + self.post_norms + self.sum_norms) * len(self.parts)
+        parts = (self.mixer is not None) + (self.ffn is not None)
+        norms = (self.pre_norms + self.post_norms + self.sum_norms) * parts
         norms -= self.parallel == "one norm" and self.ffn is not None
-        return self.product_weights(hidden) + inside + norms * norm.parameters(hidden)
+        norms += self.post_norms and self.token_input is not None
+        inside += norms * norm.parameters(hidden) + self.output_scale
+        return self.product_weights(hidden) + inside
 
     @property
     def flops_per_pair(self) -> int:
@@ -92,6 +103,7 @@ class ModelSpec:
         embedding_scale: multiplies embeddings.
         scales_vectors: it also multiplies what a prompt has in their place.
         logit_scale, logit_softcap: logits become logit * scale, then soft-capped.
+        token_inputs: what layers read of each token beside the residual.
     """
 
     hidden: int
@@ -110,11 +122,30 @@ class ModelSpec:
     head_bias: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    token_inputs: TokenInputsSpec | None = None
 
     @property
-    def vector_width(self) -> int:
-        """Width of the embedding, and of vectors that a prompt has in place of embeddings."""
-        return self.embedding_width or self.hidden
+    def vector_width(self) -> int | None:
+        """Width of vectors that a prompt has in place of embeddings; None: it can't have them.
+
+        Nothing says what token inputs a vector would have.
+        """
+        return None if self.token_inputs else self.embedding_width or self.hidden
+
+    @property
+    def looked_up(self) -> int:
+        """Parameters in tables of which a token reads one row, and that are nothing else."""
+        embedding = 0 if self.tied_head else self.vocab * (self.embedding_width or self.hidden)
+        inputs = self.token_inputs.table(len(self.layers)) if self.token_inputs else 0
+        return embedding + inputs
+
+    @property
+    def around_weights(self) -> int:
+        """Weights outside layers and head that each token is multiplied by on its way in."""
+        width = self.embedding_width or 0
+        inputs = self.token_inputs
+        made = inputs.product_weights(len(self.layers), self.hidden) if inputs else 0
+        return self.hidden * width + made
 
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
@@ -153,7 +184,10 @@ class ModelSpec:
     def parameters(self) -> int:
         """The number of parameters, of all layers and around them."""
         width = self.embedding_width or self.hidden
-        around = 2 * self.hidden * width if self.embedding_width else 0
+        around = self.around_weights + self.hidden * (self.embedding_width or 0)
+        if self.token_inputs:
+            around += self.token_inputs.table(len(self.layers))
+            around += self.norm.parameters(self.token_inputs.width)
         rows = self.vocab if self.labels is None else self.labels
         head = 0 if self.tied_head else rows * (width + self.head_bias)
         positions = self.positions.rows * self.hidden if self.positions else 0
