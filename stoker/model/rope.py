@@ -133,17 +133,36 @@ class LongRopeScaling:
 
 
 @dataclass(frozen=True)
+class ProportionalScaling:
+    """The first `turned` frequencies, divided by a factor, and 0 for the others (Gemma 4, 2026).
+
+    Unlike in a rope over a part of the head, the frequencies are those of the whole head, and its
+    number i meets i + dim/2.
+    """
+
+    turned: int
+    factor: float = 1.0
+    factor_of_attention: float = 1.0
+
+    def inv_freq(self, dim: int, theta: float, context: int) -> Tensor:
+        found = plain(dim, theta) / self.factor
+        found[self.turned :] = 0.0
+        return found
+
+
+@dataclass(frozen=True)
 class Growth:
-    """Queries multiplied by 1 + beta * ln(1 + floor(position / original_context)), as in Llama 4
-    (Meta, 2025), so that attention over a longer context stays as sharp."""
+    """Queries multiplied by 1 + beta * ln(1 + floor((position + offset) / original_context)), as in
+    Llama 4 (Meta, 2025), so that attention over a longer context stays as sharp."""
 
     beta: float
     original_context: int
+    offset: int = 0
 
     def at(self, positions: Tensor) -> Tensor:
         """The factors (T,) float32 of positions (T,)."""
         # float64, so that after rounding the bits do not depend on the place in the batch
-        reached = (positions // self.original_context).double()
+        reached = ((positions + self.offset) // self.original_context).double()
         return (1 + self.beta * torch.log1p(reached)).float()
 
 

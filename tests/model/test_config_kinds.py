@@ -120,3 +120,25 @@ def test_a_context_whose_tables_would_fill_the_memory(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match=r"2,147,483,647 tokens.*set a smaller max_context"):
         LLM(str(folder), threads=1)
     LLM(str(folder), threads=1, max_context=100).close()
+
+
+def test_gemma_4_as_published_is_as_saved():
+    """Full attention has its sizes in fields of its own, or in transformers' per_layer_config."""
+    published = {
+        "architectures": ["Gemma4ForCausalLM"],
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "global_head_dim": 64,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": 0,
+    }
+    spec, _ = spec_from_config(published)
+    assert [layer.mixer.head_dim for layer in spec.layers] == [256, 64, 256, 64]
+    saved = {key: value for key, value in published.items() if "global" not in key}
+    sizes = {"head_dim": 64, "num_key_value_heads": 2}
+    saved["per_layer_config"] = {"1": sizes, "3": sizes}
+    assert spec_from_config(saved)[0] == spec
+    published["num_kv_shared_layers"] = 3
+    with pytest.raises(ModelError, match="leaves layer 1 no layer of its kind before it"):
+        spec_from_config(published)

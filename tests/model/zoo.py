@@ -3,7 +3,7 @@
 import torch
 import transformers as hf
 from zoo_delta import DELTA, DELTA_CLASSES, DELTA_WRAPPED
-from zoo_modern import MODERN, MODERN_MIXTURES
+from zoo_modern import MODERN, MODERN_MIXTURES, MODERN_TEXTS
 from zoo_older import FUSED, OLDER, OWN_SIZES
 
 VOCAB = 200
@@ -294,6 +294,8 @@ QWEN_VISION = {
 VISIONS = {
     "Aria": lambda: hf.Idefics3VisionConfig(**VISION),
     "Gemma3": lambda: hf.SiglipVisionConfig(**VISION),
+    "Gemma4": lambda: None,
+    "Gemma4Unified": lambda: None,
     "Mistral3": lambda: hf.PixtralVisionConfig(**VISION),
     "Qwen3VL": lambda: hf.Qwen3VLConfig(vision_config=QWEN_VISION).vision_config,
     "Qwen3VLMoe": lambda: hf.Qwen3VLMoeConfig(vision_config=QWEN_VISION).vision_config,
@@ -309,6 +311,8 @@ TEXTS = {
 # Text models inside others: (class, its options, the row of the text model)
 WRAPPED = {
     "gemma3_wrapped": ("Gemma3", {}, "gemma3"),
+    "gemma4_wrapped": ("Gemma4", {}, "gemma4"),
+    "gemma4_unified_wrapped": ("Gemma4Unified", {}, "gemma4_unified"),
     "mistral3": ("Mistral3", {"tie_word_embeddings": False}, "mistral"),
     "mistral3_tied": ("Mistral3", {"tie_word_embeddings": True}, "ministral3"),
     "qwen3_vl": ("Qwen3VL", {"tie_word_embeddings": True}, "qwen3_vl_text"),
@@ -322,6 +326,10 @@ ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items(
 CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
 CLASSES = {
     "Gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM),
+    **{
+        name: (getattr(hf, f"{name}TextConfig"), getattr(hf, f"{name}ForCausalLM"))
+        for name in MODERN_TEXTS
+    },
     "GPT2": (hf.GPT2Config, hf.GPT2LMHeadModel),
     "OpenAIGPT": (hf.OpenAIGPTConfig, hf.OpenAIGPTLMHeadModel),
     **DELTA_CLASSES,
@@ -347,6 +355,8 @@ def make_config(name):
 def _wrapped(family, changes, text):
     """As `make_config`, for a text model inside another."""
     inner = make_config(text)[0].to_dict()
+    if family in MODERN_TEXTS:  # which look at its embedding
+        inner["pad_token_id"] = 0
     config = getattr(hf, f"{family}Config")(
         text_config=inner, vision_config=VISIONS[family](), **changes
     )
@@ -366,4 +376,7 @@ def make(name):
     for key, buffer in model.named_buffers():
         if key.endswith("bias") and buffer.dim() == 1:  # corrections of experts, and no masks
             torch.nn.init.normal_(buffer, 0.0, 0.3)
+    for key, buffer in model.named_buffers():
+        if key.endswith("layer_scalar"):
+            torch.nn.init.normal_(buffer, 0.8, 0.3)
     return model

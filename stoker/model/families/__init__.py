@@ -17,6 +17,7 @@ from stoker.model.families import (
     decilm,
     delta,
     gemma,
+    gemma4,
     gpt,
     gpt_oss,
     hunyuan,
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
     **recent_mixtures.FAMILIES,
     **delta.FAMILIES,
     **wrapped.FAMILIES,
+    **gemma4.FAMILIES,
 }
 
 

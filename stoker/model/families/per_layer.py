@@ -42,7 +42,7 @@ def per_layer_spec(
     fields = Fields(config, architecture)
     count = fields.layers()
     overrides = _overrides(fields, count)
-    shared = {name: value for name, value in config.items() if name != "per_layer_config"}
+    shared = {**config, "per_layer_config": None}
     made: dict[str, ModelSpec] = {}
     layers = []
     for index in range(count):

@@ -17,12 +17,13 @@ from stoker.model.rope import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    ProportionalScaling,
     Rope,
     Scaling,
     YarnScaling,
 )
 
-TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -51,13 +52,20 @@ def rope(
     fields = Fields(given, f.architecture)
     if fields.values.get("rope_type") == "su":  # as early Phi-3 checkpoints say
         fields.values["rope_type"] = "longrope"
-    dim = int(head_dim * fields.number("partial_rotary_factor", partial, above=0, most=1))
+    share = fields.number("partial_rotary_factor", partial, above=0, most=1)
+    base = float(fields.number("rope_theta", theta, above=1))
+    if fields.values.get("rope_type") == "proportional":
+        turned = int(share * head_dim // 2)
+        return Rope(
+            head_dim, base, ProportionalScaling(turned, fields.number("factor", 1.0, above=0))
+        )
+    dim = int(head_dim * share)
     if dim % 2 or not 0 < dim <= head_dim:
         raise ModelError(
             f"config.json asks for a rotary embedding of {dim} of a head's {head_dim} numbers; "
             "it must be an even number, more than 0 and no more than those"
         )
-    return Rope(dim, float(fields.number("rope_theta", theta, above=1)), _scaling(fields, f, dim))
+    return Rope(dim, base, _scaling(fields, f, dim))
 
 
 def given_rope(f: Fields) -> dict[str, Any]:

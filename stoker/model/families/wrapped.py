@@ -42,14 +42,20 @@ GEMMA3_DEFAULTS = {
 MISTRAL_TEXTS = {"mistral": "MistralForCausalLM", "ministral3": "Ministral3ForCausalLM"}
 
 
-def text_fields(f: Fields, defaults: dict[str, Any]) -> Fields:
+def text_config(f: Fields) -> Fields:
     """The text model's config; whether the head is tied is said outside, if it is said there."""
     text = f.within("text_config")
+    if "tie_word_embeddings" in f.values:
+        text.values["tie_word_embeddings"] = f.values["tie_word_embeddings"]
+    return text
+
+
+def text_fields(f: Fields, defaults: dict[str, Any]) -> Fields:
+    """That config, with defaults; it may not have a per_layer_config."""
+    text = text_config(f)
     text.insist("per_layer_config", None, None)
     for name, value in defaults.items():
         text.values.setdefault(name, value)
-    if "tie_word_embeddings" in f.values:
-        text.values["tie_word_embeddings"] = f.values["tie_word_embeddings"]
     return text
 
 
