@@ -23,7 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
-    "sigmoid": torch.sigmoid,  # of gates alone, such as a shared expert's
+    "sigmoid": torch.sigmoid,  # these two of gates alone, such as a shared expert's
+    "softplus": F.softplus,
     "relu2": lambda x: F.relu(x).square(),
 }
 

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from stoker.ops.activation import NativeSoftCap
 from stoker.ops.native.build import load_kernels, signature
 
 
@@ -128,7 +129,10 @@ class NativeRoute:
 
     KINDS: ClassVar = {"softmax": 0, "sigmoid": 1, "softmax of chosen": 2}
 
-    def __init__(self, library: ctypes.CDLL, routing: Routing) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, routing: Routing, soft_cap: NativeSoftCap | None = None
+    ) -> None:
+        self._soft_cap, self._cap = soft_cap, routing.logit_cap
         self._kernel = signature(library.route, "ppppp iiiiiiiii ff")
         self._active = routing.active
         groups = (routing.groups, routing.top_groups, routing.group_best)
@@ -142,6 +146,8 @@ class NativeRoute:
         self, logits: Tensor, correction: Tensor | None = None, gains: Tensor | None = None
     ) -> Routes:
         rows = len(logits)
+        if self._soft_cap is not None and self._cap is not None:
+            logits = self._soft_cap(logits, self._cap)
         experts = torch.empty(rows, self._active, dtype=torch.int64)
         weights = torch.empty(rows, self._active)
         tensors = (logits.contiguous(), correction, gains, experts, weights)
@@ -152,8 +158,9 @@ class NativeRoute:
 
 def prepare_route(routing: Routing, device: torch.device) -> Callable[..., Routes]:
     """A function of logits (T, E) float32, correction and gains that computes `route`."""
-    plain = routing.scores in NativeRoute.KINDS and routing.logit_cap is None
-    library = load_kernels("routing") if plain and device.type == "cpu" else None
-    if library is not None:
-        return NativeRoute(library, routing)
+    served = routing.scores in NativeRoute.KINDS and device.type == "cpu"
+    library = load_kernels("routing") if served else None
+    caps = load_kernels("elementwise") if served and routing.logit_cap is not None else None
+    if library is not None and (caps is not None or routing.logit_cap is None):
+        return NativeRoute(library, routing, NativeSoftCap(caps) if caps else None)
     return lambda logits, correction, gains: route(logits, routing, correction, gains)

@@ -18,6 +18,7 @@ ROUTINGS = [
     Routing(160, 6, "softmax", groups=8, top_groups=3, scale=16.0),
     Routing(64, 6, "softmax", normalised=True, floor=0.5),
     Routing(3, 1, "softmax"),
+    Routing(12, 2, "sigmoid", "score", logit_cap=1.5),
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stoker.model import roles
@@ -113,9 +112,9 @@ class Attention(LayerPart):
         """What the heads give, (T, H * D), times the function of the gate, (T, H * D) or (T, H)."""
         if self.spec.gate == "sigmoid":
             return ops.sigmoid_gate(mixed, gate)
-        factor = F.softplus(gate.float()).to(gate.dtype)
-        heads = mixed.view(len(mixed), self.spec.heads, -1)
-        return (heads * factor.view(len(mixed), self.spec.heads, -1)).flatten(1)
+        if self.spec.gates_heads:
+            gate = gate.repeat_interleave(self.spec.head_dim, dim=-1)
+        return ops.activate(torch.cat((gate, mixed), dim=-1), "softplus", True)
 
     def kept(self, step: StepContext) -> tuple[Any, ...]:
         found = step.cache.layers[self.source]

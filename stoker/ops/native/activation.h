@@ -40,6 +40,8 @@ static inline float gelu_tanh(float x) {
     return x / (1.0f + exp_clamped(-2.0f * u));
 }
 
+static inline float softplus(float x) { return x > 20.0f ? x : log1pf(exp_clamped(x)); }
+
 static inline float quick_gelu(float x) { return x / (1.0f + exp_clamped(-1.702f * x)); }
 
 /* y = act(gate) * up; count is a multiple of GATED. */
@@ -58,3 +60,4 @@ GATE(relu2)
 GATE(gelu)
 GATE(gelu_tanh)
 GATE(quick_gelu)
+GATE(softplus)

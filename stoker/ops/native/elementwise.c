@@ -134,6 +134,7 @@ ACTIVATION(relu2)
 ACTIVATION(gelu)
 ACTIVATION(gelu_tanh)
 ACTIVATION(quick_gelu)
+ACTIVATION(softplus)
 
 /* tanh(x): a polynomial near 0, where the quotient would lose digits. */
 static inline float tanh_of(float x) {

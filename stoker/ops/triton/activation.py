@@ -35,6 +35,8 @@ def _act(x, KIND: tl.constexpr):
         return 0.5 * x * (1.0 + _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
     elif KIND == "relu2":
         return tl.where(x < 0, 0.0, x * x)
+    elif KIND == "softplus":
+        return tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))
     elif KIND == "quick_gelu":
         return x / (1.0 + tl.exp(-1.702 * x))
     elif KIND == "sigmoid":
