@@ -59,6 +59,18 @@ GRANITE = {
     "embedding_multiplier": 3.0,
     "logits_scaling": 2.0,
 }
+MSCALES = {"short_mscale": 1.2, "long_mscale": 1.2}
+DBRX = {
+    "vocab_size": VOCAB,
+    "d_model": 48,
+    "n_heads": 4,
+    "n_layers": 3,
+    "max_seq_len": 256,
+    "initializer_range": 0.1,
+    "attn_config": {"clip_qkv": 0.9, "kv_n_heads": 2, "rope_theta": 5000.0},
+    "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 8, "moe_top_k": 3},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+}
 # by all names that configs have for them
 EXPERTS = {
     "num_experts": 8,
@@ -241,6 +253,13 @@ MIXTURES = {  # whose products are not computed row by row
     ),
     "kolibri": ("Kolibri1", {**EXPERTS, **WINDOW, "num_hidden_layers": 5}),
     "flint": ("Flint", {**EXPERTS, **WINDOW, "num_hidden_layers": 5}),
+    "phimoe": (
+        "Phimoe",
+        {**DERIVED, **EXPERTS, "num_experts_per_tok": 2, "attention_bias": True}
+        | {"lm_head_bias": True, "router_jitter_noise": 0.2, "max_position_embeddings": 512}
+        | _theta({**LONG, "original_max_position_embeddings": 256, **MSCALES}),
+    ),
+    "dbrx": ("Dbrx", DBRX),
     "hunyuan_moe": ("HunYuanMoEV1", {**EXPERTS, "moe_intermediate_size": 40}),
     "aria_text": ("AriaText", {**DERIVED, **EXPERTS, "mlp_bias": True}),
     "glm4_moe": (
@@ -323,7 +342,7 @@ WRAPPED = {
 MIXTURES |= {name: WRAPPED[name] for name in ("qwen3_vl_moe", "aria")}
 ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items()}
 # Frequencies that depend on the length: the context for which they are those of short sequences
-CONTEXTS = {"llama_dynamic": 256, "phi4_mini": 64}
+CONTEXTS = {"llama_dynamic": 256, "phimoe": 256, "phi4_mini": 64}
 CLASSES = {
     "Gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM),
     **{
@@ -346,6 +365,7 @@ def make_config(name):
         getattr(hf, f"{family}ForCausalLM", None),
     )
     fields = changes if family in OWN_SIZES | {"GPT2"} else {**SIZES, **changes}
+    fields = changes if family in ("GPT2", "Dbrx") else {**SIZES, **changes}
     config = config_class(**{key: value for key, value in fields.items() if value is not None})
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, None)

@@ -23,13 +23,17 @@ from stoker.model.families.parts import (
     activation,
     attention,
     decoder,
+    head_size,
     layer_types,
     with_windows,
 )
+from stoker.model.families.rope import given_rope
+from stoker.model.rope import Rope
+from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.experts import ExpertsSpec
-from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.model import LayerSpec, ModelSpec
 from stoker.model.spec.networks import DenseSpec
-from stoker.model.spec.part import PartSpec
+from stoker.model.spec.part import NormSpec, PartSpec
 from stoker.model.weights import From, names
 
 MLP = LAYER + "mlp."
@@ -100,6 +104,66 @@ def _aria(f: Fields) -> ModelSpec:
     return decoder(f, attention(f), ffn=ExpertsSpec(routes, DenseSpec(size), shared=shared))
 
 
+def _phi_moe(f: Fields) -> ModelSpec:
+    f.insist("num_experts_per_tok", 2, 2)
+    scaling = given_rope(f)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind != "default":  # the temperature of attention has a name of its own
+        given = Fields(scaling, f.architecture)
+        short_one, long_one = given.number("short_mscale"), given.number("long_mscale")
+        if short_one != long_one:
+            raise ModelError(
+                f"short_mscale {short_one} and long_mscale {long_one} in config.json differ, which "
+                "is not supported"
+            )
+        f.values["rope_scaling"] = {**scaling, "attention_factor": short_one}
+        f.values.pop("rope_parameters", None)
+        for name in ("rope_theta", "original_max_position_embeddings"):
+            if name in scaling:
+                f.values[name] = scaling[name]
+    jitter = f.number("router_jitter_noise", 0.01)
+    routes = routing(f, ("num_local_experts",), scores="sparse mixer", jitter=jitter)
+    return decoder(
+        f,
+        attention(f, theta=1e6, window=f.size("sliding_window", None)),
+        ffn=experts(f, routes, "intermediate_size"),
+        norm=NormSpec("layer", f.number("rms_norm_eps"), bias=True),
+        head_bias=f.flag("lm_head_bias"),
+    )
+
+
+def _dbrx(f: Fields) -> ModelSpec:
+    inner, outer = f.within("ffn_config"), f.within("attn_config")
+    heads, hidden, rows = f.size("n_heads"), f.size("d_model"), f.size("max_seq_len")
+    dim = head_size(hidden, heads)
+    rope = Rope(dim, float(outer.number("rope_theta", 10000.0, above=1)))
+    clip = outer.number("clip_qkv", None, above=0)
+    mixer = AttentionSpec(
+        heads, outer.size("kv_n_heads", 1), dim, scale=dim**-0.5, rope=rope, clip=clip
+    )
+    norm = inner.number(
+        "moe_normalize_expert_weights", inner.default_or_null("moe_normalize_expert_weights", 1.0)
+    )
+    if norm not in (None, 1):
+        raise ModelError(
+            f"moe_normalize_expert_weights {short(norm)} in config.json is not supported; only 1 "
+            "and null are"
+        )
+    counts, actives = ("moe_num_experts",), ("moe_top_k",)
+    routes = routing(inner, counts, actives, normalised=norm is not None)
+    kind = activation(inner.within("ffn_act_fn"), "name", "silu")
+    expert = DenseSpec(inner.size("ffn_hidden_size", 3584), kind)
+    layer = LayerSpec(mixer, ExpertsSpec(routes, expert))
+    return ModelSpec(
+        hidden=hidden,
+        vocab=f.size("vocab_size"),
+        layers=(layer,) * f.layers("n_layers"),
+        norm=NormSpec("layer", 1e-5),
+        context=rows,
+        tied_head=False,
+    )
+
+
 def _granite_moe(f: Fields) -> ModelSpec:
     size = f.number("shared_intermediate_size", 0)
     shared = DenseSpec(f.size("shared_intermediate_size"), activation(f)) if size else None
@@ -111,6 +175,33 @@ MIXTRAL = {
     **LLAMA,
     **expert_names(BLOCK, "w1 w3 w2", MLP),
     "layers.{i}.ffn.router.weight": ways(BLOCK + "gate.weight", MLP + "gate.weight"),
+}
+PHI_MOE = {
+    **LLAMA,
+    **expert_names(BLOCK, "w1 w3 w2", MLP),
+    "layers.{i}.ffn.router.weight": ways(BLOCK + "gate.weight", MLP + "router.weight"),
+    **names("", {"head.bias": "lm_head.bias"}),
+}
+_DBRX = "transformer.blocks.{i}."
+DBRX = {
+    **names("", {"head.weight": "lm_head.weight"}),
+    **names("transformer.", {"embedding": "wte.weight", "norm.weight": "norm_f.weight"}),
+    **names(
+        _DBRX + "norm_attn_norm.",
+        {
+            "layers.{i}.mixer_norm.weight": "norm_1.weight",
+            "layers.{i}.ffn_norm.weight": "norm_2.weight",
+            "layers.{i}.mixer.qkv.weight": "attn.Wqkv.weight",
+            "layers.{i}.mixer.out.weight": "attn.out_proj.weight",
+        },
+    ),
+    "layers.{i}.ffn.router.weight": From((_DBRX + "ffn.router.layer.weight",)),
+    "layers.{i}.ffn.expert_up.weight": From(
+        (_DBRX + "ffn.experts.mlp.w1", _DBRX + "ffn.experts.mlp.v1"), flat=True
+    ),
+    "layers.{i}.ffn.expert_down.weight": From(
+        (_DBRX + "ffn.experts.mlp.w2",), flat=True, transpose=True
+    ),
 }
 QWEN3_MOE = {
     **LLAMA,
@@ -176,6 +267,19 @@ FAMILIES = {
         _qwen2_moe,
         QWEN2_MOE,
         "experts in all layers or some, a shared expert behind a gate",
+    ),
+    "PhimoeForCausalLM": Family(
+        "Phi-3.5-MoE, Phi-mini-MoE",
+        _phi_moe,
+        PHI_MOE,
+        "experts by a sparse mixer, layer norms and a head with biases, longrope",
+    ),
+    "DbrxForCausalLM": Family(
+        "DBRX",
+        _dbrx,
+        DBRX,
+        "experts below each other in the checkpoint, layer norms, clipped projections",
+        base="transformer.",
     ),
     "OlmoeForCausalLM": Family(
         "OLMoE", _olmoe, QWEN3_MOE, "experts, norms over all query and all key heads"
