@@ -74,7 +74,8 @@ def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts, monkeypa
         with LLM(model.folder, max_context=context, **options) as llm:
             seen = keep_logits(llm)
             tokens = generate(llm, short_prompts)
-            if setting.startswith("preempted"):
+            groups = llm.engine.runner.model.spec.cache_groups
+            if setting.startswith("preempted") and not all(one.keeps_state for one in groups):
                 assert llm.engine.scheduler.num_preemptions > 0
         assert tokens == [[one] for one in expected], setting
         assert 0 < worst_difference(seen, model) < 1e-4, setting

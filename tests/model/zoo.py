@@ -20,6 +20,7 @@ from zoo_sizes import (
     YARN,
     theta,
 )
+from zoo_states import STATES
 
 GPT2_SIZES = {
     "vocab_size": VOCAB,
@@ -144,7 +145,7 @@ ZOO = {
     ),
 }
 MIXTURES |= MODERN_MIXTURES
-ZOO |= MODERN | MIXTURES | OLDER | DELTA
+ZOO |= MODERN | MIXTURES | OLDER | DELTA | STATES
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -173,7 +174,6 @@ VISIONS = {
     "Qwen3VLMoe": lambda: hf.Qwen3VLMoeConfig(vision_config=QWEN_VISION).vision_config,
     "Qwen3_5": lambda: hf.Qwen3_5Config(vision_config=QWEN_VISION).vision_config,
     "Qwen3_5Moe": lambda: hf.Qwen3_5MoeConfig(vision_config=QWEN_VISION).vision_config,
-    **DELTA_VISION,
 }
 # Text models that have no class of their own for texts alone
 MROPE = theta({"rope_type": "default", "mrope_section": [4, 3, 3], "mrope_interleaved": True})

@@ -1,0 +1,129 @@
+"""Rows of zoo.py for models that keep states: state spaces, short convolutions, hybrids of them."""
+
+ALONE = {"num_hidden_layers": 2, "state_size": 5, "conv_kernel": 3, "hidden_size": 40}
+MAMBA2 = {
+    "mamba_n_heads": 6,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 8,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 16,
+    "head_dim": None,
+}
+NEMOTRON = {
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 10,
+    "n_groups": 3,
+    "ssm_state_size": 6,
+    "chunk_size": 16,
+    "num_hidden_layers": None,
+}
+LFM2 = {"head_dim": None, "layer_types": ["conv", "full_attention", "conv"]}
+STATES = {
+    "lfm2": ("Lfm2", {**LFM2, "block_multiple_of": 8}),
+    "lfm2_bias": (
+        "Lfm2",
+        {**LFM2, "conv_bias": True, "conv_L_cache": 5, "tie_word_embeddings": False},
+    ),
+    "mamba": ("Mamba", ALONE),
+    "mamba_bias": (
+        "Mamba",
+        {
+            **ALONE,
+            "use_bias": True,
+            "use_conv_bias": False,
+            "time_step_rank": 7,
+            "tie_word_embeddings": False,
+            "initializer_range": 0.25,
+        },
+    ),
+    "falcon_mamba": ("FalconMamba", {**ALONE, "expand": 3}),
+    "mamba2": (
+        "Mamba2",
+        {**ALONE, "num_heads": 8, "head_dim": 10, "n_groups": 4, "chunk_size": 16},
+    ),
+    "mamba2_bias": (
+        "Mamba2",
+        {
+            **ALONE,
+            "num_heads": 5,
+            "head_dim": 16,
+            "n_groups": 1,
+            "chunk_size": 16,
+            "use_bias": True,
+            "use_conv_bias": False,
+        },
+    ),
+    "bamba": ("Bamba", {**MAMBA2, "attn_layer_indices": [1]}),
+    "granite_hybrid": (
+        "GraniteMoeHybrid",
+        {
+            **MAMBA2,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 0,
+            "shared_intermediate_size": 72,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.7,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "granite_hybrid_moe": (
+        "GraniteMoeHybrid",
+        {
+            **MAMBA2,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "num_local_experts": 4,
+            "intermediate_size": 24,
+            "shared_intermediate_size": 32,
+            "position_embedding_type": "rope",
+        },
+    ),
+    "nemotron_h": (
+        "NemotronH",
+        {
+            **NEMOTRON,
+            "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+        },
+    ),
+    "nemotron_3": (
+        "NemotronH",
+        {
+            **NEMOTRON,
+            "layers_block_type": ["linear_attention", "moe", "full_attention"],
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 3,
+            "n_group": 2,
+            "topk_group": 2,
+            "moe_intermediate_size": 16,
+            "moe_shared_expert_intermediate_size": 24,
+            "moe_latent_size": 20,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
+    "jamba": (
+        "Jamba",
+        {
+            "head_dim": None,
+            "num_hidden_layers": 4,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
+            "num_experts": 4,
+            "intermediate_size": 32,
+            "mamba_d_state": 5,
+        },
+    ),
+    "lfm2_moe": (
+        "Lfm2Moe",
+        {
+            **LFM2,
+            "num_dense_layers": 1,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
+}
