@@ -21,6 +21,7 @@ from stoker.model.families import Family
 from stoker.model.heads import Head, resolve
 from stoker.model.layers.block import Block
 from stoker.model.layers.experts import Router, StackedLinear
+from stoker.model.layers.latent import KeyValueMaps
 from stoker.model.layers.linear import Linear
 from stoker.model.module import Module
 from stoker.model.spec.model import ModelSpec
@@ -289,6 +290,6 @@ def weights(model: Transformer) -> list[tuple[str, Tensor]]:
             (f"{name}.{key}" if name else key, value)
             for key, value in module.named_parameters(recurse=False)
         ]
-        if isinstance(module, Linear | Router | StackedLinear):
+        if isinstance(module, Linear | Router | StackedLinear | KeyValueMaps):
             found += [(f"{name}.weight", tensor) for tensor in module.packed]
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.latent import LatentSpec
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Role:
         sizes: outputs of each part; empty for one part of all of them.
         rotated: heads of each part that are rotated, counted from its first.
         head_dim: numbers of a head; 0 if there are no heads.
-        rotary_dim: numbers of a head that are rotated, from its first.
+        rotary_dim: numbers of a head that are rotated, from the `rotary_start`-th.
         groups: neighbouring heads form groups, each with a share of every part.
+        pairs: checkpoints have those as neighbours, see `From.pairs`.
     """
 
     sizes: tuple[int, ...] = ()
@@ -35,6 +37,8 @@ class Role:
     head_dim: int = 0
     rotary_dim: int = 0
     groups: int = 1
+    rotary_start: int = 0
+    pairs: bool = False
 
 
 PLAIN = Role()
@@ -57,6 +61,12 @@ def qkv(spec: AttentionSpec) -> Role:
 def gate_up(size: int) -> Role:
     """A gate and what it gates, `size` outputs each."""
     return Role((size, size))
+
+
+def latent(spec: LatentSpec, count: int, size: int) -> Role:
+    """`count` heads of `size` numbers, of which the shared ones are the last."""
+    rotary_dim, start = spec.rope.dim if spec.rope else 0, size - spec.shared_dim
+    return Role((count * size,), (count,), size, rotary_dim, rotary_start=start, pairs=spec.pairs)
 
 
 def heads(spec: AttentionSpec, count: int) -> Role:

@@ -5,7 +5,8 @@ Legend: T tokens, R sampled rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -65,6 +66,7 @@ class StepContext:
         rows: (R,) int64, the tokens that go on behind the last layer that mixes tokens.
         ropes: for each of `ModelSpec.ropes` the tokens' rows of its table, (T, 2, dim/2).
         token_inputs: (T, L, width) of each layer, where the model has them.
+        memo: what layers have worked out of the step that later ones want too, by keys of theirs.
     """
 
     positions: Tensor
@@ -75,3 +77,4 @@ class StepContext:
     ropes: tuple[Tensor, ...]
     ops: Operations
     token_inputs: Tensor | None = None
+    memo: dict[Hashable, Any] = field(default_factory=dict)

@@ -175,13 +175,13 @@ class Place:
         if self.source.plus:
             tensor = tensor.float() + self.source.plus
         target.copy_(tensor)
-        if self.source.pairs and self.rotated and role.rotary_dim:
-            dim = role.rotary_dim
+        if (self.source.pairs or role.pairs) and self.rotated and role.rotary_dim:
+            dim, start = role.rotary_dim, role.rotary_start
             order = torch.cat((torch.arange(0, dim, 2), torch.arange(1, dim, 2)))
             # (heads, head_dim, inputs); of biases and norms (heads, head_dim, 1)
             width = target.shape[1] if isinstance(self.owner, Linear) and target.dim() == 2 else 1
             rows = target.view(-1, role.head_dim, width)[: self.rotated]
-            rows[:, :dim] = rows[:, order.to(rows.device)]
+            rows[:, start : start + dim] = rows[:, start + order.to(rows.device)]
 
 
 def places(table: Names, model: nn.Module, layers: int) -> Iterator[tuple[str, Place]]:

@@ -32,6 +32,7 @@ from stoker.ops.draw import Draw, draw
 from stoker.ops.draw_cpu import draw_on_cpu
 from stoker.ops.gated_norm import GatedNorm, NativeGatedNorm, gated_norm
 from stoker.ops.kv_pages import FP8, Pages
+from stoker.ops.latent import NativeStoreLatent, StoreLatent, store_latent
 from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate, rotate_and_store
@@ -65,6 +66,7 @@ class Operations:
         rotate_and_store
     )
     rotate: Callable[[Tensor, Tensor | None, float, Tensor], Tensor] = rotate
+    store_latent: StoreLatent = store_latent
     draw: Draw = draw
     make_inputs: MakeInputs = make_inputs
     causal_conv: CausalConv = causal_conv
@@ -97,7 +99,8 @@ def select_operations(
     Args:
         backend: the implementation of attention (`EngineOptions.attention_backend`).
         cache_dtype: of keys and values, if it is not `dtype`.
-        special_scores: whether a layer caps its scores, chunks them, or has slopes.
+        special_scores: whether a layer caps its scores, chunks them, or has slopes, or has keys and
+            values of different width.
         keeps_state: whether a layer keeps a state of each sequence.
 
     Raises:
@@ -120,6 +123,7 @@ def select_operations(
         NativeSigmoidGate(elementwise),
         rotation,
         rotation.rotate,
+        NativeStoreLatent(elementwise),
         draw_on_cpu,
         **states,
     )

@@ -3,6 +3,7 @@
 import torch
 import transformers as hf
 from zoo_delta import DELTA, DELTA_CLASSES, DELTA_WRAPPED
+from zoo_latent import LATENT, LATENT_MIXTURES
 from zoo_mixtures import EXPERTS, MIXTURES
 from zoo_modern import MODERN, MODERN_MIXTURES, MODERN_TEXTS
 from zoo_older import FUSED, OLDER, OWN_SIZES
@@ -144,8 +145,8 @@ ZOO = {
         },
     ),
 }
-MIXTURES |= MODERN_MIXTURES
-ZOO |= MODERN | MIXTURES | OLDER | DELTA | STATES
+MIXTURES |= MODERN_MIXTURES | LATENT_MIXTURES
+ZOO |= MODERN | LATENT | MIXTURES | OLDER | DELTA | STATES
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -187,6 +188,7 @@ WRAPPED = {
     "gemma4_wrapped": ("Gemma4", {}, "gemma4"),
     "gemma4_unified_wrapped": ("Gemma4Unified", {}, "gemma4_unified"),
     "mistral3": ("Mistral3", {"tie_word_embeddings": False}, "mistral"),
+    "mistral4_wrapped": ("Mistral3", {"tie_word_embeddings": False}, "mistral4"),
     "mistral3_tied": ("Mistral3", {"tie_word_embeddings": True}, "ministral3"),
     "qwen3_vl": ("Qwen3VL", {"tie_word_embeddings": True}, "qwen3_vl_text"),
     "qwen3_vl_moe": ("Qwen3VLMoe", {"tie_word_embeddings": False}, "qwen3_vl_moe_text"),
@@ -219,7 +221,10 @@ def make_config(name):
         getattr(hf, f"{family}ForCausalLM", None),
     )
     fields = changes if family in OWN_SIZES | {"GPT2", "Dbrx"} else {**SIZES, **changes}
-    config = config_class(**{key: value for key, value in fields.items() if value is not None})
+    fields = {key: value for key, value in fields.items() if value is not None}
+    config = config_class(
+        **{key: None if value == "null" else value for key, value in fields.items()}
+    )
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, token, None)
     return config, model_class

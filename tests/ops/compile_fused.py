@@ -14,6 +14,7 @@ from stoker.ops.activation import ACTIVATIONS
 from stoker.ops.triton import (
     activation,
     experts,
+    latent,
     norm,
     quantize,
     rope,
@@ -48,6 +49,15 @@ def compile_kernel(kernel, *args, **constants):
     made = triton.compile(source, target=target, options={"num_warps": warps})
     assert made.asm["cubin"]
     print(kernel.__name__, constants)
+
+
+def latent_rows():
+    for cache in (BF16, FP8):
+        compile_kernel(
+            *(latent._kernel, BF16, BF16, BF16, F32, I64, cache, F32, BF16, 1e-6, 1.0),
+            HEADS=128, PLAIN=128, RANK=512, SHARED=64, ROTARY=64, SCALED=cache == FP8,
+            TOP=448.0, BLOCK_H=16, BLOCK_S=64, BLOCK_R=512,
+        )  # fmt: skip
 
 
 def rows():
@@ -174,6 +184,7 @@ def mixtures():
 
 if __name__ == "__main__":
     rows()
+    latent_rows()
     mixtures()
     states()
     sampling()

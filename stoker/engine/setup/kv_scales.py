@@ -41,7 +41,7 @@ def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
         if pages is None or isinstance(layer.cache_spec(), StateSpec):
             found.append(None)
             continue
-        keys, values = pages
+        keys, values = pages[0], pages[-1]  # latent rows are both
         assert isinstance(keys, Tensor)
         assert isinstance(values, Tensor)
         found.append((_scales(keys), _scales(values)))

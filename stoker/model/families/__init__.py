@@ -22,6 +22,7 @@ from stoker.model.families import (
     gpt_oss,
     hunyuan,
     hybrid,
+    latent,
     layer_norms,
     llama,
     mamba,
@@ -60,6 +61,7 @@ FAMILIES: dict[str, Family] = {
     **delta.FAMILIES,
     **mamba.FAMILIES,
     **hybrid.FAMILIES,
+    **latent.FAMILIES,
     **wrapped.FAMILIES,
     **gemma4.FAMILIES,
 }

@@ -140,9 +140,12 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
 
 def _yarn_attention(fields: Fields, factor: float) -> float:
     """YaRN's attention temperature; with DeepSeek's two weights, if both are given."""
-
-    def grown(weight: float) -> float:
-        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
-
     above, below = fields.number("mscale", 0.0), fields.number("mscale_all_dim", 0.0)
-    return grown(above) / grown(below) if above and below else grown(1.0)
+    if above and below:
+        return yarn_growth(above, factor) / yarn_growth(below, factor)
+    return yarn_growth(1.0, factor)
+
+
+def yarn_growth(weight: float, factor: float) -> float:
+    """The growth of queries or keys, by DeepSeek's weight of it, in a context stretched so far."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoker.model.families import gemma, llama, mixtures
+from stoker.model.families import gemma, latent, llama, mixtures
 from stoker.model.families.fields import Fields
 from stoker.model.families.gemma import GEMMA2
 from stoker.model.families.mixtures import ARIA, MLP, QWEN3_MOE
@@ -39,7 +39,11 @@ GEMMA3_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "sliding_window": 4096,
 }
-MISTRAL_TEXTS = {"mistral": "MistralForCausalLM", "ministral3": "Ministral3ForCausalLM"}
+MISTRAL_TEXTS = {
+    "mistral": llama.FAMILIES["MistralForCausalLM"],
+    "ministral3": llama.FAMILIES["Ministral3ForCausalLM"],
+    "mistral4": latent.FAMILIES["Mistral4ForCausalLM"],
+}
 
 
 def text_config(f: Fields) -> Fields:
@@ -66,7 +70,7 @@ def _gemma3(f: Fields) -> ModelSpec:
 def _mistral3(f: Fields) -> ModelSpec:
     text = text_fields(f, {})
     kind = text.choice("model_type", MISTRAL_TEXTS, "text model", "mistral")
-    return llama.FAMILIES[MISTRAL_TEXTS[kind]].spec(text)
+    return MISTRAL_TEXTS[kind].spec(text)
 
 
 def _qwen3_vl(f: Fields, name: str, **defaults: Any) -> ModelSpec:
@@ -114,10 +118,10 @@ FAMILIES = {
         beside=BESIDE,
     ),
     "Mistral3ForConditionalGeneration": Family(
-        "Mistral Small 3.1 and 3.2, Ministral 3",
+        "Mistral Small 3.1, 3.2 and 4, Ministral 3",
         _mistral3,
-        LLAMA,
-        "the text model, Mistral or Ministral 3; the model of images is left out",
+        latent.DEEPSEEK,  # and Llama's
+        "the text model, Mistral, Ministral 3 or Mistral 4; the model of images is left out",
         renamed=RENAMED,
         beside=BESIDE,
     ),

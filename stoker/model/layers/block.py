@@ -16,6 +16,7 @@ from stoker.model.layers.attention import Attention
 from stoker.model.layers.convolution import GatedConv
 from stoker.model.layers.delta import GatedDeltaNet
 from stoker.model.layers.experts import Experts
+from stoker.model.layers.latent import LatentAttention
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.layers.normed_experts import NormedExperts
@@ -27,6 +28,7 @@ from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.experts import ExpertsSpec, NormedExpertsSpec
+from stoker.model.spec.latent import LatentSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
@@ -40,6 +42,7 @@ Kinds = dict[type[PartSpec], Callable[[Any, ModelSpec, int], LayerPart]]
 MIXERS: Kinds = {
     AttentionSpec: Attention,
     ConvSpec: GatedConv,
+    LatentSpec: LatentAttention,
     MambaSpec: Mamba,
     Mamba2Spec: Mamba2,
     DeltaSpec: GatedDeltaNet,

@@ -231,3 +231,27 @@ void rotate_and_store(const float *qkv, const float *q_weight, const float *k_we
             memcpy(values, x, kv_heads * dim * sizeof(float));
     }
 }
+
+/* Of latent attention: the latent row of each token, and the rotated numbers of its queries.
+ * q: (rows, heads, plain + shared), kv: (rows, rank + shared); query: (rows, heads, rank + shared),
+ * of which the last `shared` are written: those of q, the first `rotary` of them rotated by the
+ * rows' tables (rows, 2, rotary / 2). cache: (cells, rank + shared): norm(kv) * weight * gain and
+ * the shared numbers, rotated alike, at the rows' cells, unless these are negative. */
+void store_latent(const float *q, const float *kv, const float *weight, const float *tables,
+                  const int64_t *cells, float *query, float *cache, int64_t rows, int64_t heads,
+                  int64_t plain, int64_t rank, int64_t shared, int64_t rotary, float eps,
+                  float gain) {
+#pragma omp parallel for TEAM schedule(static) if (rows * heads * shared > 16384)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *table = tables + r * rotary;
+        for (int64_t h = 0; h < heads; h++)
+            turn(q + (r * heads + h) * (plain + shared) + plain, 0, table,
+                 query + (r * heads + h) * (rank + shared) + rank, shared, rotary, 0.0f);
+        if (cells[r] < 0) continue;
+        const float *from = kv + r * (rank + shared);
+        float *to = cache + cells[r] * (rank + shared);
+        norm_row(from, weight, to, rank, eps);
+        for (int64_t d = 0; gain != 1.0f && d < rank; d++) to[d] *= gain;
+        turn(from + rank, 0, table, to + rank, shared, rotary, 0.0f);
+    }
+}

@@ -73,3 +73,40 @@ void linear(const float *x, float *scratch, const char *panels, const float *bia
         }
     }
 }
+
+/* y[r, h] = W[h] x[r, h] for each of `heads`; the rows of x lie `x_row` apart and its heads `x_head`,
+ * those of y alike. scratch: (heads, rows, size), or NULL for a single row; panels: (heads,
+ * ceil(outputs / WIDTH), size, WIDTH), zero beyond the outputs. */
+void linear_heads(const float *x, float *scratch, const float *panels, float *y, int64_t rows,
+                  int64_t heads, int64_t size, int64_t outputs, int64_t x_row, int64_t x_head,
+                  int64_t y_row, int64_t y_head) {
+    const int64_t count = (outputs + WIDTH - 1) / WIDTH, tiles = (rows + TILE - 1) / TILE;
+#pragma omp parallel TEAM
+    {
+        if (rows > 1) {
+#pragma omp for schedule(static)
+            for (int64_t job = 0; job < heads * tiles; job++) {
+                const int64_t h = job / tiles, t = job % tiles;
+                const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
+                const float *own[TILE];
+                for (int64_t i = from; i < to; i++) own[i - from] = x + i * x_row + h * x_head;
+                pack(own, scratch + (h * rows + from) * size, to - from, 0, size);
+            }
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t job = 0; job < heads * count; job++) {
+            const int64_t h = job / count, p = job % count;
+            const char *panel = (const char *)(panels + job * size * WIDTH);
+            const char *next = panel + omp_get_num_threads() * size * WIDTH * sizeof(float);
+            const float *inputs = rows > 1 ? scratch + h * rows * size : x + h * x_head;
+            for (int64_t t = 0; t < tiles; t++) {
+                const int64_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
+                const int64_t fetch = t == 0 ? WIDTH * sizeof(float) : 0;
+                float sums[TILE * WIDTH];
+                tiles_of[0][to - from - 1](inputs + from * size, panel, sums, next, fetch, size);
+                write(sums, 0, 0, y + from * y_row + h * y_head + p * WIDTH, to - from, y_row,
+                      outputs - p * WIDTH);
+            }
+        }
+    }
+}

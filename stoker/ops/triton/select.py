@@ -17,6 +17,7 @@ from stoker.ops.causal_conv import CausalConv
 from stoker.ops.draw import Draw
 from stoker.ops.gated_norm import GatedNorm
 from stoker.ops.kv_pages import Pages
+from stoker.ops.latent import StoreLatent
 from stoker.ops.rope import HeadNorms
 from stoker.ops.selective_scan import SelectiveScan, SsdScan
 from stoker.ops.step_tensors import MakeInputs
@@ -33,6 +34,7 @@ class Fused(TypedDict, total=False):
     activate: Callable[[Tensor, str, bool], Tensor]
     soft_cap: Callable[[Tensor, float], Tensor]
     rotate_and_store: Callable[[Tensor, HeadNorms | None, Tensor, Tensor, Pages, Pages], Tensor]
+    store_latent: StoreLatent
     rotate: Callable[[Tensor, Tensor | None, float, Tensor], Tensor]
     draw: Draw
     make_inputs: MakeInputs
@@ -48,7 +50,7 @@ def fused_operations(device_type: str) -> Fused:
     if not triton_serves(device_type):
         log.warning("Triton is not installed: norms, activations and draws take slower paths")
         return {}
-    from stoker.ops.triton import activation, draw, norm, rope, state_space, step_tensors
+    from stoker.ops.triton import activation, draw, latent, norm, rope, state_space, step_tensors
 
     return {
         "rms_norm": norm.rms_norm,
@@ -56,6 +58,7 @@ def fused_operations(device_type: str) -> Fused:
         "activate": activation.activate,
         "soft_cap": activation.soft_cap,
         "rotate_and_store": rope.rotate_and_store,
+        "store_latent": latent.store_latent,
         "rotate": rope.rotate,
         "draw": draw.draw,
         "make_inputs": step_tensors.make_inputs,
