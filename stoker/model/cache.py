@@ -21,6 +21,10 @@ Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
 class PagedCache:
     """Per layer what it keeps: keys and values in pages, the parts of its state, or None.
 
+    Attributes:
+        layers: of each layer its pages, or the parts of its states if it has no pages.
+        states: of each layer the parts of its states, or None.
+
     Pages are (blocks, block_size, kv_heads, head_dim), the keys alone if the values are a part of
     them; a part of a state is (places, *shape). A layer has the sizes of its own spec, and None if
     it keeps nothing. `num_blocks` has the blocks, or the places, of each of the model's cache
@@ -48,22 +52,29 @@ class PagedCache:
         self.block_size = block_size
         self.layers: list[tuple[Pages, ...] | None]
         self.layers = [None] * len(spec.layers)
-        self._groups = [group.layers for group in spec.cache_groups]
+        self.states: list[tuple[Tensor, ...] | None] = [None] * len(spec.layers)
+        self._groups: list[list[tuple[Pages, ...]]] = []  # of each what its layers keep
         for count, group in zip(num_blocks, spec.cache_groups, strict=True):
+            self._groups.append([])
             for index in group.layers:
-                if isinstance(group.spec, StateSpec):
-                    self.layers[index] = _states(group.spec, count, state_dtype or dtype, device)
+                if isinstance(group.spec, StateSpec):  # such groups come last
+                    states = _states(group.spec, count, state_dtype or dtype, device)
+                    self._groups[-1].append(states)
+                    self.states[index] = states
+                    self.layers[index] = self.layers[index] or states
                     continue
                 of_layer = (scales[index] if scales else None) or (None, None)
-                self.layers[index] = tuple(
+                found = tuple(
                     _pages((count, block_size, *shape), dtype, device, scale)
                     for shape, scale in zip(_shapes(group.spec), of_layer, strict=False)
                 )
+                self._groups[-1].append(found)
+                self.layers[index] = found
 
     @property
     def pages(self) -> list[Pages]:
-        """The keys and the values, or the states, of every layer that has a cache, in order."""
-        return [pages for kept in self.layers if kept is not None for pages in kept]
+        """The keys, the values and the states of all layers, group by group."""
+        return [pages for group in self._groups for kept in group for pages in kept]
 
     @property
     def nbytes(self) -> int:
@@ -79,8 +90,8 @@ class PagedCache:
 
         All are read before any is written.
         """
-        for index in self._groups[group]:
-            for pages in self.layers[index] or ():
+        for kept in self._groups[group]:
+            for pages in kept:
                 cache = storage(pages)
                 cache[dst] = cache[src]
 

@@ -94,21 +94,21 @@ class CacheGroup:
         return len(self.layers) * self.spec.bytes_per_sequence(element_size)
 
 
-def cache_groups(specs: Iterable[AnyCacheSpec | None]) -> tuple[CacheGroup, ...]:
+def cache_groups(specs: Iterable[tuple[AnyCacheSpec, ...]]) -> tuple[CacheGroup, ...]:
     """Groups of equal specs in the order of their first layers, those of states last.
 
-    With full attention F, windows W, states S and a layer that caches nothing (None):
+    With full attention F, windows W, states S, a layer that caches nothing and one with two specs:
 
-        layer    0  1  2     3  4  5        groups  0: W, layers (1, 5)
-        spec     S  W  None  S  F  W                1: F, layers (4,)
-                                                    2: S, layers (0, 3)
+        layer    0  1  2  3  4  5           groups  0: W, layers (1, 5)
+        specs    S  W  -  S  F  W S                 1: F, layers (4,)
+                                                    2: S, layers (0, 3, 5)
 
     Args:
-        specs: what each layer of a model caches, the first layer first; None for nothing.
+        specs: what each layer of a model caches, the first layer first.
     """
     found: dict[AnyCacheSpec, list[int]] = {}
-    for layer, spec in enumerate(specs):
-        if spec is not None:
+    for layer, of_layer in enumerate(specs):
+        for spec in of_layer:
             found.setdefault(spec, []).append(layer)
     groups = [CacheGroup(spec, tuple(layers)) for spec, layers in found.items()]
     return tuple(sorted(groups, key=lambda group: group.keeps_state))  # else as they are

@@ -9,20 +9,20 @@ FULL, LOCAL = CacheSpec(2, 64), CacheSpec(2, 64, window=1024)
 
 
 def test_groups_come_in_the_order_of_their_first_layers():
-    assert cache_groups([LOCAL, LOCAL, None, FULL, LOCAL]) == (
+    assert cache_groups([(LOCAL,), (LOCAL,), (), (FULL,), (LOCAL,)]) == (
         CacheGroup(LOCAL, (0, 1, 4)),
         CacheGroup(FULL, (3,)),
     )
 
 
 def test_layers_of_one_kind_form_one_group_and_layers_without_a_cache_none():
-    assert cache_groups([FULL, CacheSpec(2, 64), FULL]) == (CacheGroup(FULL, (0, 1, 2)),)
-    assert cache_groups([None, None]) == ()
+    assert cache_groups([(FULL,), (CacheSpec(2, 64),), (FULL,)]) == (CacheGroup(FULL, (0, 1, 2)),)
+    assert cache_groups([(), ()]) == ()
 
 
 def test_each_layer_that_caches_is_in_one_group():
     specs = [CacheSpec(1 + i % 3, 8, 16 if i % 2 else None) if i % 5 else None for i in range(30)]
-    groups = cache_groups(specs)
+    groups = cache_groups(() if spec is None else (spec,) for spec in specs)
     found = {layer: group.spec for group in groups for layer in group.layers}
     assert found == {i: spec for i, spec in enumerate(specs) if spec is not None}
     assert sum(len(group.layers) for group in groups) == len(found)

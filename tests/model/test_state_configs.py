@@ -99,7 +99,16 @@ def test_bounded_steps(save_checkpoint):
 
 def test_transformers_has_no_other_default():
     """Of fields that older configs leave out."""
-    for name in ("Mamba", "Mamba2", "Bamba", "GraniteMoeHybrid", "NemotronH", "Jamba", "Lfm2"):
+    for name in (
+        "Mamba",
+        "Mamba2",
+        "Bamba",
+        "GraniteMoeHybrid",
+        "NemotronH",
+        "Jamba",
+        "Lfm2",
+        "FalconH1",
+    ):
         fields = getattr(hf, f"{name}Config")().to_dict()
         architecture = [f"{name}ForCausalLM"]
         whole, _ = spec_from_config({**fields, "architectures": architecture})

@@ -17,7 +17,7 @@ from stoker.engine.execution.device_slots import DeviceSlots
 from stoker.engine.execution.step_tensors import to_arrays, to_tensors
 from stoker.engine.scheduling.step import Step, StepItem
 from stoker.model.cache import PagedCache, Scales
-from stoker.model.cache_spec import StateSpec
+from stoker.model.cache_spec import CacheSpec
 from stoker.model.transformer import Transformer
 from stoker.ops.kv_pages import FP8_MOST
 from stoker.ops.rounding import ceil_div
@@ -38,7 +38,7 @@ def kv_scales(model: Transformer, context: int) -> list[Scales | None]:
     """
     found: list[Scales | None] = []
     for layer, pages in zip(model.spec.layers, run_sample(model, context).layers, strict=True):
-        if pages is None or isinstance(layer.cache_spec(), StateSpec):
+        if pages is None or not any(isinstance(one, CacheSpec) for one in layer.cache_specs()):
             found.append(None)
             continue
         keys, values = pages[0], pages[-1]  # latent rows are both

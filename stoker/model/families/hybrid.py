@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stoker.errors import ModelError, short
@@ -43,6 +44,7 @@ from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
 from stoker.model.spec.part import NormSpec, PartSpec
+from stoker.model.spec.side_by_side import SideBySideSpec
 from stoker.model.spec.state_space import MambaSpec
 from stoker.model.weights import From, names
 from stoker.ops.gated_norm import GateNorm
@@ -131,7 +133,7 @@ def _bamba(f: Fields) -> ModelSpec:
     f.insist("hidden_act", "silu", "silu")
     attends = f.items("attn_layer_indices") or []
     mixer = attention(f, partial=0.5)
-    state = hybrid_mamba2(f, rms(f), widened(f, "mamba_expand"))
+    state = hybrid_mamba2(f, rms(f).eps, widened(f, "mamba_expand"))
     layers = [mixer if index in attends else state for index in range(f.layers())]
     return decoder(f, layers)
 
@@ -150,7 +152,7 @@ def _granite_hybrid(f: Fields) -> ModelSpec:
     kinds = kinds or [STATE] * f.layers()
     mixers: list[PartSpec] = [mixer] * len(kinds)
     if STATE in kinds:  # whose sizes mean nothing otherwise
-        state = hybrid_mamba2(f, rms(f), widened(f, "mamba_expand"))
+        state = hybrid_mamba2(f, rms(f).eps, widened(f, "mamba_expand"))
         mixers = [state if kind == STATE else mixer for kind in kinds]
     shared = DenseSpec(f.size("shared_intermediate_size", 1024), activation(f))
     ffn: PartSpec = shared
@@ -158,6 +160,45 @@ def _granite_hybrid(f: Fields) -> ModelSpec:
         routes = routing(f, scores="softmax of chosen")
         ffn = experts(f, routes, "intermediate_size", shared=shared)
     return granite(f, ffn, mixers)
+
+
+def _multipliers(f: Fields, name: str, count: int) -> tuple[float, ...]:
+    return f.factors(name, count) if f.values.get(name) is not None else (1.0,) * count
+
+
+def _falcon_h1(f: Fields) -> ModelSpec:
+    f.insist("hidden_act", "silu", "silu")
+    eps, groups = rms(f).eps, f.size("mamba_n_groups", 1)
+    channels = f.size("mamba_d_ssm", f.default_or_null("mamba_d_ssm", 1024))
+    mixer = attention(f)
+    first = f.flag("mamba_norm_before_gate", True)
+    state = hybrid_mamba2(
+        f,
+        eps,
+        channels or widened(f, "mamba_expand"),
+        norm=GateNorm(groups, eps, first) if f.flag("mamba_rms_norm") else None,
+        out_bias=f.flag("projectors_bias"),
+        scales=_multipliers(f, "ssm_multipliers", 5),
+    )
+
+    def scales(part: str) -> tuple[float, float]:
+        return f.number(f"{part}_in_multiplier", 1.0), f.number(f"{part}_out_multiplier", 1.0)
+
+    both = SideBySideSpec(
+        replace(mixer, scale=mixer.scale * f.number("key_multiplier", 1.0)),
+        state,
+        scales("attention"),
+        scales("ssm"),
+    )
+    gate, down = _multipliers(f, "mlp_multipliers", 2)
+    return decoder(
+        f,
+        both,
+        ffn=replace(gated(f), gate_scale=gate),
+        layer={"residual_scale": down},
+        embedding_scale=f.number("embedding_multiplier", 1.0),
+        logit_scale=f.number("lm_head_multiplier", 1.0),
+    )
 
 
 # the letters of Nemotron-H's hybrid_override_pattern
@@ -320,6 +361,17 @@ JAMBA = {
     **expert_names(_FEED_FORWARD),
     "layers.{i}.ffn.router.weight": From((_FEED_FORWARD + "router.weight",)),
 }
+FALCON_H1 = {
+    **HYBRID,
+    **{
+        name.replace(".mixer.", ".mixer.attention."): source
+        for name, source in names(LAYER + "self_attn.", ATTENTION).items()
+    },
+    **{
+        name.replace(".mixer.", ".mixer.state."): source
+        for name, source in mixer_names(LAYER + "mamba.", MAMBA2).items()
+    },
+}
 GRANITE_HYBRID = {
     **GRANITE_MOE,
     **mixer_names(LAYER + "mamba.", MAMBA2),
@@ -376,6 +428,12 @@ FAMILIES = {
         _bamba,
         {**HYBRID, **mixer_names(LAYER + "mamba.", MAMBA2)},
         "Mamba 2, some attention",
+    ),
+    "FalconH1ForCausalLM": Family(
+        "Falcon-H1 0.5B to 34B",
+        _falcon_h1,
+        FALCON_H1,
+        "attention and Mamba 2 beside each other in each layer, with many scales",
     ),
     "GraniteMoeHybridForCausalLM": Family(
         "Granite 4 (Micro, Tiny, Small, Nano; hybrid or not)",

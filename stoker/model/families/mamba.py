@@ -62,7 +62,7 @@ def mamba2(f: Fields, channels: int, heads: int, head_dim: int, **changes: Any) 
     return Mamba2Spec(heads=heads, head_dim=head_dim, **changes)
 
 
-def hybrid_mamba2(f: Fields, norm: NormSpec, channels: int, **changes: Any) -> Mamba2Spec:
+def hybrid_mamba2(f: Fields, eps: float, channels: int, **changes: Any) -> Mamba2Spec:
     """Mamba 2 by the fields of Bamba, which many hybrids have; `changes` as above."""
     heads, groups = f.size("mamba_n_heads", 128), f.size("mamba_n_groups", 1)
     head_dim = channels // heads
@@ -73,7 +73,7 @@ def hybrid_mamba2(f: Fields, norm: NormSpec, channels: int, **changes: Any) -> M
         "groups": groups,
         "state": f.size("mamba_d_state", 256),
         "taps": f.size("mamba_d_conv", 4),
-        "norm": GateNorm(groups, norm.eps),
+        "norm": GateNorm(groups, eps),
         "limit": step_limit(f),
         "bias": bias,
         "out_bias": bias,

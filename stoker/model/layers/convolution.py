@@ -26,7 +26,7 @@ class GatedConv(LayerPart):
 
     def __init__(self, spec: ConvSpec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
-        self.group = model.group_of(index)
+        self.group = model.state_group_of(index)
         self.channels = spec.channels
         self.in_proj = Linear(model.hidden, 3 * spec.channels, spec.bias)
         self.conv = Taps(spec.taps, spec.channels, spec.bias)
@@ -34,7 +34,7 @@ class GatedConv(LayerPart):
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         before, after, x = torch.split(self.in_proj(x), self.channels, dim=1)
-        (inputs,) = self.kept(step)
+        (inputs,) = self.states(step)
         y = step.ops.causal_conv(
             x,
             self.conv.weight,

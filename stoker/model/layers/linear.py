@@ -152,6 +152,12 @@ class LayerPart(Module):
         assert found is not None, "the cache was made for another model"
         return found
 
+    def states(self, step: StepContext) -> tuple[Tensor, ...]:
+        """The parts of this layer's states."""
+        found = step.cache.states[self.index]
+        assert found is not None, "the cache was made for another model"
+        return found
+
     def going_on(self, inner: Tensor, residual: Tensor, step: StepContext) -> tuple[Tensor, Tensor]:
         """Both, of the rows that go on behind this mixer: all, or (R, ...) in the last layer."""
         return (inner[step.rows], residual[step.rows]) if self.drops_rows else (inner, residual)

@@ -35,13 +35,16 @@ class Dense(LayerPart):
 
     def prepare(self, formats: Formats) -> None:
         """As of any part; the up projection applies the activation itself if its format can."""
-        gate = self.spec.activation if self.spec.gated else None
+        alone = self.spec.gated and self.spec.gate_scale == 1
+        gate = self.spec.activation if alone else None
         self.fused = self.up.prepare(formats.projections, gate)
         super().prepare(formats)
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         inner = self.up(x)
         del x
+        if self.spec.gate_scale != 1:
+            inner[:, : self.spec.size] *= self.spec.gate_scale
         if not self.fused:
             inner = step.ops.activate(inner, self.spec.activation, self.spec.gated)
         return self.joined(self.down, inner, residual, step.ops)

@@ -19,7 +19,6 @@ from stoker.model.step import StepContext
 from stoker.ops.gated_norm import GateNorm
 from stoker.ops.select import Operations
 from stoker.ops.selective_scan import ScanWeights
-from stoker.quant.choose import Formats
 
 
 class Decays(Module):
@@ -49,7 +48,7 @@ class Mamba(LayerPart):
     def __init__(self, spec: MambaSpec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
         self.spec = spec
-        self.group = model.group_of(index)
+        self.group = model.state_group_of(index)
         self.sizes = [spec.rank, spec.state, spec.state]
         each = spec.channels // spec.groups
         self.in_proj = Linear(model.hidden, 2 * spec.channels, spec.bias)
@@ -65,13 +64,12 @@ class Mamba(LayerPart):
         self.decays = Decays((spec.state, spec.channels), spec.channels)
         self.out_proj = Linear(spec.channels, model.hidden, spec.bias)
 
-    def prepare(self, formats: Formats) -> None:
-        super().prepare(formats)
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
         self.weights = self.decays.weights()
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         spec, ops, plan = self.spec, step.ops, step.attention[self.group]
-        inputs, states = self.kept(step)
+        inputs, states = self.states(step)
         x, z = torch.split(self.in_proj(x), spec.channels, dim=1)
         x = ops.causal_conv(x, self.conv.weight, self.conv.bias, inputs, plan, silu=True)
         steps, b, c = self._selected(x, ops)
@@ -101,7 +99,7 @@ class Mamba2(LayerPart):
     def __init__(self, spec: Mamba2Spec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
         self.spec = spec
-        self.group = model.group_of(index)
+        self.group = model.state_group_of(index)
         gate, *convolved, steps = spec.sizes
         self.sizes = [gate, sum(convolved), steps]
         self.in_proj = Linear(model.hidden, sum(spec.sizes), spec.bias)
@@ -110,18 +108,17 @@ class Mamba2(LayerPart):
         self.norm = GateWeight(spec.channels) if spec.norm else None
         self.out_proj = Linear(spec.channels, model.hidden, spec.out_bias)
 
-    def prepare(self, formats: Formats) -> None:
-        super().prepare(formats)
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
         self.weights = self.decays.weights()
         self.scale: Tensor | None = None
         if self.spec.scales:
             pairs = zip(self.spec.sizes, self.spec.scales, strict=True)
-            weight = self.conv.weight
-            self.scale = torch.cat([weight.new_full((size,), one) for size, one in pairs])
+            each = [torch.full((size,), one, dtype=dtype, device=device) for size, one in pairs]
+            self.scale = torch.cat(each)
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         spec, ops, plan = self.spec, step.ops, step.attention[self.group]
-        inputs, states = self.kept(step)
+        inputs, states = self.states(step)
         x = self.in_proj(x)
         if self.scale is not None:
             x = x * self.scale

@@ -52,9 +52,9 @@ class LayerSpec:
         parts = (self.mixer, self.ffn, self.token_input)
         return tuple(part for part in parts if part is not None)
 
-    def cache_spec(self) -> AnyCacheSpec | None:
-        """What the layer keeps of each token or of a sequence; None for nothing."""
-        return None if self.mixer is None else self.mixer.cache_spec()
+    def cache_specs(self) -> tuple[AnyCacheSpec, ...]:
+        """What the layer keeps of each token and of a sequence."""
+        return () if self.mixer is None else self.mixer.cache_specs()
 
     def product_weights(self, hidden: int) -> int:
         """Weights that each token is multiplied by."""
@@ -150,7 +150,7 @@ class ModelSpec:
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """The layers that cache alike, group by group."""
-        return cache_groups(layer.cache_spec() for layer in self.layers)
+        return cache_groups(layer.cache_specs() for layer in self.layers)
 
     @property
     def keeps_state(self) -> bool:
@@ -158,8 +158,13 @@ class ModelSpec:
         return any(group.keeps_state for group in self.cache_groups)
 
     def group_of(self, layer: int) -> int:
-        """The cache group of a layer that keeps something."""
+        """The cache group of a layer that keeps something; that of its tokens if it has two."""
         return next(n for n, group in enumerate(self.cache_groups) if layer in group.layers)
+
+    def state_group_of(self, layer: int) -> int:
+        """The cache group of the states of a layer that keeps one."""
+        groups = enumerate(self.cache_groups)
+        return next(n for n, group in groups if group.keeps_state and layer in group.layers)
 
     @cached_property
     def ropes(self) -> tuple[Rope | None, ...]:

@@ -12,6 +12,7 @@ class DenseSpec(PartSpec):
     """A feed-forward network: down(act(gate(x)) * up(x)), or down(act(up(x))) if not gated.
 
     Attributes:
+        gate_scale: multiplies gate(x) before act; not of experts.
         limit: of an expert's gate from above, and of what it gates both ways, before act.
         shift: is added to what the gate of an expert gates (gpt-oss).
     """
@@ -22,6 +23,7 @@ class DenseSpec(PartSpec):
     bias: bool = False
     limit: float | None = None
     shift: float = 0.0
+    gate_scale: float = 1.0
 
     def product_weights(self, hidden: int) -> int:
         return (3 if self.gated else 2) * hidden * self.size

@@ -47,7 +47,7 @@ class PartSpec:
     @property
     def mixes(self) -> bool:
         """Whether its tokens see others."""
-        return self.cache_spec() is not None
+        return bool(self.cache_specs())
 
     @property
     def special_scores(self) -> bool:
@@ -57,6 +57,11 @@ class PartSpec:
     def cache_spec(self) -> AnyCacheSpec | None:
         """What it keeps of each token or of a sequence; None for nothing."""
         return None
+
+    def cache_specs(self) -> tuple[AnyCacheSpec, ...]:
+        """All that it keeps: no more than one thing of tokens and one of a sequence."""
+        found = self.cache_spec()
+        return () if found is None else (found,)
 
     def product_weights(self, hidden: int) -> int:
         """Weights that each token is multiplied by: 2 FLOPs each."""
