@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from stoker.ops.experts import ExpertsFn, ExpertWeights, ReferenceExperts
+from stoker.ops.experts_grouped import GroupedExperts, grouped_serves
 from stoker.ops.experts_int8 import Int8ReferenceExperts, NativeInt8Experts
 from stoker.ops.experts_native import NativeExperts
 from stoker.ops.native.build import load_kernels
@@ -24,6 +25,8 @@ def prepare_experts(weights: ExpertWeights) -> ExpertsFn:
         return TritonExperts(weights)
     if device == "cpu" and weights.up.dtype == torch.float32 and load_kernels("experts"):
         return NativeExperts(weights)
+    if device == "cpu" and grouped_serves(weights):
+        return GroupedExperts(weights)
     return ReferenceExperts(weights)
 
 

@@ -14,6 +14,7 @@ from stoker.model import loader
 from stoker.model.checkpoint import SafetensorsFolder
 from stoker.model.loader import weights
 from stoker.ops.experts import ReferenceExperts
+from stoker.ops.experts_grouped import GroupedExperts
 from stoker.ops.experts_int8 import NativeInt8Experts
 from stoker.ops.experts_native import NativeExperts
 from stoker.ops.native.build import load_kernels
@@ -87,9 +88,12 @@ def test_int8_serves_experts_and_leaves_the_router(mixture, prompts):
     assert 0 < (runs[0][2][0] - exact[2][0]).norm() < 0.2 * exact[2][0].norm()
 
 
-def test_the_loop_over_experts_serves_where_no_kernel_does(mixture, prompts):
+@pytest.mark.parametrize("kind", [GroupedExperts, ReferenceExperts])
+def test_bfloat16_takes_what_there_is(mixture, prompts, kind, monkeypatch):
+    if kind is ReferenceExperts:
+        monkeypatch.setattr("stoker.ops.experts_select.grouped_serves", lambda weights: False)
     found = run(mixture.folder, prompts[:4], dtype="bfloat16")
-    assert isinstance(found[0], ReferenceExperts)
+    assert isinstance(found[0], kind)
     assert found[3]["router.weight"] == torch.float32
     expected = [mixture.greedy(prompt, 1)[0] for prompt in prompts[:4]]
     assert sum(one[0] == first for one, first in zip(found[1], expected, strict=True)) >= 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stoker.ops.experts import ExpertWeights, run_experts
+from stoker.ops.experts_grouped import GroupedExperts, grouped_serves
 from stoker.ops.experts_int8 import Int8ReferenceExperts, NativeInt8Experts
 from stoker.ops.experts_native import NativeExperts
 from stoker.ops.native.build import load_kernels
@@ -94,6 +95,27 @@ def test_weights_in_two_bytes_change_no_bit(kind):
             {torch.float32} if len(names) == 1 else set()
         )
         assert torch.equal(found(x, routes, add), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(4, 48, 24, 2), (16, 128, 96, 1), (2, 8, 8, 2)], ids=str)
+@each_kind
+def test_grouped_products_compute_the_definition(kind, shape, dtype):
+    weights = weights_of(shape, kind, dtype)
+    exact = weights_of(shape, kind)
+    assert grouped_serves(weights)
+    assert not grouped_serves(exact)
+    fewer = {name: getattr(exact, name) for name in ("up", "down", "up_bias", "down_bias")}
+    fewer = {name: one if one is None else one[:-1] for name, one in fewer.items()}
+    for rows in (0, 1, 2, 40):
+        x, routes, add = inputs(shape, rows, dtype)
+        for changes in ({}, fewer):
+            cut = {name: one if one is None else one.to(dtype) for name, one in changes.items()}
+            found = GroupedExperts(dataclasses.replace(weights, **cut))(x, routes, add)
+            expected = run_experts(x.float(), routes, dataclasses.replace(exact, **changes))
+            assert found.dtype == dtype
+            expected += add.float()
+            torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.08)
 
 
 @native
