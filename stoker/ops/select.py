@@ -35,6 +35,7 @@ from stoker.ops.kv_pages import FP8, Pages
 from stoker.ops.latent import NativeStoreLatent, StoreLatent, store_latent
 from stoker.ops.native.build import load_kernels
 from stoker.ops.norm import NativeLayerNorm, NativeRmsNorm, layer_norm, rms_norm
+from stoker.ops.rg_lru import NativeRgLru, RgLru, rg_lru
 from stoker.ops.rope import HeadNorms, NativeRotateAndStore, rotate, rotate_and_store
 from stoker.ops.selective_scan import (
     NativeSelectiveScan,
@@ -74,6 +75,7 @@ class Operations:
     selective_scan: SelectiveScan = selective_scan
     gated_norm: GatedNorm = gated_norm
     gated_delta: GatedDelta = gated_delta
+    rg_lru: RgLru = rg_lru
 
 
 BACKENDS: dict[type, str] = {  # as `EngineOptions.attention_backend` names them
@@ -137,6 +139,7 @@ class _StateOperations(TypedDict, total=False):
     selective_scan: SelectiveScan
     gated_norm: GatedNorm
     gated_delta: GatedDelta
+    rg_lru: RgLru
 
 
 def _with_states(dtype: torch.dtype) -> _StateOperations:
@@ -146,6 +149,7 @@ def _with_states(dtype: torch.dtype) -> _StateOperations:
         return {}
     scans: _StateOperations = {
         "gated_delta": NativeGatedDelta(delta_rule),
+        "rg_lru": NativeRgLru(library),
         "ssd_scan": NativeSsdScan(library),
         "selective_scan": NativeSelectiveScan(library),
     }

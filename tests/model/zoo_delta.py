@@ -18,7 +18,21 @@ EXPERTS = {
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 40,
 }
+# transformers saves the convolution in equal thirds, whatever the sizes
+OLMO = {key: value for key, value in NET.items() if key != "head_dim"}
+OLMO |= {"head_dim": None, "linear_value_head_dim": 4}
 DELTA = {
+    "olmo_hybrid": ("OlmoHybrid", OLMO),
+    "olmo_hybrid_nope": (
+        "OlmoHybrid",
+        {**OLMO, "rope_parameters": {"rope_theta": None, "rope_type": "default"}}
+        | {"linear_allow_neg_eigval": False},
+    ),
+    "recurrent_gemma": (
+        "RecurrentGemma",
+        {"head_dim": None, "attention_window_size": 16, "num_hidden_layers": 4}
+        | {"rms_norm_eps": 1e-3},
+    ),
     "qwen3_next": ("Qwen3Next", {**NET, **EXPERTS, "mlp_only_layers": [1]}),
     "qwen3_5": ("Qwen3_5", NET),
     "qwen3_5_moe": ("Qwen3_5Moe", {**NET, **EXPERTS, "tie_word_embeddings": True}),

@@ -20,6 +20,7 @@ from stoker.model.families import (
     gemma4,
     gpt,
     gpt_oss,
+    griffin,
     hunyuan,
     hybrid,
     latent,
@@ -62,6 +63,7 @@ FAMILIES: dict[str, Family] = {
     **mamba.FAMILIES,
     **hybrid.FAMILIES,
     **latent.FAMILIES,
+    **griffin.FAMILIES,
     **wrapped.FAMILIES,
     **gemma4.FAMILIES,
 }

@@ -1,13 +1,15 @@
-"""Gated delta nets with attention in some layers: Qwen3-Next, Qwen3.5 and 3.6."""
+"""Gated delta nets with attention in some layers: Qwen3-Next, Qwen3.5 and 3.6, OLMo Hybrid."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from stoker.model.families.experts import experts, routing
+from stoker.model.families.experts import experts, routing, ways
 from stoker.model.families.fields import Fields
 from stoker.model.families.mixtures import QWEN2_MOE, qwen_layers
+from stoker.model.families.olmo import OLMO
 from stoker.model.families.parts import (
     ATTENTION,
     LAYER,
@@ -86,17 +88,54 @@ def _qwen3_5_moe(f: Fields) -> ModelSpec:
     return decoder(f, _mixers(f), ffn=_mixture(f, True, 8, 256))
 
 
+def _text(f: Fields) -> Fields:
+    """The text model's config; its own word on whether the head is tied means nothing."""
+    text = text_fields(f, {})
+    text.values["tie_word_embeddings"] = f.flag("tie_word_embeddings")
+    return text
+
+
 def _qwen3_5_text(f: Fields) -> ModelSpec:
-    return _qwen3_5(text_fields(f, {}))
+    return _qwen3_5(_text(f))
 
 
 def _qwen3_5_moe_text(f: Fields) -> ModelSpec:
-    return _qwen3_5_moe(text_fields(f, {}))
+    return _qwen3_5_moe(_text(f))
+
+
+def _olmo_hybrid(f: Fields) -> ModelSpec:
+    heads, count = f.size("num_attention_heads"), f.layers()
+    keys = f.size("linear_num_key_heads", heads)
+    default = int(0.75 * f.size("hidden_size") / keys)
+    width = f.size("linear_key_head_dim", default)
+    f.values.setdefault("linear_num_key_heads", keys)
+    f.values.setdefault("linear_num_value_heads", heads)
+    f.values.setdefault("linear_key_head_dim", width)
+    f.values.setdefault("linear_value_head_dim", 2 * width)
+    f.values.pop("head_dim", None)  # which the model does not read
+    full = attention(f, qk_norm="projection")
+    if "rope_theta" in f.nulls | f.within("rope_parameters").nulls:
+        full = replace(full, rope=None)
+    most = 2.0 if f.flag("linear_allow_neg_eigval", True) else 1.0
+    net = delta_net(f, beta_most=most, eps=1e-5)
+    types = hybrid_types(f, lambda index: index % 4 == 3 or index == count - 1 < 3)
+    model = decoder(f, [full if attends else net for attends in types])
+    layers = (
+        replace(layer, pre_norms=False, post_norms=True) if attends else layer
+        for layer, attends in zip(model.layers, types, strict=True)
+    )
+    return replace(model, layers=tuple(layers))
 
 
 def _with_gate(source: From) -> From:
     """Queries and their gates are stored head by head in one tensor."""
     return From(source.tensors, fills=((1, 0), (2,), (3,)), by_head=True)
+
+
+def apart_or_joined(block: str) -> From:
+    """The convolution of queries, keys and values, which are stored apart or in one."""
+    apart = tuple(f"{block}{one}_conv1d.weight" for one in "qkv")
+    return From(apart, otherwise=(From((block + "conv1d.weight",)),))
 
 
 DELTA = names(
@@ -139,6 +178,29 @@ QWEN3_5 = _qwen(LLAMA, _FROM_SPLIT)
 QWEN3_5_MOE = _qwen(QWEN2_MOE, _FROM_SPLIT)
 QWEN3_NEXT = _qwen(QWEN2_MOE, _FROM_JOINED)
 
+OLMO_HYBRID = {
+    **OLMO,
+    **DELTA,
+    **names(
+        LAYER + "linear_attn.",
+        {
+            _IN: "q_proj.weight k_proj.weight v_proj.weight g_proj.weight b_proj.weight "
+            "a_proj.weight",
+            "layers.{i}.mixer.norm.weight": "o_norm.weight",
+            "layers.{i}.mixer.out_proj.weight": "o_proj.weight",
+        },
+    ),
+    "layers.{i}.mixer.conv.weight": apart_or_joined(LAYER + "linear_attn."),
+    # transformers saves the norms of attention layers by the names of those of delta nets
+    "layers.{i}.mixer_norm.weight": ways(
+        LAYER + "attention_layer_norm.weight", LAYER + "input_layernorm.weight"
+    ),
+    **dict.fromkeys(
+        ("layers.{i}.ffn_norm.weight", "layers.{i}.mixer.post_norm.weight"),
+        ways(LAYER + "feedforward_layer_norm.weight", LAYER + "post_attention_layernorm.weight"),
+    ),
+}
+
 _DRAFTS = ("mtp.",)
 _WRAPPED: dict[str, Any] = {
     "renamed": (("model.language_model.", "model."),),
@@ -170,6 +232,12 @@ FAMILIES = {
         QWEN3_5_MOE,
         f"{_ABOUT}, experts and a shared one",
         beside=_DRAFTS,
+    ),
+    "OlmoHybridForCausalLM": Family(
+        "OLMo Hybrid 7B",
+        _olmo_hybrid,
+        OLMO_HYBRID,
+        "gated delta nets with norms before, attention of OLMo 3 in one layer of four",
     ),
     "Qwen3NextForCausalLM": Family(
         "Qwen3-Next 80B-A3B, Qwen3-Coder-Next",

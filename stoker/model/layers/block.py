@@ -20,6 +20,7 @@ from stoker.model.layers.latent import LatentAttention
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.layers.normed_experts import NormedExperts
+from stoker.model.layers.rg_lru import RecurrentBlock
 from stoker.model.layers.side_by_side import SideBySide
 from stoker.model.layers.state_space import Mamba, Mamba2
 from stoker.model.layers.token_inputs import TokenInput
@@ -33,6 +34,7 @@ from stoker.model.spec.latent import LatentSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
+from stoker.model.spec.rg_lru import RgLruSpec
 from stoker.model.spec.side_by_side import SideBySideSpec
 from stoker.model.spec.state_space import Mamba2Spec, MambaSpec
 from stoker.model.step import StepContext
@@ -49,6 +51,7 @@ MIXERS: Kinds = {
     Mamba2Spec: Mamba2,
     DeltaSpec: GatedDeltaNet,
     SideBySideSpec: SideBySide,
+    RgLruSpec: RecurrentBlock,
     LinearMapSpec: LinearMap,
 }
 NETWORKS: Kinds = {

@@ -325,3 +325,44 @@ void gated_norm(const float *x, const float *z, const float *weight, float *y, i
         }
     }
 }
+
+/* ---- The gated linear recurrence of Griffin ---- */
+
+/* a = exp(rate * sigmoid(r)), s = a * s + sqrt(1 - a^2) * sigmoid(i) * x, y = s, for each channel; a
+ * sequence's first token is s = sigmoid(i) * x.
+ *
+ * x, y: (tokens, channels); gates: (tokens, 2 * channels), i then r; rate: (channels); states:
+ * (places, channels). */
+void rg_lru(const float *x, const float *gates, const float *rate, float *states,
+            const int64_t *slots, const int64_t *starts, const uint8_t *fresh, float *y,
+            int64_t sequences, int64_t channels) {
+    const int64_t blocks = (channels + BLOCK - 1) / BLOCK;
+#pragma omp parallel for TEAM schedule(dynamic) if (starts[sequences] * channels > 8192)
+    for (int64_t task = 0; task < sequences * blocks; task++) {
+        const int64_t s = task / blocks, from = task % blocks * BLOCK, end = starts[s + 1];
+        const int64_t to = from + BLOCK < channels ? from + BLOCK : channels;
+        float *state = states + slots[s] * channels;
+        for (int64_t c = from; c < to; c += LANES) {
+            const int64_t left = to - c;
+            const vec fade = load_some(rate + c, left);
+            vec now = load_some(state + c, left);
+            for (int64_t t = starts[s]; t < end; t++) {
+                const float *gate = gates + t * 2 * channels + c;
+                const vec log_a = fade * sigmoid_of(load_some(gate + channels, left));
+                vec in = load_some(x + t * channels + c, left);
+                in *= sigmoid_of(load_some(gate, left));
+                if (fresh[s] && t == starts[s])
+                    now = in;
+                else {
+                    const vec room = 1.0f - exp_of_nonpositive(log_a * 2.0f);
+                    vec root = {};
+                    for (int i = 0; i < LANES; i++) root[i] = sqrtf(room[i]);
+                    in *= root;
+                    now = exp_of_nonpositive(log_a) * now + in;
+                }
+                store_some(y + t * channels + c, now, left);
+            }
+            store_some(state + c, now, left);
+        }
+    }
+}
