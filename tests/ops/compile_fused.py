@@ -13,6 +13,7 @@ from triton.compiler import ASTSource
 from stoker.ops.activation import ACTIVATIONS
 from stoker.ops.triton import (
     activation,
+    delta_rule,
     experts,
     latent,
     norm,
@@ -116,6 +117,22 @@ def states():
         )  # fmt: skip
 
 
+def delta_rules():
+    plan = (I64, I64, torch.uint8)
+    for dtype, flag in itertools.product((BF16, F32), (True, False)):
+        compile_kernel(
+            *(delta_rule._delta_kernel, dtype, dtype, dtype, F32, F32, F32, *plan, F32),
+            *(12352, 12352, 1.0, -5.0, 0.088),
+            KEY_HEADS=16, HEADS=32, KEYS=128, VALUES=128, BY_CHANNEL=flag, BOUNDED=flag,
+            BLOCK_K=128, BLOCK_V=32,
+        )  # fmt: skip
+        compile_kernel(
+            *(delta_rule._norm_kernel, F32, dtype, F32, dtype, 12352, 1e-6),
+            HEADS=32, VALUES=192, SIGMOID=flag, BLOCK=256, num_warps=1,
+        )  # fmt: skip
+    compile_kernel(delta_rule._rg_lru_kernel, BF16, BF16, F32, F32, *plan, BF16, 2560, BLOCK=128)
+
+
 def sampling():
     for vocab, dtype, has_k, has_p in (
         (VOCAB, BF16, True, True),
@@ -187,4 +204,5 @@ if __name__ == "__main__":
     latent_rows()
     mixtures()
     states()
+    delta_rules()
     sampling()

@@ -14,10 +14,12 @@ from typing import TypedDict
 from torch import Tensor
 
 from stoker.ops.causal_conv import CausalConv
+from stoker.ops.delta_rule import GatedDelta
 from stoker.ops.draw import Draw
 from stoker.ops.gated_norm import GatedNorm
 from stoker.ops.kv_pages import Pages
 from stoker.ops.latent import StoreLatent
+from stoker.ops.rg_lru import RgLru
 from stoker.ops.rope import HeadNorms
 from stoker.ops.selective_scan import SelectiveScan, SsdScan
 from stoker.ops.step_tensors import MakeInputs
@@ -42,6 +44,8 @@ class Fused(TypedDict, total=False):
     ssd_scan: SsdScan
     selective_scan: SelectiveScan
     gated_norm: GatedNorm
+    gated_delta: GatedDelta
+    rg_lru: RgLru
 
 
 @functools.cache  # and so the warning comes once
@@ -50,7 +54,16 @@ def fused_operations(device_type: str) -> Fused:
     if not triton_serves(device_type):
         log.warning("Triton is not installed: norms, activations and draws take slower paths")
         return {}
-    from stoker.ops.triton import activation, draw, latent, norm, rope, state_space, step_tensors
+    from stoker.ops.triton import (
+        activation,
+        delta_rule,
+        draw,
+        latent,
+        norm,
+        rope,
+        state_space,
+        step_tensors,
+    )
 
     return {
         "rms_norm": norm.rms_norm,
@@ -66,4 +79,6 @@ def fused_operations(device_type: str) -> Fused:
         "ssd_scan": state_space.ssd_scan,
         "selective_scan": state_space.selective_scan,
         "gated_norm": state_space.gated_norm,
+        "gated_delta": delta_rule.gated_delta,
+        "rg_lru": delta_rule.rg_lru,
     }

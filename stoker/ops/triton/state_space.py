@@ -27,7 +27,7 @@ def _silu(x):
 
 
 @triton.jit
-def _softplus(x):
+def softplus(x):
     size = tl.where(x < 0, -x, x)
     small = tl.exp(-size)
     # log(1 + u) of a small u, which 1 + u would round away
@@ -195,7 +195,7 @@ def _ssd_kernel(
             shared = row + HEADS * DIM + group * SIZE + n
             b = tl.load(shared, mask=in_n, other=0.0).to(tl.float32)
             c = tl.load(shared + GROUPS * SIZE, mask=in_n, other=0.0).to(tl.float32)
-            dt = _softplus(tl.load(steps + token * step_stride + head).to(tl.float32) + bias)
+            dt = softplus(tl.load(steps + token * step_stride + head).to(tl.float32) + bias)
             dt = tl.minimum(tl.maximum(dt, least), most)
             state = state * tl.exp(dt * rate) + b[:, None] * (dt * x)[None, :]
             y = tl.sum(state * c[:, None], 0) + skip * x
@@ -279,7 +279,7 @@ def _selective_kernel(
         for token in range(start, end):
             at = token * channels + channel
             value = tl.load(x + at, mask=in_c, other=0.0).to(tl.float32)
-            dt = _softplus(tl.load(steps + at, mask=in_c, other=0.0).to(tl.float32) + bias)
+            dt = softplus(tl.load(steps + at, mask=in_c, other=0.0).to(tl.float32) + bias)
             shared = token * bc_stride + group * group_stride + n
             own_b = tl.load(b + shared, mask=in_n, other=0.0).to(tl.float32)
             own_c = tl.load(c + shared, mask=in_n, other=0.0).to(tl.float32)
