@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stoker.model.cache import PagedCache
 from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
+from stoker.model.layers.streams import JoinStreams, MakeStreams, StreamsBlock
 from stoker.model.layers.token_inputs import TokenInputs
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
@@ -43,7 +44,12 @@ class Transformer(Module):
             self.positions = nn.Parameter(table, requires_grad=False)
         self.embedding_norm = make_norm((spec.hidden,), spec.norm, spec.embedding_norm)
         self.token_inputs = TokenInputs(spec.token_inputs, spec) if spec.token_inputs else None
-        self.layers = nn.ModuleList(Block(spec, index) for index in range(len(spec.layers)))
+        block = StreamsBlock if spec.streams else Block
+        self.layers = nn.ModuleList(block(spec, index) for index in range(len(spec.layers)))
+        self.make_streams = self.join_streams = None
+        if spec.streams:
+            self.make_streams = MakeStreams(spec.streams, spec.hidden)
+            self.join_streams = JoinStreams(spec.streams, spec.hidden)
         self.norm = make_norm((spec.hidden,), spec.norm, spec.final_norm)
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
@@ -77,9 +83,9 @@ class Transformer(Module):
         self._blocks = cast(tuple[Block, ...], tuple(self.layers))
         for block in self._blocks:
             block.prepare(formats)
-        inputs = self.token_inputs.project if self.token_inputs else None
-        for module in (self.project_in, self.project_out, inputs):
-            if module is not None:
+        for name, module in self.named_modules():  # those between embedding, layers and head
+            around = isinstance(module, Linear) and not name.startswith(("layers.", "head"))
+            if around:
                 module.prepare(formats.projections)
         self._logits = self.head
         if self.spec.tied_head:
@@ -149,10 +155,12 @@ class Transformer(Module):
         )
         if self.spec.last_mixing_layer < 0:
             x = x[tensors.sample_rows]
+        x = x if self.make_streams is None else self.make_streams(x)
         for index, block in enumerate(self._blocks):
             x = block(x, step)
             if watch:
                 watch(f"layers.{index}", x)
+        x = x if self.join_streams is None else self.join_streams(x)
         x = self.norm(x, self.ops)
         return cast(Tensor, x if self.project_out is None else self.project_out(x))
 

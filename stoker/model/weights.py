@@ -232,7 +232,8 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
         experts = range(owner.total)  # type: ignore[assignment]
     for expert in experts:
         start = 0
-        for name, parts in zip(source.tensors, fills, strict=True):
+        # the last have no tensors, if the projection lacks those parts
+        for name, parts in zip(source.tensors, fills, strict=False):
             whole = len(parts) == len(sizes)
             stop = _outputs(owner, leaf) if whole else start + sum(sizes[part] for part in parts)
             turned = sum(rotated[part] for part in parts)

@@ -91,6 +91,32 @@ class NativeSigmoidGate:
         return y
 
 
+BEND = 0.5  # slope of xIELU at 0
+_NEAR = -1e-6
+
+
+def xielu(x: Tensor, above: float, below: float) -> Tensor:
+    """above * x^2 + x/2 above 0, below * (e^x - 1 - x) + x/2 below (xIELU, Huang and Schlag, 2024).
+
+    x (rows, size), any floating dtype.
+    """
+    low = (torch.expm1(x.clamp(max=_NEAR)) - x) * below
+    return torch.where(x > 0, above * x * x, low) + BEND * x
+
+
+class NativeXielu:
+    """`xielu` for float32 on a CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._call = signature(library.xielu, "pp ii ff")
+
+    def __call__(self, x: Tensor, above: float, below: float) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        self._call(x.data_ptr(), y.data_ptr(), x.shape[0], x.shape[1], above, below)
+        return y
+
+
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """cap * tanh(x / cap), smoothly bounded by the cap; x (rows, size), any floating dtype."""
     return cap * torch.tanh(x / cap)

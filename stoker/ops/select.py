@@ -18,9 +18,11 @@ from stoker.ops.activation import (
     NativeActivate,
     NativeSigmoidGate,
     NativeSoftCap,
+    NativeXielu,
     activate,
     sigmoid_gate,
     soft_cap,
+    xielu,
 )
 from stoker.ops.attention import Attention, ReferenceAttention
 from stoker.ops.attention_cpu import CpuAttention
@@ -76,6 +78,7 @@ class Operations:
     gated_norm: GatedNorm = gated_norm
     gated_delta: GatedDelta = gated_delta
     rg_lru: RgLru = rg_lru
+    xielu: Callable[[Tensor, float, float], Tensor] = xielu
 
 
 BACKENDS: dict[type, str] = {  # as `EngineOptions.attention_backend` names them
@@ -127,6 +130,7 @@ def select_operations(
         rotation.rotate,
         NativeStoreLatent(elementwise),
         draw_on_cpu,
+        xielu=NativeXielu(elementwise),
         **states,
     )
 

@@ -10,9 +10,11 @@ from stoker.ops.activation import (
     NativeActivate,
     NativeSigmoidGate,
     NativeSoftCap,
+    NativeXielu,
     activate,
     sigmoid_gate,
     soft_cap,
+    xielu,
 )
 from stoker.ops.linear import NativeLinear, OneDnnLinear, linear_reference, prepare_linear
 from stoker.ops.native.build import load_kernels
@@ -116,6 +118,16 @@ def test_soft_cap(size):
     torch.testing.assert_close(NativeSoftCap(LIBRARY)(x, 30.0), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(soft_cap(x, 30.0), expected, rtol=1e-6, atol=0)
     assert NativeSoftCap(LIBRARY)(torch.full((1, 9), float("nan")), 30.0).isnan().all()
+
+
+@native
+@pytest.mark.parametrize("size", [1e-7, 0.3, 4.0, 200.0])
+def test_xielu(size):
+    x = torch.randn(5, 203) * size
+    low = (torch.expm1(x.double().clamp(max=-1e-6)) - x) * 0.9
+    expected = (torch.where(x > 0, 0.7 * x.double() ** 2, low) + x / 2).float()
+    for function in (xielu, NativeXielu(LIBRARY)):
+        torch.testing.assert_close(function(x, 0.7, 0.9), expected, rtol=2e-6, atol=1e-7)
 
 
 @native

@@ -9,6 +9,7 @@ from typing import Literal
 from stoker.model.cache_spec import AnyCacheSpec, CacheGroup, cache_groups
 from stoker.model.rope import Rope
 from stoker.model.spec.part import NormSpec, PartSpec
+from stoker.model.spec.streams import StreamsSpec
 from stoker.model.spec.token_inputs import TokenInputSpec, TokenInputsSpec
 
 
@@ -29,6 +30,7 @@ class LayerSpec:
         residual_scale: multiplies what is added to x.
         token_input: takes in the layer's own input of each token.
         output_scale: a learned number multiplies x at the end.
+        streams: the layer computes on one of several streams.
     """
 
     mixer: PartSpec | None
@@ -40,6 +42,7 @@ class LayerSpec:
     residual_scale: float = 1.0
     token_input: TokenInputSpec | None = None
     output_scale: bool = False
+    streams: StreamsSpec | None = None
 
     def __post_init__(self) -> None:
         if self.parallel:  # both would otherwise read what the first overwrites
@@ -48,8 +51,8 @@ class LayerSpec:
 
     @property
     def parts(self) -> tuple[PartSpec, ...]:
-        """The mixer, the network and what takes in a token input, those that there are."""
-        parts = (self.mixer, self.ffn, self.token_input)
+        """The mixer, the network and what else has weights, those that there are."""
+        parts = (self.mixer, self.ffn, self.token_input, self.streams)
         return tuple(part for part in parts if part is not None)
 
     def cache_specs(self) -> tuple[AnyCacheSpec, ...]:
@@ -133,6 +136,11 @@ class ModelSpec:
         return None if self.token_inputs else self.embedding_width or self.hidden
 
     @property
+    def streams(self) -> StreamsSpec | None:
+        """The residual streams, if there are several."""
+        return self.layers[0].streams if self.layers else None
+
+    @property
     def looked_up(self) -> int:
         """Parameters in tables of which a token reads one row, and that are nothing else."""
         embedding = 0 if self.tied_head else self.vocab * (self.embedding_width or self.hidden)
@@ -145,7 +153,8 @@ class ModelSpec:
         width = self.embedding_width or 0
         inputs = self.token_inputs
         made = inputs.product_weights(len(self.layers), self.hidden) if inputs else 0
-        return self.hidden * width + made
+        streams = self.streams.around(self.hidden) if self.streams else 0
+        return self.hidden * width + made + streams
 
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:

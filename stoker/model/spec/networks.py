@@ -13,6 +13,10 @@ class DenseSpec(PartSpec):
 
     Attributes:
         gate_scale: multiplies gate(x) before act; not of experts.
+        activation: a key of `ACTIVATIONS`, or "xielu", whose two slopes are learned.
+        sparsity: so large a share of the gate, if it were normally distributed, becomes 0 before
+            act, and the rest is lowered as much (Gemma 3n, 2025).
+        inner_norm: a norm before down (BitNet, 2024).
         limit: of an expert's gate from above, and of what it gates both ways, before act.
         shift: is added to what the gate of an expert gates (gpt-oss).
     """
@@ -21,6 +25,8 @@ class DenseSpec(PartSpec):
     activation: str = "silu"
     gated: bool = True
     bias: bool = False
+    sparsity: float = 0.0
+    inner_norm: bool = False
     limit: float | None = None
     shift: float = 0.0
     gate_scale: float = 1.0
@@ -29,7 +35,9 @@ class DenseSpec(PartSpec):
         return (3 if self.gated else 2) * hidden * self.size
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        return self.bias * ((2 if self.gated else 1) * self.size + hidden)
+        biases = self.bias * ((2 if self.gated else 1) * self.size + hidden)
+        inner = self.inner_norm * norm.parameters(self.size)
+        return biases + inner + 2 * (self.activation == "xielu")
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,16 @@ void soft_cap(const float *x, float *y, int64_t rows, int64_t size, float cap) {
         for (int64_t d = 0; d < size; d++) y[r * size + d] = cap * tanh_of(x[r * size + d] / cap);
 }
 
+/* y = above * x^2 + x / 2 above 0, below * (e^x - 1 - x) + x / 2 below; x, y: (rows, size). */
+void xielu(const float *x, float *y, int64_t rows, int64_t size, float above, float below) {
+#pragma omp parallel for TEAM schedule(static) if (rows * size > 16384)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t d = r * size; d < (r + 1) * size; d++) {
+            const float low = below * (expm1f(x[d] < -1e-6f ? x[d] : -1e-6f) - x[d]);
+            y[d] = (x[d] > 0.0f ? above * x[d] * x[d] : low) + 0.5f * x[d];
+        }
+}
+
 /* One head: normed if there is a weight, then rotated. */
 static inline INLINE void turn(const float *restrict x, const float *restrict weight,
                                const float *restrict table, float *restrict y, const int64_t dim,
