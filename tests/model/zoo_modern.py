@@ -1,5 +1,12 @@
 """Rows of the zoo for families from 2025 on; as `ZOO` in zoo.py."""
 
+import json
+from pathlib import Path
+
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
 DERIVED = {"head_dim": None}
 WINDOW = {"sliding_window": 16}
 GRANITE = {
@@ -35,6 +42,15 @@ GEMMA4_KEYS = {
 }
 
 MODERN = {
+    "gemma3n": (
+        "Gemma3n",
+        {**WINDOW, "num_hidden_layers": 5, "head_dim": 12, "num_kv_shared_layers": 2}
+        | {"layer_types": [*["sliding_attention", "full_attention"] * 2, "sliding_attention"]}
+        | {"intermediate_size": [72, 64, 72, 72, 40], "laurel_rank": 6}
+        | {"activation_sparsity_pattern": [0.6, 0.0, 0.8, 0.0, 0.0], "altup_num_inputs": 3}
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 190}
+        | {"hidden_activation": "gelu_pytorch_tanh", "altup_active_idx": 1},
+    ),
     "gemma4": ("Gemma4", GEMMA4_SHARED),
     "gemma4_unified": ("Gemma4Unified", GEMMA4_KEYS),
     "granite_swa": (
@@ -43,7 +59,7 @@ MODERN = {
     ),
 }
 # their config classes, where they are not named after the family
-MODERN_TEXTS = ("Gemma4", "Gemma4Unified")
+MODERN_TEXTS = ("Gemma3n", "Gemma4", "Gemma4Unified")
 # those whose bits may depend on the batch
 MODERN_MIXTURES = {
     "gemma4_moe": (
@@ -58,3 +74,21 @@ MODERN_MIXTURES = {
         | {"swiglu_limit": 0.5},
     ),
 }
+
+
+class Gemma3nForConditionalGeneration(hf.Gemma3nForCausalLM):
+    """Saved as the text model inside another, whose model of images wants timm to be made."""
+
+    def save_pretrained(self, folder, **how):
+        super().save_pretrained(folder, **how)
+        file = Path(folder) / "config.json"
+        text = json.loads(file.read_text())
+        whole = {"architectures": text.pop("architectures"), "text_config": text}
+        file.write_text(json.dumps(whole))
+        weights = Path(folder) / "model.safetensors"
+        tensors = {
+            key.replace("model.", "model.language_model.", 1): tensor
+            for key, tensor in load_file(weights).items()
+        }
+        tensors["model.vision_tower.stem"] = torch.zeros(1)
+        save_file(tensors, weights)

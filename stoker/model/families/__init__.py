@@ -17,6 +17,7 @@ from stoker.model.families import (
     decilm,
     delta,
     gemma,
+    gemma3n,
     gemma4,
     gpt,
     gpt_oss,
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     **latent.FAMILIES,
     **griffin.FAMILIES,
     **wrapped.FAMILIES,
+    **gemma3n.FAMILIES,
     **gemma4.FAMILIES,
 }
 

@@ -68,20 +68,26 @@ def _gemma3(f: Fields) -> ModelSpec:
     slides = layer_types(f, lambda index: (index + 1) % pattern != 0)
     scale = f.number("query_pre_attn_scalar", 256, above=0) ** -0.5
     full = attention(f, theta=1e6, kind="full_attention", scale=scale, qk_norm="head")
-    # Layers with a window have a rotary embedding of their own, never stretched.
-    local = Fields(f.values, f.architecture)
-    if not any("attention" in name for name in f.within("rope_parameters").values):
-        for name in ("rope_scaling", "rope_parameters", "rope_theta"):
-            local.values.pop(name, None)
-        local.values["rope_theta"] = f.number("rope_local_base_freq", 10000.0)
     window = f.size("sliding_window") if any(slides) else None
-    sliding = attention(local, kind="sliding_attention", scale=scale, qk_norm="head", window=window)
+    sliding = attention(
+        of_windows(f), kind="sliding_attention", scale=scale, qk_norm="head", window=window
+    )
     return _decoder(
         f,
         [sliding if slide else full for slide in slides],
         layer={"post_norms": True},
         logit_softcap=f.number("final_logit_softcapping", None),
     )
+
+
+def of_windows(f: Fields) -> Fields:
+    """The config of layers with a window, whose rotary embedding is their own, never stretched."""
+    local = Fields(f.values, f.architecture)
+    if not any("attention" in name for name in f.within("rope_parameters").values):
+        for name in ("rope_scaling", "rope_parameters", "rope_theta"):
+            local.values.pop(name, None)
+        local.values["rope_theta"] = f.number("rope_local_base_freq", 10000.0)
+    return local
 
 
 GEMMA = changed(LLAMA, "norm.weight", plus=1.0)
