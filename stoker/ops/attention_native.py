@@ -102,13 +102,7 @@ class NativeAttention:
         return self._call(plan, q, k, v, lse, scores), lse
 
     def _call(
-        self,
-        plan: _NativePlan,
-        q: Tensor,
-        k: Pages,
-        v: Pages,
-        lse: Tensor | None,
-        scores: Scores,
+        self, plan: _NativePlan, q: Tensor, k: Pages, v: Pages, lse: Tensor | None, scores: Scores
     ) -> Tensor:
         assert isinstance(k, Tensor)
         assert isinstance(v, Tensor)
@@ -132,7 +126,6 @@ class NativeAttention:
             *plan.addresses,
             *(count, width, heads, kv_heads, dim, value_dim, apart),
             *(block_size, scores.window or 0, scores.chunked, parts),
-            scores.scale,
-            scores.softcap or 0.0,
+            *(scores.scale, scores.softcap or 0.0),
         )
         return out
