@@ -11,7 +11,7 @@ TOKENIZERS = ("llama3", "llama3_1", "qwen3", "gemma3", "gptoss", "deepseek_v3")
 
 
 def asset(name: str) -> Path:
-    """The folder of that name; skips the test, or the module, where there is none."""
+    """The folder of that name; skips the test, or the module that is read, where there is none."""
     if not (ASSETS / name).is_dir():
         pytest.skip(f"{ASSETS} has no {name}: see .ci/assets", allow_module_level=True)
     return ASSETS / name

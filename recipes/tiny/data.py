@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 TEXT_SHARES = (0.2, 0.12)  # of the rows, in the first half and in the second
 TEXT_WEIGHT = 0.3
-# How often each skill is drawn (cases, not tokens), in the first half and in the second:
-# sorting and arithmetic are learned last and take over once the others are known.
+# How often each skill is drawn (cases, not tokens), at first and later: sorting and arithmetic
+# are learned last and take over once the others are known.
 FIRST_WEIGHTS = {
     "dates": 0.18,
     "recall": 0.2,
@@ -72,12 +72,19 @@ def list_sizes(skill: str, length: int, progress: float) -> tuple[int, int]:
 
 
 class Batches:
-    """The stream of batches for one run."""
+    """The stream of batches for one run.
 
-    def __init__(self, data: Path, seed: int) -> None:
+    Args:
+        data: the folder of the tokenizer and of the text's tokens.
+        seed: of all batches.
+        switch: share of the run after which sorting and arithmetic take over.
+    """
+
+    def __init__(self, data: Path, seed: int, switch: float) -> None:
         self.tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
         self.text = np.load(data / "train.npy", mmap_mode="r")
         self.seed = seed
+        self.switch = switch
         self.end = self.tokenizer.token_to_id(END)
 
     def make(self, step: int, progress: float, tokens: int) -> Batch:
@@ -101,7 +108,7 @@ class Batches:
     ) -> None:
         """Pack chats into one row until three in turn do not fit."""
         length, used, misses = len(weights), 0, 0
-        shares = FIRST_WEIGHTS if progress < 0.5 else SECOND_WEIGHTS
+        shares = FIRST_WEIGHTS if progress < self.switch else SECOND_WEIGHTS
         while misses < 3:
             skill = rng.choices(list(shares), list(shares.values()))[0]
             if length > 1024 and used == 0:

@@ -129,6 +129,12 @@ def arguments() -> argparse.Namespace:
         default=(6144, 4096),
         help="tokens of a batch in the first half and in the second",
     )
+    parser.add_argument(
+        "--switch",
+        type=float,
+        default=0.5,
+        help="share of the run after which sorting and arithmetic take over; 1 for never",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -179,7 +185,7 @@ def train(args: argparse.Namespace) -> None:
     threads = Threads(args.threads)
     model = TinyModel(SHAPES[args.shape])
     optims = optimisers(model)
-    batches = Batches(args.data, args.seed)
+    batches = Batches(args.data, args.seed, args.switch)
     spent = restore(args.out, model, optims)
     print(sum(p.numel() for p in model.parameters()), "parameters, from", spent, flush=True)
     budget, began = args.minutes * 60, time.monotonic() - spent.seconds

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from quality import measure
 
 pytestmark = pytest.mark.assets
+FOLDER = asset("smollm2")  # or the module is skipped
 
 QUESTIONS = [
     "What is the capital of France?",
@@ -28,14 +29,9 @@ QUESTIONS = [
 TOKENS = 16
 
 
-@pytest.fixture(scope="module")
-def folder():
-    return asset("smollm2")
-
-
-def test_answers_are_those_of_transformers(folder):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def test_answers_are_those_of_transformers():
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     expected = []
     for chat in chats:
@@ -43,7 +39,7 @@ def test_answers_are_those_of_transformers(folder):
         made = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
         expected.append(made[0, ids["input_ids"].shape[1] :].tolist())
     params = SamplingParams(temperature=0, max_tokens=TOKENS)
-    with LLM(str(folder), max_batch_tokens=24, block_size=4) as llm:
+    with LLM(str(FOLDER), max_batch_tokens=24, block_size=4) as llm:
         answers = [output.outputs[0] for output in llm.chat(chats, params)]
     for answer, ids in zip(answers, expected, strict=True):
         assert answer.token_ids == ids
@@ -51,10 +47,10 @@ def test_answers_are_those_of_transformers(folder):
     assert "Paris" in answers[0].text
 
 
-def test_text_costs_what_it_costs_transformers_and_little_more_in_other_formats(folder):
+def test_text_costs_what_it_costs_transformers_and_little_more_in_other_formats():
     options = [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "int8"}]
     options.append({"quantization": "llm_int8"})
-    reference, *rows = measure(folder, options, 1500)
+    reference, *rows = measure(FOLDER, options, 1500)
     most = {"float32": 1e-4, "bfloat16": 0.005, "int8": 0.04, "llm_int8": 0.01}
     for row in rows:
         worse = row["bits_per_byte"] / reference["bits_per_byte"] - 1

@@ -21,6 +21,7 @@ from stoker.errors import InvalidRequestError
 from stoker.ops.token_bitmask import unpack
 
 pytestmark = pytest.mark.assets
+asset("tokenizers")  # or the module is skipped
 
 TEXTS = [
     "Hello world, it's 12345 o'clock: don't panic!",
