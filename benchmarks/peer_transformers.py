@@ -9,10 +9,10 @@ from workloads import Run, Workload
 
 def make(folder: Path, threads: int, work: str, batch: int = 16) -> Run:
     import torch
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = Qwen3ForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
 
     def run(load: Workload) -> None:
         load = sorted(load, key=lambda one: one[1])

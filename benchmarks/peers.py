@@ -8,8 +8,10 @@ commands): name its interpreter.
     python benchmarks/peers.py 17m 107m prefix [--rounds 5] [--json FILE]
         [--engines stoker openvino ...] [--python vllm=/path/to/python ...]
 
-Workloads: 17m (64 requests), 107m (32), 600m (16): prompts and outputs 16-256 tokens, EOS
-ignored, random weights, float32; prefix: 64 requests over one 512-token prefix on 107m.
+Workloads: 17m (64 requests), 107m (32), 600m (16), moe (32), hybrid (32): prompts and outputs
+16-256 tokens, EOS ignored, random weights, float32; prefix: 64 requests over one 512-token prefix
+on 107m. moe has 16 experts of which each token takes 2, hybrid three layers of Mamba 2 to one of
+attention.
 Each engine's adapter is the file peer_NAME.py, which says how the engine is driven. An engine
 that can't be loaded is named with the reason. Beside Stoker's figures are its three largest
 losses, from a profiled pass after the timed ones (losses.py).

@@ -34,21 +34,48 @@ def _shape(
     }
 
 
-# Qwen3 shapes, float32; the last is Qwen3-0.6B's
+# Qwen3 shapes, float32; 600m is Qwen3-0.6B's. The mixture has 292 M parameters, 45 M of its
+# layers' active; the hybrid has 160 M, and attention in every fourth of its layers.
 SHAPES: dict[str, dict[str, Any]] = {
     "17m": _shape(384, 8, 6, 2, 64, 1152, 8192),
     "107m": _shape(768, 12, 12, 4, 64, 2304, 32000),
     "600m": _shape(1024, 28, 16, 8, 128, 3072, 151936),
+    "moe": {
+        **_shape(512, 14, 8, 4, 64, 768, 32000),
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+    },
+    "hybrid": {
+        **_shape(768, 16, 12, 4, 64, 2304, 32000),
+        "shared_intermediate_size": 2304,
+        "num_local_experts": 0,
+        "layer_types": ["mamba", "mamba", "mamba", "attention"] * 4,
+        "mamba_n_heads": 48,
+        "mamba_d_head": 32,
+        "mamba_d_state": 64,
+        "attention_multiplier": 0.125,
+    },
 }
+ARCHITECTURES = {"moe": "Qwen3Moe", "hybrid": "GraniteMoeHybrid"}  # of the others Qwen3
+
+
+def classes(shape: str) -> tuple[Any, Any]:
+    """transformers' classes of the config and of the model of a shape."""
+    import transformers
+
+    name = ARCHITECTURES.get(shape, "Qwen3")
+    return getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
 
 
 def make_model(folder: Path, shape: str) -> None:
     """Save a model of random weights."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    Qwen3ForCausalLM(Qwen3Config(**SHAPES[shape])).save_pretrained(folder)
+    config, model = classes(shape)
+    model(config(**SHAPES[shape])).save_pretrained(folder)
 
 
 def mixed(shape: str, requests: int = 64, seed: int = 0) -> Workload:
@@ -91,6 +118,8 @@ WORK = {
     "17m": Work("17m", lambda: mixed("17m", 64)),
     "107m": Work("107m", lambda: mixed("107m", 32)),
     "600m": Work("600m", lambda: mixed("600m", 16)),
+    "moe": Work("moe", lambda: mixed("moe", 32)),
+    "hybrid": Work("hybrid", lambda: mixed("hybrid", 32)),
     "prefix": Work("107m", lambda: shared_prefix("107m"), 512),
 }
 
@@ -104,8 +133,9 @@ def work_flops(shape: str, work: Workload, shared: int = 0) -> int:
     from stoker.model.families import spec_from_config
     from stoker.model.work import attention_flops, matmul_flops
 
-    config = {**SHAPES[shape], "architectures": ["Qwen3ForCausalLM"], "rms_norm_eps": 1e-6}
-    spec, _ = spec_from_config(config)
+    config, model = classes(shape)
+    fields = {**config(**SHAPES[shape]).to_dict(), "architectures": [model.__name__]}
+    spec, _ = spec_from_config(fields)
     again = shared * (len(work) - 1)
     tokens = sum(len(prompt) + count - 1 for prompt, count in work) - again
     pairs = sum((len(p) + n - 1) * (len(p) + n) // 2 for p, n in work) - again * (shared + 1) // 2
