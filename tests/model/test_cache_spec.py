@@ -40,12 +40,12 @@ def test_no_torch_is_imported():
 
 def test_states_come_last_and_take_the_same_for_any_length():
     state = StateSpec((StatePart((4, 8), float32=True), StatePart((3, 10))))
-    groups = cache_groups([state, LOCAL, None, state, FULL, LOCAL])
+    groups = cache_groups([(state,), (LOCAL,), (), (state,), (FULL,), (LOCAL, state)])
     assert groups == (
         CacheGroup(LOCAL, (1, 5)),
         CacheGroup(FULL, (4,)),
-        CacheGroup(state, (0, 3)),
+        CacheGroup(state, (0, 3, 5)),
     )
     assert [group.keeps_state for group in groups] == [False, False, True]
-    assert [group.bytes_per_sequence(2) for group in groups] == [0, 0, 2 * (32 * 4 + 30 * 2)]
+    assert [group.bytes_per_sequence(2) for group in groups] == [0, 0, 3 * (32 * 4 + 30 * 2)]
     assert groups[2].elements_per_token == 0

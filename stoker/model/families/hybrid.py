@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from stoker.errors import ModelError, short
-from stoker.model.families.experts import (
-    balanced_routing,
-    expert_names,
-    experts,
-    routing,
-    sparse_layers,
-    whole,
-)
+from stoker.model.families.experts import expert_names, experts, routing, whole
 from stoker.model.families.fields import Fields
+from stoker.model.families.layer_kinds import ATTENDS, STATE, kinds_of
 from stoker.model.families.llama import granite
-from stoker.model.families.mamba import (
-    MAMBA,
-    MAMBA2,
-    hybrid_mamba2,
-    mamba2,
-    mixer_names,
-    rank_of,
-    widened,
-)
+from stoker.model.families.mamba import MAMBA, MAMBA2, hybrid_mamba2, mixer_names, rank_of, widened
 from stoker.model.families.mixtures import GRANITE_MOE
 from stoker.model.families.parts import (
     ATTENTION,
@@ -39,94 +24,14 @@ from stoker.model.families.parts import (
     gated,
     rms,
 )
-from stoker.model.spec.convolution import ConvSpec
-from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
-from stoker.model.spec.part import NormSpec, PartSpec
+from stoker.model.spec.part import PartSpec
 from stoker.model.spec.side_by_side import SideBySideSpec
 from stoker.model.spec.state_space import MambaSpec
 from stoker.model.weights import From, names
 from stoker.ops.gated_norm import GateNorm
 from stoker.ops.routing import Routing
-
-STATE, ATTENDS = "linear_attention", "full_attention"
-# as older configs call the types of layers
-_OLD_TYPES = {"mamba": STATE, "mamba2": STATE, "attention": ATTENDS}
-
-
-def kinds_of(
-    f: Fields, known: Sequence[str], *fields: str, count: int | None = None
-) -> list[str] | None:
-    """The type of each layer, by the first of these fields that is given; None if none is.
-
-    Args:
-        known: the types that the family has.
-        count: of layers, if they must be as many.
-    """
-    for name in fields:
-        given = f.items(name, count)
-        if given is None:
-            continue
-        found = [_OLD_TYPES.get(kind, kind) if isinstance(kind, str) else kind for kind in given]
-        for kind in found:
-            Fields({name: kind}, f.architecture).choice(name, known, "layer type")
-        return found
-    return None
-
-
-def _lfm2_kinds(f: Fields) -> list[str]:
-    kinds = kinds_of(f, (ATTENDS, "conv"), "layer_types", count=f.layers())
-    if kinds is not None:
-        return kinds
-    attends = f.items("full_attn_idxs")
-    if attends is None:
-        return [ATTENDS] * f.layers()
-    return [ATTENDS if index in attends else "conv" for index in range(f.layers())]
-
-
-def _lfm2_layers(f: Fields) -> list[PartSpec]:
-    attends = attention(f, theta=1e6, qk_norm="head", qkv_bias=False, out_bias=False)
-    convolves = ConvSpec(f.size("hidden_size"), f.size("conv_L_cache", 3), f.flag("conv_bias"))
-    return [attends if kind == ATTENDS else convolves for kind in _lfm2_kinds(f)]
-
-
-def _lfm2_norm(f: Fields) -> NormSpec:
-    return NormSpec("rms", f.number("norm_eps", 1e-5, above=0))
-
-
-def _lfm2_size(f: Fields) -> int:
-    """Inner numbers of the network, of which configs give what they are reckoned from."""
-    size = f.size("block_ff_dim", None) or f.size("intermediate_size")
-    if not f.flag("block_auto_adjust_ff_dim", True):
-        return size
-    size = int(2 * size / 3)
-    multiple = f.size("block_multiple_of", 256)
-    size = int(f.number("block_ffn_dim_multiplier", 1.0, above=0) * size)
-    return multiple * ((size + multiple - 1) // multiple)
-
-
-def _lfm2(f: Fields) -> ModelSpec:
-    ffn = DenseSpec(_lfm2_size(f))
-    tied = f.flag("tie_embedding", f.flag("tie_word_embeddings", True))
-    return decoder(f, _lfm2_layers(f), ffn=ffn, norm=_lfm2_norm(f), tied_head=tied)
-
-
-def _lfm2_moe(f: Fields) -> ModelSpec:
-    routes = routing(
-        f,
-        scores="sigmoid",
-        correction="score" if f.flag("use_expert_bias", True) else None,
-        normalised=f.flag("norm_topk_prob", True),
-        floor=1e-6,
-        scale=f.number("routed_scaling_factor", 1.0),
-    )
-    mixture = ExpertsSpec(routes, DenseSpec(f.size("moe_intermediate_size")))
-    dense = whole(f, "num_dense_layers", 2)
-    sparse = [index >= dense for index in range(f.layers())]
-    ffn = sparse_layers(f, mixture, sparse, DenseSpec(f.size("intermediate_size")))
-    tied = f.flag("tie_embedding", f.flag("tie_word_embeddings", True))
-    return decoder(f, _lfm2_layers(f), ffn=ffn, norm=_lfm2_norm(f), tied_head=tied)
 
 
 def _bamba(f: Fields) -> ModelSpec:
@@ -201,80 +106,6 @@ def _falcon_h1(f: Fields) -> ModelSpec:
     )
 
 
-# the letters of Nemotron-H's hybrid_override_pattern
-_LETTERS = {"M": STATE, "*": ATTENDS, "-": "mlp", "E": "moe"}
-
-
-def _nemotron_kinds(f: Fields) -> list[str]:
-    kinds = kinds_of(f, tuple(_LETTERS.values()), "layers_block_type", "layer_types")
-    if kinds is None:
-        pattern = f.values.get("hybrid_override_pattern", "")
-        f.read.add("hybrid_override_pattern")
-        if not isinstance(pattern, str) or not pattern or set(pattern) - _LETTERS.keys():
-            raise ModelError(
-                f"{f.named('hybrid_override_pattern')} must be letters of "
-                f"{' '.join(_LETTERS)}, one for each layer, not {short(pattern)}"
-            )
-        kinds = [_LETTERS[letter] for letter in pattern]
-    if f.size("num_hidden_layers", len(kinds)) != len(kinds):
-        raise ModelError(
-            f"config.json gives the kinds of {len(kinds)} layers, and num_hidden_layers "
-            f"{f.layers()}"
-        )
-    return kinds
-
-
-def _nemotron_experts(f: Fields, act: str, bias: bool) -> ExpertsSpec:
-    return ExpertsSpec(
-        balanced_routing(f),
-        DenseSpec(f.size("moe_intermediate_size"), act, gated=False),
-        shared=DenseSpec(f.size("moe_shared_expert_intermediate_size"), act, False, bias),
-        latent=f.size("moe_latent_size", None),
-    )
-
-
-def _nemotron_h(f: Fields) -> ModelSpec:
-    """Layers of one part each. Steps have a least size, as transformers has it in a prefill."""
-    f.insist("mamba_hidden_act", "silu", "silu")
-    f.insist("sliding_window", None, None)
-    kinds = _nemotron_kinds(f)
-    norm = NormSpec("rms", f.number("layer_norm_epsilon", 1e-5, above=0))
-    head_dim = f.size("head_dim", None) or f.size("attention_head_dim", 128)
-    mixer = attention(f, head_dim=head_dim, scale=head_dim**-0.5, rope=None)
-    groups = f.size("mamba_n_groups", None) or f.size("n_groups", 8)
-    heads, dim, bias = (
-        f.size("mamba_num_heads", 128),
-        f.size("mamba_head_dim", 64),
-        f.flag("use_bias"),
-    )
-    state = mamba2(
-        f,
-        heads * dim,
-        heads,
-        dim,
-        groups=groups,
-        state=f.size("ssm_state_size", 128),
-        taps=f.size("mamba_d_conv", None) or f.size("conv_kernel", 4),
-        norm=GateNorm(groups, norm.eps),
-        limit=(f.number("mamba_dt_min", f.number("time_step_min", 0.001)), float("inf")),
-        bias=bias,
-        out_bias=bias,
-        conv_bias=f.flag("mamba_conv_bias", f.flag("use_conv_bias", True)),
-    )
-    act, wide = activation(f, "mlp_hidden_act", "relu2"), f.flag("mlp_bias")
-    parts: dict[str, tuple[PartSpec | None, PartSpec | None]] = {
-        STATE: (state, None),
-        ATTENDS: (mixer, None),
-    }
-    if "mlp" in kinds:
-        parts["mlp"] = (None, DenseSpec(f.size("intermediate_size"), act, False, wide))
-    if "moe" in kinds:
-        parts["moe"] = (None, _nemotron_experts(f, act, wide))
-    mixers, networks = zip(*(parts[kind] for kind in kinds), strict=True)
-    f.values.setdefault("num_hidden_layers", len(kinds))
-    return decoder(f, mixers, ffn=networks, norm=norm)
-
-
 def _jamba(f: Fields) -> ModelSpec:
     f.insist("hidden_act", "silu", "silu")
     norm, bias = rms(f), f.flag("mamba_proj_bias")
@@ -321,40 +152,6 @@ HYBRID = {
     **names(LAYER + "self_attn.", ATTENTION),
     **names(_FEED_FORWARD, FFN),
 }
-LFM2 = {
-    **names("", OUTER),
-    "norm.weight": From(("model.embedding_norm.weight",)),
-    **names(
-        LAYER,
-        {
-            "layers.{i}.mixer_norm.weight": "operator_norm.weight",
-            "layers.{i}.ffn_norm.weight": "ffn_norm.weight",
-            "layers.{i}.mixer.in_proj.weight": "conv.in_proj.weight",
-            "layers.{i}.mixer.in_proj.bias": "conv.in_proj.bias",
-            "layers.{i}.mixer.conv.bias": "conv.conv.bias",
-            "layers.{i}.mixer.out_proj.weight": "conv.out_proj.weight",
-            "layers.{i}.mixer.out_proj.bias": "conv.out_proj.bias",
-            "layers.{i}.ffn.up.weight": "feed_forward.w1.weight feed_forward.w3.weight",
-            "layers.{i}.ffn.down.weight": "feed_forward.w2.weight",
-        },
-    ),
-    "layers.{i}.mixer.conv.weight": From((LAYER + "conv.conv.weight",), transpose=True),
-    **names(
-        LAYER + "self_attn.",
-        {
-            "layers.{i}.mixer.qkv.weight": "q_proj.weight k_proj.weight v_proj.weight",
-            "layers.{i}.mixer.out.weight": "out_proj.weight",
-            "layers.{i}.mixer.q_norm.weight": "q_layernorm.weight",
-            "layers.{i}.mixer.k_norm.weight": "k_layernorm.weight",
-        },
-    ),
-}
-LFM2_MOE = {
-    **LFM2,
-    **expert_names(_FEED_FORWARD, "w1 w3 w2"),
-    "layers.{i}.ffn.router.weight": From((_FEED_FORWARD + "gate.weight",)),
-    "layers.{i}.ffn.router.correction": From((_FEED_FORWARD + "expert_bias",)),
-}
 JAMBA = {
     **HYBRID,
     **mixer_names(LAYER + "mamba.", MAMBA),
@@ -383,46 +180,7 @@ GRANITE_HYBRID = {
         },
     ),
 }
-_MIXER = LAYER + "mixer."
-NEMOTRON_H = {
-    "embedding": From(("model.embeddings.weight",)),
-    "norm.weight": From(("model.norm_f.weight",)),
-    "head.weight": From(("lm_head.weight",)),
-    "layers.{i}.mixer_norm.weight": From((LAYER + "norm.weight",)),
-    "layers.{i}.ffn_norm.weight": From((LAYER + "norm.weight",)),
-    **mixer_names(_MIXER, MAMBA2),
-    **names(_MIXER, ATTENTION),
-    **names(
-        _MIXER,
-        {
-            "layers.{i}.ffn.up.weight": "up_proj.weight",
-            "layers.{i}.ffn.up.bias": "up_proj.bias",
-            "layers.{i}.ffn.down.weight": "down_proj.weight",
-            "layers.{i}.ffn.down.bias": "down_proj.bias",
-            "layers.{i}.ffn.router.weight": "gate.weight",
-            "layers.{i}.ffn.router.correction": "gate.e_score_correction_bias",
-            "layers.{i}.ffn.shared.up.weight": "shared_experts.up_proj.weight",
-            "layers.{i}.ffn.shared.up.bias": "shared_experts.up_proj.bias",
-            "layers.{i}.ffn.shared.down.weight": "shared_experts.down_proj.weight",
-            "layers.{i}.ffn.shared.down.bias": "shared_experts.down_proj.bias",
-            "layers.{i}.ffn.to_latent.weight": "fc1_latent_proj.weight",
-            "layers.{i}.ffn.from_latent.weight": "fc2_latent_proj.weight",
-        },
-    ),
-    "layers.{i}.ffn.expert_up.weight": From(
-        (_MIXER + "experts.{e}.up_proj.weight",), otherwise=(From((_MIXER + "experts.up_proj",)),)
-    ),
-    "layers.{i}.ffn.expert_down.weight": From(
-        (_MIXER + "experts.{e}.down_proj.weight",),
-        otherwise=(From((_MIXER + "experts.down_proj",)),),
-    ),
-}
-
 FAMILIES = {
-    "Lfm2ForCausalLM": Family(
-        "LFM2 350M to 2.6B", _lfm2, LFM2, "short convolutions between gates, some attention"
-    ),
-    "Lfm2MoeForCausalLM": Family("LFM2 8B-A1B", _lfm2_moe, LFM2_MOE, "as LFM2, with experts"),
     "BambaForCausalLM": Family(
         "Bamba 9B",
         _bamba,
@@ -440,14 +198,6 @@ FAMILIES = {
         _granite_hybrid,
         GRANITE_HYBRID,
         "Mamba 2 and attention in any order, experts or none, with Granite's scales",
-    ),
-    "NemotronHForCausalLM": Family(
-        "Nemotron-H, Nemotron Nano 2, Nemotron 3 Nano and Super",
-        _nemotron_h,
-        NEMOTRON_H,
-        "layers of one part each: Mamba 2, attention without positions, a network, or experts",
-        renamed=(("backbone.", "model."),),
-        beside=("mtp.",),
     ),
     "JambaForCausalLM": Family(
         "Jamba 1.5 and 1.6, Jamba Reasoning 3B",
