@@ -151,6 +151,16 @@ class ProportionalScaling:
 
 
 @dataclass(frozen=True)
+class BackwardScaling:
+    """Heads turn the other way (nanochat, Karpathy, 2025)."""
+
+    factor_of_attention: float = 1.0
+
+    def inv_freq(self, dim: int, theta: float, context: int) -> Tensor:
+        return -plain(dim, theta)
+
+
+@dataclass(frozen=True)
 class Growth:
     """Queries multiplied by 1 + beta * ln(1 + floor((position + offset) / original_context)), as in
     Llama 4 (Meta, 2025), so that attention over a longer context stays as sharp."""

@@ -5,7 +5,7 @@ import transformers as hf
 from zoo_delta import DELTA, DELTA_CLASSES, DELTA_WRAPPED
 from zoo_latent import LATENT, LATENT_MIXTURES
 from zoo_mixtures import EXPERTS, MIXTURES
-from zoo_modern import MODERN, MODERN_MIXTURES, MODERN_TEXTS, Gemma3nForConditionalGeneration
+from zoo_modern import INSIDE, MODERN, MODERN_MIXTURES, MODERN_TEXTS
 from zoo_older import FUSED, OLDER, OWN_SIZES
 from zoo_sizes import (
     DERIVED,
@@ -197,12 +197,13 @@ WRAPPED = {
 }
 MIXTURES |= {name: WRAPPED[name] for name in ("qwen3_vl_moe", "aria")}
 ZOO |= {name: (family, changes) for name, (family, changes, _) in WRAPPED.items()}
-ZOO["gemma3n_wrapped"] = ("Gemma3n inside", ZOO["gemma3n"][1])
+ZOO |= {f"{name}_wrapped": (name, ZOO[name][1]) for name in INSIDE}
+MIXTURES["llama4_wrapped"] = ZOO["llama4_wrapped"]
 # Frequencies that depend on the length: the context for which they are those of short sequences
 CONTEXTS = {"llama_dynamic": 256, "phimoe": 256, "phi4_mini": 64}
 CLASSES = {
     "Gemma3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM),
-    "Gemma3n inside": (hf.Gemma3nTextConfig, Gemma3nForConditionalGeneration),
+    **{name: (getattr(hf, ZOO[name][0] + "TextConfig"), model) for name, model in INSIDE.items()},
     **{
         name: (getattr(hf, f"{name}TextConfig"), getattr(hf, f"{name}ForCausalLM"))
         for name in MODERN_TEXTS
@@ -228,7 +229,7 @@ def make_config(name):
         **{key: None if value == "null" else value for key, value in fields.items()}
     )
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, token, None)
+        setattr(config, token, 0 if (family, token) == ("Cwm", "bos_token_id") else None)
     return config, model_class
 
 

@@ -41,6 +41,16 @@ GEMMA4_KEYS = {
     "use_bidirectional_attention": "vision",
 }
 
+LLAMA4 = {
+    "attention_chunk_size": 16,
+    "intermediate_size": 40,
+    "intermediate_size_mlp": 72,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "floor_scale": 8,
+    "attn_scale": 0.5,
+}
+
 MODERN = {
     "gemma3n": (
         "Gemma3n",
@@ -53,15 +63,38 @@ MODERN = {
     ),
     "gemma4": ("Gemma4", GEMMA4_SHARED),
     "gemma4_unified": ("Gemma4Unified", GEMMA4_KEYS),
+    "exaone4": ("Exaone4", {**DERIVED, **WINDOW, "num_hidden_layers": 4}),
+    "exaone4_full": ("Exaone4", {**DERIVED, "layer_types": ["full_attention"] * 3}),
+    "seed_oss": ("SeedOss", {"mlp_bias": True}),
+    "helium": ("Helium", {"head_dim": 12}),
+    "cwm": ("Cwm", WINDOW),
+    "hyperclovax": ("HyperCLOVAX", {**DERIVED, **GRANITE}),
+    "vault_gemma": ("VaultGemma", {**WINDOW, "query_pre_attn_scalar": 10}),
+    "arcee": ("Arcee", {"mlp_bias": True}),
+    "nemotron": ("Nemotron", {"mlp_bias": True, "attention_bias": True}),
+    "jais2": ("Jais2", {}),
+    "apertus": ("Apertus", DERIVED),
+    "apertus1p5": ("Apertus1p5Text", {**DERIVED, "hidden_act": "relu2"}),
+    "nanochat": ("NanoChat", {**DERIVED, "attention_bias": True}),
+    "bitnet": ("BitNet", DERIVED),
     "granite_swa": (
         "GraniteSWA",
         {**DERIVED, **WINDOW, **GRANITE, "layer_rope_theta": [0, 1e4, 5e3]},
     ),
 }
 # their config classes, where they are not named after the family
-MODERN_TEXTS = ("Gemma3n", "Gemma4", "Gemma4Unified")
+MODERN_TEXTS = ("Gemma3n", "Gemma4", "Gemma4Unified", "Llama4")
 # those whose bits may depend on the batch
 MODERN_MIXTURES = {
+    "llama4": (
+        "Llama4",
+        {**LLAMA4, "num_hidden_layers": 4, "interleave_moe_layer_step": 2},
+    ),
+    "llama4_plain": (
+        "Llama4",
+        {**LLAMA4, "no_rope_layers": [0, 1, 1], "use_qk_norm": False, "moe_layers": [0]}
+        | {"attn_temperature_tuning": False},
+    ),
     "gemma4_moe": (
         "Gemma4",
         {**GEMMA4_KEYS, "num_hidden_layers": 4, "layer_types": GEMMA4["layer_types"][:4]}
@@ -76,19 +109,29 @@ MODERN_MIXTURES = {
 }
 
 
-class Gemma3nForConditionalGeneration(hf.Gemma3nForCausalLM):
-    """Saved as the text model inside another, whose model of images wants timm to be made."""
+def inside(family, renamed):
+    """A class of text models that are saved as those inside models of images and texts.
 
-    def save_pretrained(self, folder, **how):
-        super().save_pretrained(folder, **how)
-        file = Path(folder) / "config.json"
-        text = json.loads(file.read_text())
-        whole = {"architectures": text.pop("architectures"), "text_config": text}
-        file.write_text(json.dumps(whole))
-        weights = Path(folder) / "model.safetensors"
-        tensors = {
-            key.replace("model.", "model.language_model.", 1): tensor
-            for key, tensor in load_file(weights).items()
-        }
-        tensors["model.vision_tower.stem"] = torch.zeros(1)
-        save_file(tensors, weights)
+    transformers can't make Gemma 3n's without timm, or call Llama 4's. `renamed` gives the name of
+    a tensor there.
+    """
+
+    class Inside(getattr(hf, f"{family}ForCausalLM")):
+        def save_pretrained(self, folder, **how):
+            super().save_pretrained(folder, **how)
+            file = Path(folder) / "config.json"
+            text = json.loads(file.read_text())
+            whole = {"architectures": text.pop("architectures"), "text_config": text}
+            file.write_text(json.dumps(whole))
+            weights = Path(folder) / "model.safetensors"
+            tensors = {renamed(key): tensor for key, tensor in load_file(weights).items()}
+            save_file({**tensors, "multi_modal_projector.weight": torch.zeros(1)}, weights)
+
+    Inside.__name__ = f"{family}ForConditionalGeneration"
+    return Inside
+
+
+INSIDE = {
+    "gemma3n": inside("Gemma3n", lambda key: key.replace("model.", "model.language_model.", 1)),
+    "llama4": inside("Llama4", lambda key: f"language_model.{key}"),
+}

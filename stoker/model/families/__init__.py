@@ -28,6 +28,7 @@ from stoker.model.families import (
     layer_norms,
     lfm2,
     llama,
+    llama4,
     mamba,
     mixtures,
     nemotron_h,
@@ -35,6 +36,7 @@ from stoker.model.families import (
     paired,
     recent,
     recent_mixtures,
+    squared,
     wrapped,
 )
 from stoker.model.families.fields import Fields
@@ -54,6 +56,7 @@ FAMILIES: dict[str, Family] = {
     **paired.FAMILIES,
     **classic.FAMILIES,
     **recent.FAMILIES,
+    **squared.FAMILIES,
     **gpt_oss.FAMILIES,
     **gpt.FAMILIES,
     **alibi.FAMILIES,
@@ -70,6 +73,7 @@ FAMILIES: dict[str, Family] = {
     **latent.FAMILIES,
     **griffin.FAMILIES,
     **wrapped.FAMILIES,
+    **llama4.FAMILIES,
     **gemma3n.FAMILIES,
     **gemma4.FAMILIES,
 }

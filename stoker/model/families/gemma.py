@@ -43,7 +43,7 @@ def _gemma(f: Fields) -> ModelSpec:
     return _decoder(f, attention(f))
 
 
-def _gemma2(f: Fields) -> ModelSpec:
+def _gemma2(f: Fields, *, post_norms: bool = True) -> ModelSpec:
     slides = layer_types(f, lambda index: index % 2 == 0)
     score_cap, logit_cap = (
         f.number(name, f.default_or_null(name, default))
@@ -57,9 +57,13 @@ def _gemma2(f: Fields) -> ModelSpec:
     return _decoder(
         f,
         mixers,
-        layer={"post_norms": True},
+        layer={"post_norms": post_norms},
         logit_softcap=logit_cap,
     )
+
+
+def _vault_gemma(f: Fields) -> ModelSpec:
+    return _gemma2(f, post_norms=False)
 
 
 def _gemma3(f: Fields) -> ModelSpec:
@@ -116,6 +120,9 @@ FAMILIES = {
         _gemma2,
         GEMMA2,
         "as Gemma; norms before and after, soft caps on scores and logits, alternating windows",
+    ),
+    "VaultGemmaForCausalLM": Family(
+        "VaultGemma", _vault_gemma, GEMMA2, "as Gemma 2, with norms before the parts only"
     ),
     "Gemma3ForCausalLM": Family(
         "Gemma 3 text (270M, 1B)",

@@ -65,15 +65,23 @@ def _phi3(f: Fields) -> ModelSpec:
     return decoder(f, attention(f, window=f.size("sliding_window", None)))
 
 
-def _smollm3(f: Fields) -> ModelSpec:
+def rotating_layers(f: Fields) -> list[bool]:
+    """Whether each layer has a rotary embedding: 1 in no_rope_layers, or else by the interval."""
     interval = f.size("no_rope_layer_interval", 4)
     count = f.layers()
+    if f.values.get("no_rope_layers") == []:  # as in Llama 4: not given
+        del f.values["no_rope_layers"]
     turns = f.items("no_rope_layers", count) or [(i + 1) % interval for i in range(count)]
     for turn in turns:
         if type(turn) not in (int, bool):
             raise ModelError(
                 f"no_rope_layers in config.json must hold 0 or 1 for each layer, not {short(turn)}"
             )
+    return [bool(turn) for turn in turns]
+
+
+def _smollm3(f: Fields) -> ModelSpec:
+    turns = rotating_layers(f)
     windowed = f.flag("use_sliding_window") and "sliding_window" in f.values
     slides = layer_types(f, lambda index: windowed and not turns[index])
     slides = [windowed and slide for slide in slides]
