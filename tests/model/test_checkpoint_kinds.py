@@ -237,7 +237,7 @@ def test_every_family_of_transformers_is_found_by_its_model_type():
     ("config", "message"),
     [
         ({}, "names no architecture; add .*LlamaForCausalLM"),
-        ({"model_type": "mamba"}, "names no architectures, and its model_type 'mamba' .*gemma"),
+        ({"model_type": "xlnet"}, "names no architectures, and its model_type 'xlnet' .*gemma"),
         ({"model_type": "lama"}, "did you mean 'llama'"),
         ({"model_type": 7}, "its model_type 7 stands for none"),
         ({"model_type": ["llama"]}, r"its model_type \['llama'\] stands for none"),
