@@ -17,6 +17,7 @@ from stoker import LLM, SamplingParams
 from stoker.engine.scheduling.forecast import Forecast
 from stoker.model.families import FAMILIES
 from stoker.model.families.__main__ import page
+from stoker.model.families.refused import REFUSED
 from stoker.ops.attention_cpu import CpuAttention
 from stoker.ops.native.build import load_kernels
 from stoker.ops.select import Operations
@@ -55,6 +56,15 @@ def short_prompts():
 def test_every_family_has_a_row(zoo):
     plain = {config["architectures"][0] for config, _ in PLAIN.values()}
     assert {zoo(name).model.config.architectures[0] for name in ZOO} | plain == set(FAMILIES)
+
+
+def test_what_transformers_generates_with_is_taken_or_refused_with_a_reason():
+    from transformers.models.auto import modeling_auto
+
+    known = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    assert known <= {*FAMILIES, *REFUSED}
+    assert {*REFUSED} <= known
+    assert not {*FAMILIES} & {*REFUSED}
 
 
 def test_the_page_of_models_is_up_to_date():

@@ -42,6 +42,7 @@ from stoker.model.families import (
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
 from stoker.model.families.per_layer import per_layer_spec
+from stoker.model.families.refused import REFUSED
 from stoker.model.spec.model import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "architecture", "spec_from_config"]
@@ -87,6 +88,8 @@ def spec_from_config(config: Mapping[str, Any]) -> tuple[ModelSpec, Family]:
             missing, of a wrong type or not supported.
     """
     name = architecture(config)
+    if name in REFUSED:
+        raise ModelError(f"config.json: architecture {name!r} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise ModelError(
             f"config.json: architecture {name!r} is not supported; {suggest(name, [*FAMILIES])}"

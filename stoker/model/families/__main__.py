@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stoker.model.families import FAMILIES
+from stoker.model.families.refused import REFUSED
 
 HEAD = """\
 # Models
@@ -70,17 +71,27 @@ prompts and answers fit into the original context (4,096 tokens for Phi-3.5 mini
   float64 are loaded.
 - Adapters (a folder with adapter_config.json and no config.json): merge them into their base model
   first.
-- State spaces, encoders, models of images or sound. Of the wrapped
-  models in the table (`...ForConditionalGeneration`) the text model is loaded, for prompts of text.
+- Encoders, models of images or sound. Of the wrapped models in the table
+  (`...ForConditionalGeneration`) the text model is loaded, for prompts of text.
+- Remote code, always: `auto_map` in a config.json is not followed.
 - A field with a value that nothing here implements, by name: Gemma with attention in
   both directions, GPT-2 with cross-attention.
+"""
+
+
+REASONS = """
+Of the architectures that transformers {release} generates text with:
+
+| architecture | why it is refused |
+| --- | --- |
 """
 
 
 def page() -> str:
     """The text of docs/models.md."""
     rows = (f"| {name} | {family.models} | {family.about} |\n" for name, family in FAMILIES.items())
-    return HEAD + "".join(rows) + TAIL
+    refused = (f"| {name} | {REFUSED[name]} |\n" for name in sorted(REFUSED, key=str.lower))
+    return "".join((HEAD, *rows, TAIL, REASONS.format(release="5.24"), *refused))
 
 
 if __name__ == "__main__":
