@@ -42,6 +42,11 @@ MIXTURES = {
     "olmoe": ("Olmoe", {**DERIVED, **EXPERTS}),
     "flex_olmo": ("FlexOlmo", {**DERIVED, **EXPERTS, "norm_topk_prob": True}),
     "granite_moe": ("GraniteMoe", {**DERIVED, **EXPERTS, **GRANITE}),
+    "granite_moe_swa": (
+        "GraniteMoeSWA",
+        {**DERIVED, **EXPERTS, **GRANITE, **WINDOW, "shared_intermediate_size": 32}
+        | {"layer_rope_theta": [10000.0, 0, 500.0]},
+    ),
     "granite_moe_shared": (
         "GraniteMoeShared",
         {**DERIVED, **EXPERTS, **GRANITE, "shared_intermediate_size": 32},

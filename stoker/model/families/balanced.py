@@ -32,6 +32,7 @@ from stoker.model.families.parts import (
     layer_types,
     with_windows,
 )
+from stoker.model.families.recent import window_pattern
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
 from stoker.model.weights import Names
@@ -74,8 +75,7 @@ def _dots1(f: Fields) -> ModelSpec:
 
 def _exaone_moe(f: Fields) -> ModelSpec:
     windowed = "sliding_window" in f.values
-    pattern = f.size("sliding_window_pattern", 4) if windowed else 1
-    slides = layer_types(f, lambda index: windowed and (index + 1) % pattern != 0)
+    slides = layer_types(f, window_pattern(f, windowed))
     mixer = attention(f, qk_norm="head", qkv_bias=False, out_bias=False)
     mixers = with_windows(f, mixer, slides)
     if windowed:  # layers that see everything are blind to positions

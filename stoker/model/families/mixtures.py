@@ -27,6 +27,7 @@ from stoker.model.families.parts import (
     layer_types,
     with_windows,
 )
+from stoker.model.families.recent import SINKS, granite_swa_mixers
 from stoker.model.families.rope import given_rope
 from stoker.model.rope import Rope
 from stoker.model.spec.attention import AttentionSpec
@@ -164,11 +165,15 @@ def _dbrx(f: Fields) -> ModelSpec:
     )
 
 
-def _granite_moe(f: Fields) -> ModelSpec:
+def _granite_moe(f: Fields, mixers: Sequence[PartSpec] | None = None) -> ModelSpec:
     size = f.number("shared_intermediate_size", 0)
     shared = DenseSpec(f.size("shared_intermediate_size"), activation(f)) if size else None
     routes = routing(f, ("num_local_experts",), scores="softmax of chosen")
-    return granite(f, experts(f, routes, "intermediate_size", shared=shared))
+    return granite(f, experts(f, routes, "intermediate_size", shared=shared), mixers)
+
+
+def _granite_moe_swa(f: Fields) -> ModelSpec:
+    return _granite_moe(f, granite_swa_mixers(f))
 
 
 MIXTRAL = {
@@ -296,5 +301,12 @@ FAMILIES = {
         _granite_moe,
         GRANITE_MOE,
         "as Granite, with experts and a shared one or none",
+    ),
+    "GraniteMoeSWAForCausalLM": Family(
+        "Granite with windows and experts",
+        _granite_moe_swa,
+        {**GRANITE_MOE, **SINKS},
+        "as Granite with experts; attention sinks, windows on three layers of four, a rotary "
+        "embedding for each layer or none",
     ),
 }

@@ -40,14 +40,14 @@ def llama3_rope(factor: float) -> dict[str, Any]:
 def _exaone4(f: Fields) -> ModelSpec:
     mixer = attention(f, qk_norm="head", qkv_bias=False, out_bias=False)
     window = f.size("sliding_window", f.default_or_null("sliding_window", 4096))
-    slides = layer_types(f, _pattern(f, window is not None))
+    slides = layer_types(f, window_pattern(f, window is not None))
     mixers = [replace(mixer, window=window) if slide else mixer for slide in slides]
     if window is not None:  # layers that see everything are blind to positions
         mixers = [one if one.window else replace(one, rope=None) for one in mixers]
     return decoder(f, mixers, layer=POST)
 
 
-def _pattern(f: Fields, windowed: bool) -> Callable[[int], bool]:
+def window_pattern(f: Fields, windowed: bool) -> Callable[[int], bool]:
     """Which layers have a window: every n-th does not, or those of letters L in "LLLG"."""
     pattern, count = f.values.get("sliding_window_pattern", 4), f.layers()
     if not windowed or "layer_types" in f.values:
@@ -90,13 +90,18 @@ def _hyperclovax(f: Fields) -> ModelSpec:
     return granite(f, mixers=mixers, layer=layer, logit_scale=f.number("logits_scaling", 1.0))
 
 
-def _granite_swa(f: Fields) -> ModelSpec:
+def granite_swa_mixers(f: Fields) -> list[AttentionSpec]:
+    """With sinks, windows on three layers of four, and each layer's own rotary embedding."""
     mixer = attention(f, scale=f.number("attention_multiplier", 1.0), sinks=True)
     mixers = with_windows(f, mixer, layer_types(f, lambda index: index % 4 != 0), 128)
     thetas = f.items("layer_rope_theta", len(mixers))
     if thetas is not None:
         mixers = [_turned(f, one, theta) for one, theta in zip(mixers, thetas, strict=True)]
-    return granite(f, mixers=mixers, tied=True)
+    return mixers
+
+
+def _granite_swa(f: Fields) -> ModelSpec:
+    return granite(f, mixers=granite_swa_mixers(f), tied=True)
 
 
 def _turned(f: Fields, mixer: AttentionSpec, theta: object) -> AttentionSpec:
