@@ -238,6 +238,8 @@ def _fill(
             block.prepare(formats)
     if tied:
         _tie_head(model, wanted)
+    for place in wanted.leave_out():
+        allocated(model, place.parameter, device).zero_()
     wanted.refuse_rest(left_over, source.path)
 
 

@@ -65,6 +65,13 @@ class WantedTensors:
         """For each parameter that lacks a tensor the name of one."""
         return {place.parameter: name for name, place in reversed(self._places.items())}
 
+    def leave_out(self) -> list[Place]:
+        """The places of optional tensors that have not come, which are wanted no more."""
+        left = {name: place for name, place in self._places.items() if place.source.optional}
+        for name in left:
+            del self._places[name]
+        return list(left.values())
+
     def drop(self, name: str) -> None:
         """Want a tensor no more that nothing needs."""
         del self._places[name]

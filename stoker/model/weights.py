@@ -50,6 +50,7 @@ class From:
             products stay the same.
         plus: added, where a norm's weight is stored as its difference from one; the sum is
             rounded to the model's dtype.
+        optional: zeros if the checkpoint has none.
         otherwise: other ways in which checkpoints store the parameter.
     """
 
@@ -64,6 +65,7 @@ class From:
     quarters: bool = False
     pairs: bool = False
     plus: float = 0.0
+    optional: bool = False
     otherwise: tuple[From, ...] = ()
 
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from zoo import make
 
 from stoker import LLM, SamplingParams
+from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
-from stoker.model.families import spec_from_config
+from stoker.model.families import FAMILIES, spec_from_config
 from stoker.model.layers import latent as layer
 from stoker.model.spec.latent import LatentSpec
 from stoker.ops.attention_cpu import CpuAttention
@@ -66,3 +68,37 @@ def test_expanded_equals_transformers(name, budget, save_checkpoint, monkeypatch
     assert None in ways, "decodes are absorbed"
     mixed = [way for way in ways if way is not None and way.plan is not None]
     assert budget == 7 or mixed, "a step has both"
+
+
+def test_sparse_attention_is_served_where_it_sees_all(save_checkpoint):
+    """The context ends where the indexer would begin to choose."""
+    config = make("deepseek_v32").config.to_dict()
+    spec, _ = spec_from_config(config | {"index_topk": 40})
+    assert spec.context == 40
+    with pytest.raises(ConfigError, match="max_context=300 is more than the model's 256 positions"):
+        LLM(save_checkpoint("deepseek_v32", make("deepseek_v32")).folder, max_context=300)
+
+
+def test_a_correction_that_is_not_stored_is_zero(save_checkpoint, tmp_path):
+    """Released A.X K1 has none, and norms of dense layers that nothing uses."""
+    uncorrected = make("axk1")
+    for key, buffer in uncorrected.named_buffers():
+        if "correction" in key:
+            buffer.zero_()
+    model = save_checkpoint("axk1_uncorrected", uncorrected)
+    uncorrected.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = {name: tensor for name, tensor in load_file(file).items() if "correction" not in name}
+    save_file(tensors | {"model.layers.0.post_mlp_layernorm.weight": torch.ones(48)}, file)
+    prompt = list(range(30))
+    with LLM(tmp_path) as llm:
+        (output,) = llm.generate(
+            [prompt], SamplingParams(temperature=0, max_tokens=8, stop_token_ids=[10**6])
+        )
+    assert output.outputs[0].token_ids == model.greedy(prompt, 8)
+
+
+def test_layers_that_draft_are_passed_over():
+    family = FAMILIES["DeepseekV3ForCausalLM"]
+    assert family.passes_over("model.layers.61.eh_proj.weight", 61)
+    assert not family.passes_over("model.layers.60.eh_proj.weight", 61)

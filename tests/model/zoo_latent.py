@@ -54,6 +54,15 @@ LATENT_MIXTURES = {
         "Glm4MoeLite",
         {**HEADS, **EXPERTS, "mlp_layer_types": ["dense", "sparse", "dense"]},
     ),
+    "deepseek_v32": (
+        "DeepseekV32",
+        {**HEADS, **EXPERTS, **GROUPS, "index_n_heads": 2, "index_head_dim": 12},
+    ),
+    "glm_moe_dsa": (
+        "GlmMoeDsa",
+        {**HEADS, **EXPERTS, "index_n_heads": 2, "index_head_dim": 12, "index_topk_freq": 2},
+    ),
+    "axk1": ("AXK1", {**HEADS, **EXPERTS, **GROUPS}),
     "mistral4": (
         "Mistral4",
         {**HEADS, **EXPERTS, **GROUPS, "head_dim": None, "rope_parameters": GROWING},

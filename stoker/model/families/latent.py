@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from stoker.errors import ModelError
@@ -23,7 +24,7 @@ from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.latent import LatentSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
-from stoker.model.weights import From, Names, names
+from stoker.model.weights import From, Names, changed, names
 from stoker.ops.routing import Routing
 
 MLP = LAYER + "mlp."
@@ -123,6 +124,31 @@ def _glm4_moe_lite(f: Fields) -> ModelSpec:
     return _deepseek_v3(f, dense=1)
 
 
+def _sparse(f: Fields) -> ModelSpec:
+    """V3 whose queries see no more than index_topk keys, chosen by an indexer: within a context
+    of so many tokens they see all, and the indexer's choice makes no difference."""
+    f.insist("rope_interleave", True, True)
+    spec = _deepseek_v3(f)
+    return replace(spec, context=min(spec.context, f.size("index_topk", 2048)))
+
+
+def _glm_moe_dsa(f: Fields) -> ModelSpec:
+    for name in ("n_group", "topk_group"):
+        f.values.setdefault(name, 1)
+    return _sparse(f)
+
+
+def _axk1(f: Fields) -> ModelSpec:
+    spec = _deepseek_v3(f, dense=1)
+    layers = [
+        replace(layer, ffn=replace(layer.ffn, normed=True))
+        if isinstance(layer.ffn, ExpertsSpec)
+        else layer
+        for layer in spec.layers
+    ]
+    return replace(spec, layers=tuple(layers))
+
+
 def _youtu(f: Fields) -> ModelSpec:
     return decoder(f, latent(f, pairs=f.flag("rope_interleave", True)), tied=True)
 
@@ -185,6 +211,22 @@ DEEPSEEK: Names = {
     "layers.{i}.ffn.router.weight": From((MLP + "gate.weight",)),
     "layers.{i}.ffn.router.correction": From((MLP + "gate.e_score_correction_bias",)),
 }
+AXK1: Names = {
+    **changed(DEEPSEEK, "correction", optional=True),
+    "layers.{i}.ffn.sum_norm.weight": ways(
+        LAYER + "post_mlp_layernorm.weight", MLP + "post_mlp_layernorm.weight"
+    ),
+}
+INDEXER = tuple(
+    f"indexer.{name}"
+    for name in (
+        "wq_b.weight",
+        "wk.weight",
+        "k_norm.weight",
+        "k_norm.bias",
+        "weights_proj.weight",
+    )
+)
 
 FAMILIES = {
     "DeepseekV2ForCausalLM": Family(
@@ -202,6 +244,29 @@ FAMILIES = {
     ),
     "Glm4MoeLiteForCausalLM": Family(
         "GLM-4.7 Flash", _glm4_moe_lite, DEEPSEEK, "as DeepSeek V3", drafts=True
+    ),
+    "DeepseekV32ForCausalLM": Family(
+        "DeepSeek V3.2 (in bfloat16)",
+        _sparse,
+        DEEPSEEK,
+        "as DeepSeek V3, for contexts that its sparse attention sees whole: 2,048 tokens",
+        ignored=("rotary_emb.inv_freq", *INDEXER),
+        drafts=True,
+    ),
+    "GlmMoeDsaForCausalLM": Family(
+        "GLM-5 (in bfloat16)",
+        _glm_moe_dsa,
+        DEEPSEEK,
+        "as DeepSeek V3.2, for contexts of 2,048 tokens",
+        ignored=("rotary_emb.inv_freq", *INDEXER),
+        drafts=True,
+    ),
+    "AXK1ForCausalLM": Family(
+        "A.X K1",
+        _axk1,
+        AXK1,
+        "as DeepSeek V3, with a norm behind the experts",
+        ignored=("rotary_emb.inv_freq", "post_mlp_layernorm.weight"),  # of dense layers
     ),
     "YoutuForCausalLM": Family("Youtu-LLM 2B", _youtu, LATENT, "latent attention, dense networks"),
     "MiniCPM3ForCausalLM": Family(

@@ -13,6 +13,7 @@ from stoker.model import roles
 from stoker.model.layers.linear import LayerPart, Linear
 from stoker.model.layers.networks import gate_up_sizes
 from stoker.model.module import Module
+from stoker.model.norms import make_norm
 from stoker.model.roles import Role
 from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
@@ -172,7 +173,8 @@ class Experts(LayerPart):
         self.shared = None
         if spec.shared is not None:
             self.shared = SharedExpert(spec.shared, model.hidden, spec.shared_gate)
-        self.adds_in_sum = self.adds_in_product and spec.scale == 1
+        self.adds_in_sum = self.adds_in_product and spec.scale == 1 and not spec.normed
+        self.sum_norm = make_norm((model.hidden,), model.norm, spec.normed)
         self._run: ExpertsFn | None = None
 
     def prepare(self, formats: Formats) -> None:
@@ -219,7 +221,7 @@ class Experts(LayerPart):
             return y
         if self.spec.scale != 1:
             y = y * self.spec.scale
-        return self.added(y, residual, step.ops)
+        return self.added(self.sum_norm(y, step.ops), residual, step.ops)
 
 
 def _dropped(

@@ -26,6 +26,7 @@ class ExpertsSpec(PartSpec):
             (Nemotron 3). The router and the shared expert read x itself.
         bias: a learned vector is added to the sum (JetMoE).
         scale: of the whole.
+        normed: it goes through a norm then (A.X K1).
         kept: those that are loaded, ascending, if not all; the others are never chosen.
 
     Raises:
@@ -42,6 +43,7 @@ class ExpertsSpec(PartSpec):
     latent: int | None = None
     bias: bool = False
     scale: float = 1.0
+    normed: bool = False
     kept: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +91,8 @@ class ExpertsSpec(PartSpec):
         biases = self.loaded * self.expert.other_parameters(width, norm)
         shared = self.shared.other_parameters(hidden, norm) if self.shared else 0
         vectors = self.router_bias + (routing.correction is not None) + routing.gains
-        return idle + biases + shared + vectors * routing.experts + self.bias * hidden
+        around = self.bias * hidden + self.normed * norm.parameters(hidden)
+        return idle + biases + shared + vectors * routing.experts + around
 
 
 @dataclass(frozen=True)
