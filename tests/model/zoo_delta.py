@@ -21,7 +21,28 @@ EXPERTS = {
 # transformers saves the convolution in equal thirds, whatever the sizes
 OLMO = {key: value for key, value in NET.items() if key != "head_dim"}
 OLMO |= {"head_dim": None, "linear_value_head_dim": 4}
+KIMI = {
+    "initializer_range": 0.12,
+    "rms_norm_eps": 1e-3,
+    "head_dim": None,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 20,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "num_experts": 6,
+    "num_experts_per_token": 2,
+    "moe_intermediate_size": 24,
+    "linear_attn_config": {
+        "full_attn_layers": [2],
+        "kda_layers": [1, 3],
+        "num_heads": 3,
+        "head_dim": 8,
+        "short_conv_kernel_size": 3,
+    },
+}
 DELTA = {
+    "kimi_linear": ("KimiLinear", KIMI),
     "olmo_hybrid": ("OlmoHybrid", OLMO),
     "olmo_hybrid_nope": (
         "OlmoHybrid",
