@@ -26,6 +26,23 @@ STATES = {
         "Lfm2",
         {**LFM2, "conv_bias": True, "conv_L_cache": 5, "tie_word_embeddings": False},
     ),
+    "lfm3": (
+        "Lfm3",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "sliding_attention", "full_attention", "conv"],
+            "sliding_window": 16,
+            "conv_L_cache": 7,
+        },
+    ),
+    "lfm3_plain": (
+        "Lfm3",
+        {
+            "layer_types": ["conv", "full_attention", "conv"],
+            "use_sandwich_norm": False,
+            "conv_bias": True,
+        },
+    ),
     "mamba": ("Mamba", ALONE),
     "mamba_bias": (
         "Mamba",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stoker.model.families.fields import Fields
 
-STATE, ATTENDS = "linear_attention", "full_attention"
+STATE, ATTENDS, SLIDES = "linear_attention", "full_attention", "sliding_attention"
 # as older configs call the types of layers
 _OLD_TYPES = {"mamba": STATE, "mamba2": STATE, "attention": ATTENDS}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stoker.model.families.experts import expert_names, routing, sparse_layers, whole
 from stoker.model.families.fields import Fields
-from stoker.model.families.layer_kinds import ATTENDS, kinds_of
+from stoker.model.families.layer_kinds import ATTENDS, SLIDES, kinds_of
 from stoker.model.families.parts import LAYER, OUTER, Family, attention, decoder
 from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.experts import ExpertsSpec
@@ -68,6 +70,40 @@ def _lfm2_moe(f: Fields) -> ModelSpec:
     return decoder(f, _lfm2_layers(f), ffn=ffn, norm=_lfm2_norm(f), tied_head=tied)
 
 
+# transformers' defaults, which its configs write down
+_LFM3_ROPES = {
+    SLIDES: {"rope_type": "default", "rope_theta": 10000.0},
+    ATTENDS: {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.5},
+}
+
+
+def _lfm3(f: Fields) -> ModelSpec:
+    f.insist("attention_bias", False, False)
+    f.insist("use_attention_gate", True, True)
+    f.values.setdefault("rope_parameters", _LFM3_ROPES)
+    kinds = kinds_of(f, (ATTENDS, SLIDES, "conv"), "layer_types", count=f.layers())
+    if kinds is None:
+        cycle = (SLIDES, "conv", ATTENDS, "conv")
+        kinds = [cycle[n % 4] if n else "conv" for n in range(f.layers())]
+    changes: dict[str, Any] = {"qk_norm": "head", "gate": "sigmoid", "gates_heads": True}
+    parts: dict[str, PartSpec] = {
+        "conv": ConvSpec(f.size("hidden_size"), f.size("conv_L_cache", 7), f.flag("conv_bias"))
+    }
+    if ATTENDS in kinds:
+        parts[ATTENDS] = attention(f, kind=ATTENDS, **changes)
+    if SLIDES in kinds:
+        window = f.size("sliding_window", 256)
+        parts[SLIDES] = attention(f, kind=SLIDES, window=window, **changes)
+    return decoder(
+        f,
+        [parts[kind] for kind in kinds],
+        ffn=DenseSpec(f.size("intermediate_size")),
+        norm=_lfm2_norm(f),
+        tied=True,
+        layer={"post_norms": f.flag("use_sandwich_norm", True)},
+    )
+
+
 _FEED_FORWARD = LAYER + "feed_forward."
 LFM2 = {
     **names("", OUTER),
@@ -97,16 +133,40 @@ LFM2 = {
         },
     ),
 }
+
+
 LFM2_MOE = {
     **LFM2,
     **expert_names(_FEED_FORWARD, "w1 w3 w2"),
     "layers.{i}.ffn.router.weight": From((_FEED_FORWARD + "gate.weight",)),
     "layers.{i}.ffn.router.correction": From((_FEED_FORWARD + "expert_bias",)),
 }
+LFM3 = {
+    **LFM2,
+    **names(
+        LAYER,
+        {
+            "layers.{i}.mixer.post_norm.weight": "post_operator_norm.weight",
+            "layers.{i}.ffn.post_norm.weight": "post_ffn_norm.weight",
+            "layers.{i}.mixer.qkv.weight": " ".join(
+                f"self_attn.{name}_proj.weight" for name in ("gate", "q", "k", "v")
+            ),
+            "layers.{i}.mixer.out.weight": "self_attn.o_proj.weight",
+            "layers.{i}.mixer.q_norm.weight": "self_attn.q_norm.weight",
+            "layers.{i}.mixer.k_norm.weight": "self_attn.k_norm.weight",
+        },
+    ),
+}
 
 FAMILIES = {
     "Lfm2ForCausalLM": Family(
         "LFM2 350M to 2.6B", _lfm2, LFM2, "short convolutions between gates, some attention"
+    ),
+    "Lfm3ForCausalLM": Family(
+        "LFM3",
+        _lfm3,
+        LFM3,
+        "as LFM2, with windows, two rotary embeddings, gated heads and norms around each part",
     ),
     "Lfm2MoeForCausalLM": Family("LFM2 8B-A1B", _lfm2_moe, LFM2_MOE, "as LFM2, with experts"),
 }
