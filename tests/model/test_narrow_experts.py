@@ -36,10 +36,10 @@ def slim(save_checkpoint):
     narrow = PhimoeForCausalLM(PhimoeConfig(**SIZES, intermediate_size=WIDTHS[1])).eval()
     kept = {}
     for name, tensor in wide.state_dict().items():
-        if name.endswith("gate_up_proj"):
-            gate, up = tensor.chunk(2, dim=1)
-            tensor = torch.cat((gate[:, : WIDTHS[1]], up[:, : WIDTHS[1]]), dim=1)
         kept[name] = tensor[..., : WIDTHS[1]] if name.endswith("experts.down_proj") else tensor
+        if name.endswith("gate_up_proj"):
+            parts = [part[:, : WIDTHS[1]] for part in tensor.chunk(2, dim=1)]
+            kept[name] = torch.cat(parts, dim=1)
     narrow.load_state_dict(kept)
     models = dict(zip(WIDTHS, (wide, narrow), strict=True))
     return {width: save_checkpoint(f"phimoe{width}", model) for width, model in models.items()}

@@ -67,10 +67,8 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         (
             "AXK2ForCausalLM",
-            "DeepseekV32ForCausalLM",
             "DeepseekV4ForCausalLM",
             "Dots3NoteForCausalLM",
-            "GlmMoeDsaForCausalLM",
             "HYV4ForCausalLM",
             "MiniMaxM3VLForCausalLM",
             "Qwen4ExpForCausalLM",
@@ -80,9 +78,7 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         (
             "BailingHybridForCausalLM",
-            "KimiLinearForCausalLM",
             "LaraMiniForCausalLM",
-            "Lfm3ForCausalLM",
             "MiniMaxForCausalLM",
             "RwkvForCausalLM",
             "xLSTMForCausalLM",
@@ -93,7 +89,6 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "AXK1ForCausalLM",
             "BeamForCausalLM",
             "CohereCompassForCausalLM",
             "CpmAntForCausalLM",
@@ -102,7 +97,6 @@ REFUSED: dict[str, str] = {
             "DogeForCausalLM",
             "DoryForCausalLM",
             "GPTNeoXJapaneseForCausalLM",
-            "GraniteMoeSWAForCausalLM",
             "HrmTextForCausalLM",
             "Inkling2ForCausalLM",
             "Inkling2LoopForCausalLM",
