@@ -142,3 +142,14 @@ def test_gemma_4_as_published_is_as_saved():
     published["num_kv_shared_layers"] = 3
     with pytest.raises(ModelError, match="leaves layer 1 no layer of its kind before it"):
         spec_from_config(published)
+
+
+def test_the_text_of_qwen2_vl_is_described_outside_or_within():
+    """Published configs are flat and call their rotary embedding mrope; transformers 5 nests."""
+    config, _ = make_config("qwen2_5_vl")
+    nested = {**config.to_dict(), "architectures": ["Qwen2_5_VLForConditionalGeneration"]}
+    text = {**nested["text_config"], "rope_theta": 10000.0}
+    del text["rope_parameters"], text["layer_types"]
+    flat = {**text, "architectures": nested["architectures"], "tie_word_embeddings": True}
+    flat["rope_scaling"] = {"type": "mrope", "mrope_section": [2, 2, 2]}
+    assert spec_from_config(flat)[0] == spec_from_config(nested)[0]

@@ -165,12 +165,15 @@ QWEN_VISION = {
     "num_position_embeddings": 16,
     "deepstack_visual_indexes": [],
 }
+QWEN2_VISION = {"depth": 1, "embed_dim": 16, "hidden_size": 48, "num_heads": 2}
 VISIONS = {
     "Aria": lambda: hf.Idefics3VisionConfig(**VISION),
     "Gemma3": lambda: hf.SiglipVisionConfig(**VISION),
     "Gemma4": lambda: None,
     "Gemma4Unified": lambda: None,
     "Mistral3": lambda: hf.PixtralVisionConfig(**VISION),
+    "Qwen2VL": lambda: hf.Qwen2VLConfig(vision_config=QWEN2_VISION).vision_config,
+    "Qwen2_5_VL": lambda: hf.Qwen2_5_VLConfig(vision_config=QWEN_VISION).vision_config,
     "Qwen3VL": lambda: hf.Qwen3VLConfig(vision_config=QWEN_VISION).vision_config,
     "Qwen3VLMoe": lambda: hf.Qwen3VLMoeConfig(vision_config=QWEN_VISION).vision_config,
     "Qwen3_5": lambda: hf.Qwen3_5Config(vision_config=QWEN_VISION).vision_config,
@@ -178,7 +181,13 @@ VISIONS = {
 }
 # Text models that have no class of their own for texts alone
 MROPE = theta({"rope_type": "default", "mrope_section": [4, 3, 3], "mrope_interleaved": True})
+MROPE2 = theta({"rope_type": "default", "mrope_section": [2, 2, 2]})
 TEXTS = {
+    "qwen2_vl_text": ("Qwen2VLText", {**DERIVED, **MROPE2}),
+    "qwen2_5_vl_text": (
+        "Qwen2_5_VLText",
+        {**DERIVED, **MROPE2, **WINDOW, "use_sliding_window": True, "max_window_layers": 1},
+    ),
     "qwen3_vl_text": ("Qwen3VLText", MROPE),
     "qwen3_vl_moe_text": ("Qwen3VLMoeText", {**EXPERTS, **MROPE, "mlp_only_layers": [1]}),
 }
@@ -190,6 +199,8 @@ WRAPPED = {
     "mistral3": ("Mistral3", {"tie_word_embeddings": False}, "mistral"),
     "mistral4_wrapped": ("Mistral3", {"tie_word_embeddings": False}, "mistral4"),
     "mistral3_tied": ("Mistral3", {"tie_word_embeddings": True}, "ministral3"),
+    "qwen2_vl": ("Qwen2VL", {}, "qwen2_vl_text"),
+    "qwen2_5_vl": ("Qwen2_5_VL", {"tie_word_embeddings": True}, "qwen2_5_vl_text"),
     "qwen3_vl": ("Qwen3VL", {"tie_word_embeddings": True}, "qwen3_vl_text"),
     "qwen3_vl_moe": ("Qwen3VLMoe", {"tie_word_embeddings": False}, "qwen3_vl_moe_text"),
     "aria": ("Aria", {}, "aria_text"),

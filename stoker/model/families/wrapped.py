@@ -73,24 +73,30 @@ def _mistral3(f: Fields) -> ModelSpec:
     return MISTRAL_TEXTS[kind].spec(text)
 
 
-def _qwen3_vl(f: Fields, name: str, **defaults: Any) -> ModelSpec:
+def _qwen_vl(f: Fields, name: str, **defaults: Any) -> ModelSpec:
     """Positions in three dimensions are all alike in a text, and images add to no layer."""
-    text = text_fields(f, {"rope_theta": 500000.0, **defaults})
-    # transformers leaves out what is false, and the text model's own field means nothing
-    text.values["tie_word_embeddings"] = f.flag("tie_word_embeddings")
+    if "text_config" not in f.values:  # as Qwen2-VL and 2.5-VL are published
+        f = Fields({"text_config": f.values}, f.architecture)
+    text = text_fields(f, defaults)
     for field in ("rope_scaling", "rope_parameters"):  # of images
         text.values[field] = {
-            key: value for key, value in text.within(field).values.items() if "mrope" not in key
+            key: value
+            for key, value in text.within(field).values.items()
+            if "mrope" not in key and value != "mrope"
         }
     return FAMILY_OF_TEXT[name].spec(text)
 
 
-def _qwen3_vl_dense(f: Fields) -> ModelSpec:
-    return _qwen3_vl(f, "Qwen3ForCausalLM")
+def _qwen2_vl(f: Fields) -> ModelSpec:
+    return _qwen_vl(f, "Qwen2ForCausalLM", rope_theta=1e6, max_window_layers=80)
+
+
+def _qwen3_vl(f: Fields) -> ModelSpec:
+    return _qwen_vl(f, "Qwen3ForCausalLM", rope_theta=500000.0)
 
 
 def _qwen3_vl_moe(f: Fields) -> ModelSpec:
-    return _qwen3_vl(f, "Qwen3MoeForCausalLM", norm_topk_prob=True)
+    return _qwen_vl(f, "Qwen3MoeForCausalLM", rope_theta=500000.0, norm_topk_prob=True)
 
 
 def _aria(f: Fields) -> ModelSpec:
@@ -125,9 +131,25 @@ FAMILIES = {
         renamed=RENAMED,
         beside=BESIDE,
     ),
+    "Qwen2VLForConditionalGeneration": Family(
+        "Qwen2-VL, QVQ",
+        _qwen2_vl,
+        LLAMA,
+        "the text model, Qwen2; the model of images is left out",
+        renamed=RENAMED,
+        beside=QWEN_BESIDE,
+    ),
+    "Qwen2_5_VLForConditionalGeneration": Family(
+        "Qwen2.5-VL",
+        _qwen2_vl,
+        LLAMA,
+        "the text model, Qwen2.5; the model of images is left out",
+        renamed=RENAMED,
+        beside=QWEN_BESIDE,
+    ),
     "Qwen3VLForConditionalGeneration": Family(
         "Qwen3-VL (2B, 4B, 8B, 32B)",
-        _qwen3_vl_dense,
+        _qwen3_vl,
         LLAMA,
         "the text model, Qwen3; the model of images is left out",
         renamed=RENAMED,
