@@ -97,7 +97,9 @@ def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts, monkeypa
     assert tokens == [[one] * 3 for one in expected]
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere_qk_norm", "olmo3", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", "gemma3", "gemma3n", "granite_swa", "llama4", "cohere_qk_norm", "gpt2"]
+)
 def test_plain_operations_give_the_same(name, zoo, short_prompts):
     """Where no C compiler is at hand, PyTorch's own operations serve."""
     model = zoo(name)
@@ -109,7 +111,7 @@ def test_plain_operations_give_the_same(name, zoo, short_prompts):
     assert worst_difference(seen, model) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere_qk_norm", "glm4", "gpt2", "opt"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3n", "gpt_oss", "cohere_qk_norm", "gpt2", "opt"])
 def test_bfloat16(name, zoo, short_prompts):
     model = zoo(name)
     with LLM(model.folder, dtype="bfloat16") as llm:

@@ -5,7 +5,7 @@ import transformers as hf
 from zoo_delta import DELTA, DELTA_CLASSES, DELTA_WRAPPED
 from zoo_latent import LATENT, LATENT_MIXTURES
 from zoo_mixtures import EXPERTS, MIXTURES
-from zoo_modern import INSIDE, MODERN, MODERN_MIXTURES, MODERN_TEXTS
+from zoo_modern import INSIDE, MODERN, MODERN_MIXTURES, MODERN_TEXTS, TOKENS
 from zoo_older import FUSED, OLDER, OWN_SIZES
 from zoo_sizes import (
     DERIVED,
@@ -240,7 +240,7 @@ def make_config(name):
         **{key: None if value == "null" else value for key, value in fields.items()}
     )
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, token, 0 if (family, token) == ("Cwm", "bos_token_id") else None)
+        setattr(config, token, 0 if token in TOKENS.get(family, ()) else None)
     return config, model_class
 
 

@@ -68,6 +68,7 @@ MODERN = {
     "seed_oss": ("SeedOss", {"mlp_bias": True}),
     "helium": ("Helium", {"head_dim": 12}),
     "cwm": ("Cwm", WINDOW),
+    "emu3": ("Emu3", DERIVED),
     "hyperclovax": ("HyperCLOVAX", {**DERIVED, **GRANITE}),
     "vault_gemma": ("VaultGemma", {**WINDOW, "query_pre_attn_scalar": 10}),
     "arcee": ("Arcee", {"mlp_bias": True}),
@@ -82,8 +83,10 @@ MODERN = {
         {**DERIVED, **WINDOW, **GRANITE, "layer_rope_theta": [0, 1e4, 5e3]},
     ),
 }
+# tokens that their configs want
+TOKENS = {"Cwm": ("bos_token_id",), "Emu3": ("bos_token_id", "pad_token_id")}
 # their config classes, where they are not named after the family
-MODERN_TEXTS = ("Gemma3n", "Gemma4", "Gemma4Unified", "Llama4")
+MODERN_TEXTS = ("Emu3", "Gemma3n", "Gemma4", "Gemma4Unified", "Llama4")
 # those whose bits may depend on the batch
 MODERN_MIXTURES = {
     "llama4": (

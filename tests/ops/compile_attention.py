@@ -93,6 +93,7 @@ def main():
     for wide in (0, 1):
         kind = "wide" if wide else "narrow"
         kernels[f"{kind} 256"] = attend(wide, head_dim=256)
+        kernels[f"{kind} 512"] = attend(wide, head_dim=512, group=8)
         kernels[f"{kind} options"] = attend(wide, every_option=True, head_dim=80, page=1)
         kernels[f"{kind} alibi"] = attend(wide, modify=alibi)
         kernels[f"{kind} near and far"] = attend(wide, modify=near_and_far)

@@ -46,6 +46,7 @@ reasoning and chat is the system message, `detailed thinking on` or `off`: one i
 | yarn | a ramp from low to high frequencies; `max_context` up to factor times the original |
 | dynamic | a base that grows with the context; `max_context` up to factor times the original |
 | longrope | a factor for each frequency; one set up to the original context, another beyond |
+| proportional | the first frequencies of a whole head, the others 0 (Gemma 4) |
 
 A key is rotated once, when it is cached, and prompts share cached keys. So the frequencies of
 `dynamic` and `longrope` can't follow a sequence as it grows, as they do in transformers: there

@@ -71,6 +71,10 @@ def _helium(f: Fields) -> ModelSpec:
     return decoder(f, attention(f, theta=100_000.0, out_bias=False))
 
 
+def _emu3(f: Fields) -> ModelSpec:
+    return decoder(f, attention(f, theta=1e6))
+
+
 def _cwm(f: Fields) -> ModelSpec:
     if not given_rope(f):
         f.values["rope_parameters"] = llama3_rope(16.0)
@@ -136,6 +140,7 @@ FAMILIES = {
     ),
     "SeedOssForCausalLM": Family("Seed-OSS 36B", _seed_oss, LLAMA, "QKV biases"),
     "HeliumForCausalLM": Family("Helium 1", _helium, PAIRED, "rotary embedding in pairs"),
+    "Emu3ForCausalLM": Family("Emu 3 text", _emu3, LLAMA, "the plain form"),
     "CwmForCausalLM": Family("CWM 32B", _cwm, LLAMA, "windows on three layers of four"),
     "HyperCLOVAXForCausalLM": Family(
         "HyperCLOVA X SEED",
