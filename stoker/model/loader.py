@@ -239,7 +239,8 @@ def _fill(
     if tied:
         _tie_head(model, wanted)
     for place in wanted.leave_out():
-        allocated(model, place.parameter, device).zero_()
+        if not place.dropped:
+            allocated(model, place.parameter, device).zero_()
     wanted.refuse_rest(left_over, source.path)
 
 

@@ -123,14 +123,29 @@ class Place:
         if self.expert is None:
             return parameter[:, self.start : self.stop]
         kept = self.owner.kept
-        slot = self.expert if kept is None else 0 if self.dropped else kept.index(self.expert)
+        slot = 0 if self.dropped else self.expert if kept is None else kept.index(self.expert)
         return parameter[slot, self.start : self.stop]
 
     @property
     def dropped(self) -> bool:
         """Whether the tensor is of an expert that is not loaded."""
         kept = self.owner.kept if isinstance(self.owner, StackedLinear) else None
-        return self.expert is not None and kept is not None and self.expert not in kept
+        return self.idle or (
+            self.expert is not None and kept is not None and self.expert not in kept
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether the tensor is of an expert that has no weights."""
+        expert = -1 if self.expert is None else self.expert
+        return isinstance(self.owner, StackedLinear) and expert >= self.owner.total
+
+    def _of_working(self, experts: int) -> int:
+        """How many of the experts in a tensor of all have weights."""
+        owner = self.owner
+        if not isinstance(owner, StackedLinear) or self.expert is not None:
+            return experts
+        return owner.total if experts == owner.total + owner.idle else experts
 
     def expected(self) -> tuple[int, ...]:
         """The shape that the checkpoint's tensor must have, or one that it may have."""
@@ -149,6 +164,7 @@ class Place:
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of this shape can fill it; axes of length 1 don't count."""
         expected = self.expected()
+        shape = (self._of_working(shape[0]), *shape[1:]) if shape else shape
         if self.source.either and len(shape) == 3:
             return shape in (expected, (expected[0], expected[2], expected[1]))
         return _without_ones(shape) == _without_ones(expected)
@@ -158,6 +174,7 @@ class Place:
         if self.dropped:
             return
         role, target = _role(self.owner), self.target()
+        tensor = tensor[: self._of_working(len(tensor))] if tensor.dim() else tensor
         if self.source.either and tensor.shape != self.expected():
             tensor = tensor.mT
         tensor = tensor.reshape(self._stacked())
@@ -208,9 +225,14 @@ def places(table: Names, model: nn.Module, layers: int) -> Iterator[tuple[str, P
                 for way, one in enumerate((source, *source.otherwise)):
                     for name, place in _split(owner, part, replace(one, otherwise=())):
                         stored = name if part == leaf else name.removesuffix(leaf) + part
-                        named = stored.format(i=i, e=place.expert)
+                        named = stored.format(i=i, e=place.expert, **_halves(i))
                         yield named, replace(place, parameter=ours, way=way)
     assert not left, f"the family's table lacks {sorted(left)}"
+
+
+def _halves(layer: int | None) -> dict[str, int]:
+    """Of checkpoints whose layers stand for two of ours each: which one, and which of both."""
+    return {} if layer is None else {"pair": layer // 2, "side": layer % 2}
 
 
 def _stored_as(owner: nn.Module | None, leaf: str) -> list[str]:
@@ -231,7 +253,7 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
     experts = [None]
     if "{e}" in source.tensors[0]:
         assert isinstance(owner, StackedLinear)
-        experts = range(owner.total)  # type: ignore[assignment]
+        experts = range(owner.total + owner.idle)  # type: ignore[assignment]
     for expert in experts:
         start = 0
         # the last have no tensors, if the projection lacks those parts
@@ -240,7 +262,10 @@ def _split(owner: nn.Module, leaf: str, source: From) -> Iterator[tuple[str, Pla
             stop = _outputs(owner, leaf) if whole else start + sum(sizes[part] for part in parts)
             turned = sum(rotated[part] for part in parts)
             held = parts if len(parts) > 1 else ()
-            yield name, Place("", owner, start, stop, source, turned, held, expert)
+            place = Place("", owner, start, stop, source, turned, held, expert)
+            if place.idle:
+                place = replace(place, source=replace(source, optional=True))
+            yield name, place
             start = stop
 
 

@@ -63,6 +63,13 @@ LATENT_MIXTURES = {
         {**HEADS, **EXPERTS, "index_n_heads": 2, "index_head_dim": 12, "index_topk_freq": 2},
     ),
     "axk1": ("AXK1", {**HEADS, **EXPERTS, **GROUPS}),
+    "longcat": (
+        "LongcatFlash",
+        {**HEADS, "head_dim": 8, "num_hidden_layers": None, "num_layers": 2}
+        | {"intermediate_size": None}
+        | {"ffn_hidden_size": 72, "expert_ffn_hidden_size": 24, "n_routed_experts": 6}
+        | {"zero_expert_num": 3, "moe_topk": 3, "routed_scaling_factor": 2.0},
+    ),
     "mistral4": (
         "Mistral4",
         {**HEADS, **EXPERTS, **GROUPS, "head_dim": None, "rope_parameters": GROWING},

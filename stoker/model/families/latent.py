@@ -31,12 +31,15 @@ MLP = LAYER + "mlp."
 COUNTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
-def latent(f: Fields, query_rank: int | None = 1536, **changes: Any) -> LatentSpec:
+def latent(
+    f: Fields, query_rank: int | None = 1536, theta: float = 10000.0, **changes: Any
+) -> LatentSpec:
     """Latent attention with DeepSeek's fields; `changes` are fields of `LatentSpec`.
 
     Args:
         f: the config.
         query_rank: where the config has no q_lora_rank; null there means none.
+        theta: base of the rotary embedding where the config names none.
     """
     heads = f.size("num_attention_heads")
     f.insist("num_key_value_heads", heads, heads)
@@ -51,7 +54,7 @@ def latent(f: Fields, query_rank: int | None = 1536, **changes: Any) -> LatentSp
         scale=(plain + shared) ** -0.5 * _sharpness(f),
         eps=1e-6,  # whatever the model's other norms have
         query_rank=f.size("q_lora_rank", f.default_or_null("q_lora_rank", query_rank)),
-        rope=rope(f, plain + shared if partial else shared),
+        rope=rope(f, plain + shared if partial else shared, theta=theta),
         bias=f.flag("attention_bias"),
         **changes,
     )

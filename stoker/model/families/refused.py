@@ -102,7 +102,6 @@ REFUSED: dict[str, str] = {
             "Inkling2LoopForCausalLM",
             "InklingForCausalLM",
             "JetMoeForCausalLM",
-            "LongcatFlashForCausalLM",
             "MiMoV2FlashForCausalLM",
             "ModernBertDecoderForCausalLM",
             "XGLMForCausalLM",

@@ -21,6 +21,7 @@ from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.layers.normed_experts import NormedExperts
 from stoker.model.layers.rg_lru import RecurrentBlock
+from stoker.model.layers.shortcut import Shortcut, ShortcutEnd
 from stoker.model.layers.side_by_side import SideBySide
 from stoker.model.layers.state_space import Mamba, Mamba2
 from stoker.model.layers.token_inputs import TokenInput
@@ -35,6 +36,7 @@ from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
 from stoker.model.spec.rg_lru import RgLruSpec
+from stoker.model.spec.shortcut import ShortcutEndSpec, ShortcutSpec
 from stoker.model.spec.side_by_side import SideBySideSpec
 from stoker.model.spec.state_space import Mamba2Spec, MambaSpec
 from stoker.model.step import StepContext
@@ -58,6 +60,8 @@ NETWORKS: Kinds = {
     DenseSpec: Dense,
     ExpertsSpec: Experts,
     NormedExpertsSpec: NormedExperts,
+    ShortcutSpec: Shortcut,
+    ShortcutEndSpec: ShortcutEnd,
     LinearMapSpec: LinearMap,
 }
 

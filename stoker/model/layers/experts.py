@@ -104,7 +104,8 @@ class StackedLinear(Module):
 
     Attributes:
         role: what the outputs of each are.
-        total: experts in the checkpoint.
+        total: experts in the checkpoint that have weights.
+        idle: others, behind them; some checkpoints have tensors of these too.
         kept: those of them that are loaded, E, if not all.
         packed: what the layer keeps of the weight when it has taken it.
     """
@@ -115,7 +116,7 @@ class StackedLinear(Module):
         super().__init__()
         experts, bias = spec.loaded, spec.expert.bias
         self.role = role
-        self.total, self.kept = spec.stored, spec.kept
+        self.total, self.idle, self.kept = spec.stored, spec.identities, spec.kept
         self.experts, self.inputs, self.outputs = experts, inputs, outputs
         self.weight: nn.Parameter | None = _parameter(experts, outputs, inputs)
         self.bias = _parameter(experts, outputs) if bias else None
