@@ -10,6 +10,7 @@ Knows nothing of tensors or of requests.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
@@ -37,7 +38,7 @@ class BlockPool:
         self._refs = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._reused = [False] * num_blocks
-        self._cached_once: dict[int, None] = {}  # ordered by the time of release
+        self._cached_once: OrderedDict[int, None] = OrderedDict()  # by the time of release
         self._cached_reused: dict[int, None] = {}
         # found to have known uses when a block was to be evicted
         self._set_aside: dict[int, None] = {}
@@ -82,6 +83,11 @@ class BlockPool:
                 self._free.append(block)
             else:
                 self._cached(block)[block] = None
+
+    def evict_first(self, block: int) -> None:
+        """Let a cached block go before all others, unless it counts as reused."""
+        if block in self._cached_once:
+            self._cached_once.move_to_end(block, last=False)
 
     def register(self, node: int, block: int) -> None:
         """Note that `block` holds the content of `node`, unless another one does already."""

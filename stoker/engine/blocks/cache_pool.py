@@ -116,6 +116,11 @@ class CachePool:
                 end = found
         return end
 
+    def goes_on(self, node: int) -> bool:
+        """Whether something is known to follow `node`."""
+        holders = [node in pool.blocks for pool in (*self.pools, self.snapshots)]
+        return self.index.users(node) > sum(holders) + (node in self.uses)
+
     def clear_cache(self) -> None:
         """Forget all reusable content; owned blocks stay with their owners."""
         for pool in (*self.pools, self.snapshots):

@@ -13,7 +13,7 @@ the pools to know (block_pool.py); the index only counts them:
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
@@ -75,6 +75,17 @@ class PrefixIndex:
         node, self._next = self._next, self._next + 1
         self._nodes[key], self._keys[node], self._users[node] = node, key, 0
         return node
+
+    def users(self, node: int) -> int:
+        """How many hold `node` or follow it."""
+        return self._users[node]
+
+    def ancestors(self, node: int) -> Iterator[int]:
+        """The nodes that lead to `node`, the nearest first."""
+        parent = self._keys[node][0]
+        while not isinstance(parent, Root):
+            yield parent
+            parent = self._keys[parent][0]
 
     def hold(self, node: int) -> None:
         """Count one more holder of `node`: a block with its content, or what will use it."""

@@ -54,13 +54,16 @@ class BlockTables:
         filled in this step may already be shared in it. Snapshots of states are found from the
         next step on.
 
-        Returns: how many first blocks of `seq` are known in the index, taken over or not.
+        Returns: with states, how many first blocks of `seq` are known, if they are known to be
+        gone on from otherwise; else 0.
         """
         size, start = self.pool.block_size, seq.computed // self.pool.block_size
         known = self._known(seq)
         nodes = known[: self.pool.reusable(known, start)] if known else known
+        goes_on = bool(known) and self.pool.keeps_state and self.pool.goes_on(known[-1])
+        branch = start + len(known) if goes_on else 0
         if not nodes:
-            return start + len(known)
+            return branch
         tables, end = [], start + len(nodes)
         firsts = self._needed_from(end)
         for pool, first, table in zip(
@@ -79,7 +82,7 @@ class BlockTables:
         seq.num_cached_tokens += min(seq.computed, seq.prompt_len) - min(before, seq.prompt_len)
         self.num_hit_tokens += seq.computed - before
         self.free_behind(seq)
-        return start + len(known)
+        return branch
 
     def _known(self, seq: Sequence) -> list[int]:
         """The nodes of the index that follow what `seq` has computed, if that is in the index."""
@@ -120,11 +123,19 @@ class BlockTables:
         It must be held before anything else is done. None if what comes before it is gone.
         """
         size, end = self.pool.block_size, seq.computed // self.pool.block_size
-        if self._only_states:
-            parent: Parent | None = Root(seq.request.prefix_root)
-            for at in range(end):
-                assert parent is not None  # it has just been entered
-                parent = self.pool.index.enter(parent, seq.tokens[at * size : (at + 1) * size])
+        if self._only_states:  # from the last end that was entered, unless that is gone
+            parent: Parent | None = None
+            for start, first in (
+                (seq.num_indexed, seq.index_parent),
+                (0, Root(seq.request.prefix_root)),
+            ):
+                parent = first
+                for at in range(start, end):
+                    if parent is not None:
+                        tokens = seq.tokens[at * size : (at + 1) * size]
+                        parent = self.pool.index.enter(parent, tokens)
+                if parent is not None:
+                    break
             seq.num_indexed, seq.index_parent = end, parent
         node = seq.index_parent
         assert seq.num_indexed == end or node is None

@@ -15,12 +15,15 @@ of prompts end where a snapshot is wanted:
                                                              [ 12 .. 15 ]   last full block: saved
                                                                         [ 16, 17 ]
 
-A snapshot is also wanted where the known part of a prompt ends, if none is there: another prompt
-has gone on otherwise from that block, and a third is likely to. (Marconi, Pan et al., 2025, keeps
-states at such branches and at the ends of sequences.)
+A snapshot is also wanted where the known part of a prompt ends, if another prompt has gone on
+otherwise from there: a third is likely to. (Marconi, Pan et al., 2025, keeps states at such
+branches and at the ends of sequences.)
 
 A snapshot is copied when its step has been computed, and found from the next step on. It is made
 if there is a place for it, in which no other was made in the same step; nobody waits for one.
+
+Those go first that one sequence has gone on from and left a later one behind, as the turns of a
+conversation do; then those that went unused the longest; those that several sequences share last.
 Called by the scheduler.
 """
 
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import sys
 
+from stoker.engine.blocks.prefix_index import Parent
 from stoker.engine.scheduling.block_tables import BlockTables
 from stoker.engine.scheduling.sequence import Sequence
 from stoker.engine.scheduling.step import PlannedStep
@@ -56,6 +60,9 @@ class States:
         self._saves = tables.prefix_cache and pool.snapshots.num_blocks > 0
         self._sources: dict[int, int] = {}  # where a slot gets its state from in the next step
         self._made: dict[int, tuple[int, int]] = {}  # in the step: by node, slot and block
+        # sequences that are known to begin as each snapshot does
+        self._uses = [0] * pool.snapshots.num_blocks
+        self._branch = 0  # where others part from the sequence looked at last
         self.num_saved = self.num_restored = 0
 
     @classmethod
@@ -76,34 +83,51 @@ class States:
         Returns: the position at which a chunk is to end for a snapshot.
         """
         before = seq.computed
-        known = self._tables.take_prefix(seq)
+        branch = self._tables.take_prefix(seq)
         if seq.computed > before:
             node = seq.index_parent
             assert isinstance(node, int)
             block = self._snapshots.blocks[node]
-            self._snapshots.share([block], reuse=True)
-            self._snapshots.release([block])  # to be the last one evicted
+            self._uses[block] += 1
+            self._snapshots.share([block], reuse=self._uses[block] > 1)
+            self._snapshots.release([block])  # to be evicted after others like it
             self._sources[seq.slot] = self._first + block
             self.num_restored += 1
+        self._branch = branch * self._tables.pool.block_size
         if not self._saves or not seq.may_reuse or seq.index_parent is None:
             return NO_STOP
         size = self._tables.pool.block_size
         done = seq.computed // size
-        ends = [(done // self._every + 1) * self._every, (seq.prompt_len - 1) // size, known]
-        return min(end for end in ends if end > done) * size
+        wanted = [end for end in self.ends(seq, done, branch) if end > done]
+        return min(wanted) * size if wanted else NO_STOP
+
+    def ends(self, seq: Sequence, done: int, branch: int) -> list[int]:
+        """Of the blocks of `seq`, of which `done` are computed, how many precede each snapshot."""
+        last = (seq.prompt_len - 1) // self._tables.pool.block_size
+        return [(done // self._every + 1) * self._every, last, branch]
 
     def save(self, seq: Sequence) -> None:
         """Make a snapshot of `seq` at the end of its chunk, which is that of a block."""
-        node = seq.index_parent
-        if not self._snapshots.available or node in self._snapshots.blocks or node in self._made:
+        if not self._snapshots.available:
+            return
+        indexed = seq.num_indexed * self._tables.pool.block_size
+        if indexed == seq.computed and self._is_known(seq.index_parent):
             return
         block = self._snapshots.allocate()  # first, since it may forget nodes
         node = self._tables.enter_end(seq)
-        if node is None or node in self._snapshots.blocks or node in self._made:
+        if node is None or self._is_known(node):
             self._snapshots.release([block])
             return
         self._index.hold(node)
         self._made[node] = seq.slot, block
+        self._uses[block] = 2 if seq.computed == self._branch else 0
+        found = map(self._snapshots.blocks.get, self._index.ancestors(node))
+        before = next((one for one in found if one is not None), None)
+        if before is not None and self._uses[before] == 1:
+            self._snapshots.evict_first(before)
+
+    def _is_known(self, node: Parent | None) -> bool:
+        return node in self._snapshots.blocks or node in self._made
 
     def finish(self, plan: PlannedStep) -> None:
         """Add the copies to a step whose items have all been planned, unless it has none."""

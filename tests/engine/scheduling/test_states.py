@@ -1,12 +1,15 @@
 """States of sequences over random traces: each goes on from the tokens that it has seen."""
 
 import random
+from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scheduler import Driver, expected_text, make_scheduler, random_requests
+from test_scheduler import Driver, expected_text, make_scheduler, random_requests, request
 
-from stoker.engine.blocks.groups import GroupSize, policy_of
+from stoker.engine.blocks.groups import GroupSize, StatePolicy, policy_of
+from stoker.engine.scheduling.replay import replay, save_trace
 
 PAGES = [(), (None,), (6,), (None, 6)]  # windows of the groups beside those of states
 
@@ -19,7 +22,7 @@ def state_groups(windows, block_size, spare, kinds, snapshots):
     return [*pages, *[GroupSize(snapshots, keeps_state=True)] * kinds]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     windows=st.sampled_from(PAGES),
@@ -78,3 +81,96 @@ def test_random_traces(
                 assert one.id in cancelled
     if not prefix_cache or not snapshots:
         assert scheduler.tables.num_hit_tokens == scheduler.states.num_saved == 0
+
+
+def computed(driver, prompts, **params):
+    """Tokens that are computed for `prompts`, one after the other, with one token out for each."""
+    steps = len(driver.steps)
+    for prompt in prompts:
+        driver.scheduler.add(request("r", prompt, max_tokens=1, ignore_eos=True, **params))
+        driver.run()
+    return sum(step.num_tokens for step in driver.steps[steps:])
+
+
+def make(snapshots, pages=True, every=100, **options):
+    groups = [GroupSize(200)] * pages + [GroupSize(snapshots, keeps_state=True)] * 2
+    options = {"max_batch_tokens": 16, "max_context": 200, **options}
+    return Driver(make_scheduler(groups=groups, snapshot_every=every, **options))
+
+
+def test_the_example():
+    """The one at the head of states.py."""
+    driver = make(3, every=3, max_batch_tokens=9, max_running=4)
+    driver.scheduler.add(request("r", range(18), max_tokens=1))
+    driver.run()
+    assert [(item.start, item.end) for step in driver.steps for item in step.items] == [
+        (0, 9),
+        (9, 12),
+        (12, 16),
+        (16, 18),
+    ]
+    assert [list(step.saves) for step in driver.steps] == [
+        [],
+        [(1, 0, 5), (2, 0, 5)],
+        [(1, 0, 6), (2, 0, 6)],
+        [],
+    ]
+    assert computed(driver, [range(18)]) == 2
+    assert driver.steps[-1].copies == ((1, 6, 0), (2, 6, 0))
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_third_prompt_goes_on_from_where_two_part(pages):
+    driver = make(8, pages)
+    stem = list(range(1, 10))
+    assert computed(driver, [[*stem, *[20 + n] * 8] for n in range(3)]) == 17 + 17 + 17 - 8
+    assert driver.scheduler.states.num_restored == 1
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_conversation_leaves_its_earlier_turns_behind(pages):
+    """Three of them in turn, with places for four: the newest state of each is there."""
+    driver = make(4, pages)
+    turns = [[n] * 12 for n in range(3)]
+    assert computed(driver, turns) == 36
+    for _ in range(10):
+        turns = [[*one, *[len(one)] * 8] for one in turns]
+        assert computed(driver, turns) == 3 * (8 + 4)
+
+
+def test_two_samples_and_a_place_for_one():
+    """A fork copies the state of its sibling, which may have ended by then."""
+    driver = make(0, max_running=2)
+    driver.scheduler.add(request("r", range(5), n=2, max_tokens=4, ignore_eos=True))
+    driver.run()
+    copies = [one for step in driver.steps for one in step.copies if one[0]]
+    assert copies == [(1, 0, 1), (2, 0, 1)]
+    assert {index for _, index in driver.done} == {0, 1}
+
+
+def test_a_saved_trace_runs_again(tmp_path):
+    driver = make(3, every=2)
+    for one in random_requests(random.Random(5), 6, 52):
+        driver.scheduler.add(one)
+    driver.run()
+    save_trace(tmp_path / "trace", driver.scheduler.pool.groups, 4, driver.steps)
+    assert replay(tmp_path / "trace") == len(driver.steps)
+    assert any(step.saves for step in driver.steps)
+
+
+def test_a_state_of_other_tokens_is_noticed(tmp_path):
+    driver = make(3, every=2)
+    driver.scheduler.add(request("r", range(9), max_tokens=3, ignore_eos=True))
+    driver.run()
+    wrong = [
+        replace(step, items=tuple(item._replace(slot=at % 2) for item in step.items))
+        for at, step in enumerate(driver.steps)
+    ]
+    save_trace(tmp_path / "trace", driver.scheduler.pool.groups, 4, wrong)
+    with pytest.raises(ValueError, match="goes on from position 8 with the state in slot 1"):
+        replay(tmp_path / "trace")
+
+
+def test_an_end_is_reusable_if_there_is_a_snapshot_of_it():
+    assert StatePolicy().reusable([None, 4, None], 0, 3) == 2
+    assert StatePolicy().reusable([None, 4, None], 5, 1) == 0
