@@ -52,7 +52,7 @@ class GatedDeltaNet(LayerPart):
     def __init__(self, spec: DeltaSpec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
         self.spec, rule = spec, spec.rule
-        self.group = model.group_of(index)
+        self.group = model.state_group_of(index)
         role = Role(spec.sizes, groups=rule.key_heads)
         self.sizes = [sum(spec.sizes[:3]), *spec.sizes[3:]]
         self.in_proj = Linear(model.hidden, sum(spec.sizes), role=role)
@@ -75,7 +75,7 @@ class GatedDeltaNet(LayerPart):
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         ops, plan = step.ops, step.attention[self.group]
-        inputs, states = self.kept(step)
+        inputs, states = self.states(step)
         qkv, gate, b, a = torch.split(self.in_proj(x), self.sizes, dim=1)
         del x
         if self.decay_proj is not None:

@@ -60,7 +60,7 @@ class RecurrentBlock(LayerPart):
     def __init__(self, spec: RgLruSpec, model: ModelSpec, index: int) -> None:
         super().__init__(model, index)
         self.spec = spec
-        self.group = model.group_of(index)
+        self.group = model.state_group_of(index)
         channels = spec.channels
         self.in_proj = Linear(model.hidden, 2 * channels, True, Role((channels, channels)))
         self.conv = Taps(spec.taps, channels, bias=True)
@@ -75,7 +75,7 @@ class RecurrentBlock(LayerPart):
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         ops, plan = step.ops, step.attention[self.group]
-        inputs, states = self.kept(step)
+        inputs, states = self.states(step)
         gate, x = torch.split(self.in_proj(x), self.spec.channels, dim=1)
         x = ops.causal_conv(x, self.conv.weight, self.conv.bias, inputs, plan)
         y = ops.rg_lru(x, self.gates(x), self.fade, states, plan)
