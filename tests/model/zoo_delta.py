@@ -41,7 +41,23 @@ KIMI = {
         "short_conv_kernel_size": 3,
     },
 }
+MINIMAX = {
+    "head_dim": 16,
+    "num_hidden_layers": 4,
+    "initializer_range": 0.12,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 24,
+    "full_attn_alpha_factor": 1.3,
+    "full_attn_beta_factor": 0.8,
+    "linear_attn_alpha_factor": 1.1,
+    "linear_attn_beta_factor": 0.6,
+    "mlp_alpha_factor": 1.2,
+    "block_size": 8,
+}
 DELTA = {
+    "minimax": ("MiniMax", MINIMAX),
     "kimi_linear": ("KimiLinear", KIMI),
     "olmo_hybrid": ("OlmoHybrid", OLMO),
     "olmo_hybrid_nope": (

@@ -79,7 +79,6 @@ REFUSED: dict[str, str] = {
         (
             "BailingHybridForCausalLM",
             "LaraMiniForCausalLM",
-            "MiniMaxForCausalLM",
             "RwkvForCausalLM",
             "xLSTMForCausalLM",
             "ZambaForCausalLM",

@@ -17,6 +17,7 @@ from stoker.model.layers.convolution import GatedConv
 from stoker.model.layers.delta import GatedDeltaNet
 from stoker.model.layers.experts import Experts
 from stoker.model.layers.latent import LatentAttention
+from stoker.model.layers.lightning import LightningAttention
 from stoker.model.layers.linear import LayerPart
 from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.layers.normed_experts import NormedExperts
@@ -32,6 +33,7 @@ from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.experts import ExpertsSpec, NormedExpertsSpec
 from stoker.model.spec.latent import LatentSpec
+from stoker.model.spec.lightning import LightningSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
@@ -54,6 +56,7 @@ MIXERS: Kinds = {
     DeltaSpec: GatedDeltaNet,
     SideBySideSpec: SideBySide,
     RgLruSpec: RecurrentBlock,
+    LightningSpec: LightningAttention,
     LinearMapSpec: LinearMap,
 }
 NETWORKS: Kinds = {
@@ -84,6 +87,13 @@ class Block(Module):
             self.ffn_norm = make_norm(shape, norm, pre and layer.parallel != "one norm")
             self.ffn = NETWORKS[type(layer.ffn)](layer.ffn, model, index)
             self.ffn_sum_norm = make_norm(shape, norm, layer.sum_norms)
+        self.kept = None  # shares of what goes into the mixer and into the network
+        if layer.normed_residual:
+            pairs = zip((self.mixer, self.ffn), layer.normed_residual, strict=True)
+            for part, (_, scale) in pairs:
+                if part is not None:
+                    part.scale_by(scale)
+            self.kept = [share for share, _ in layer.normed_residual]
         self.token_input = self.scale = None
         if layer.token_input is not None:
             self.token_input = TokenInput(layer.token_input, model, index)
@@ -103,6 +113,8 @@ class Block(Module):
         comes next then lies in memory that is still in the processor's cache.
         """
         ops, beside = step.ops, None
+        if self.kept is not None:
+            return self._on_normed(x, step, self.kept)
         if self.mixer is not None:
             if self.parallel and self.ffn is not None:  # before the sum, which may overwrite x
                 normed = self.mixer_norm(x, ops)
@@ -121,3 +133,12 @@ class Block(Module):
         if self.token_input is not None:
             x = self.token_input.forward(x, step, x)
         return x if self.scale is None else x * self.scale
+
+    def _on_normed(self, x: Tensor, step: StepContext, kept: list[float]) -> Tensor:
+        """As `forward`, where the residual is what goes into a part, or a share of it."""
+        parts = ((self.mixer, "mixer_norm"), (self.ffn, "ffn_norm"))
+        for (part, norm), share in zip(parts, kept, strict=True):
+            if part is not None:
+                x = getattr(self, norm)(x, step.ops)
+                x = part.forward(x, step, x * share if share != 1 else x)
+        return x

@@ -128,6 +128,11 @@ class LayerPart(Module):
         self.residual_scale = layer.residual_scale
         self.adds_in_product = not layer.post_norms and layer.residual_scale == 1
 
+    def scale_by(self, scale: float) -> None:
+        """Multiply what is added to the residual."""
+        self.residual_scale = scale
+        self.adds_in_product = self.adds_in_product and scale == 1
+
     def prepare(self, formats: Formats) -> None:
         """Convert the weights, which are then dropped; a second time nothing is done."""
         for module in self.modules():

@@ -28,6 +28,8 @@ class LayerSpec:
         parallel: mixer and feed-forward network both read the layer's input: each through a
             norm of its own ("two norms") or both through one ("one norm").
         residual_scale: multiplies what is added to x.
+        normed_residual: x becomes alpha * pre(x) + beta * part(pre(x)) instead, with an alpha and a
+            beta of the mixer and of the network (MiniMax-01, 2025).
         token_input: takes in the layer's own input of each token.
         output_scale: a learned number multiplies x at the end.
         streams: the layer computes on one of several streams.
@@ -40,6 +42,7 @@ class LayerSpec:
     sum_norms: bool = False
     parallel: Literal["one norm", "two norms"] | None = None
     residual_scale: float = 1.0
+    normed_residual: tuple[tuple[float, float], tuple[float, float]] | None = None
     token_input: TokenInputSpec | None = None
     output_scale: bool = False
     streams: StreamsSpec | None = None
@@ -48,6 +51,7 @@ class LayerSpec:
         if self.parallel:  # both would otherwise read what the first overwrites
             assert self.mixer is not None, "parallel layers have a mixer"
             assert self.pre_norms, "parallel layers have norms before their parts"
+        assert not (self.normed_residual and self.parallel), "what is kept would be two things"
 
     @property
     def parts(self) -> tuple[PartSpec, ...]:
