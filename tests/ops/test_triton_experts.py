@@ -59,6 +59,19 @@ def test_experts_without_weights_and_no_rows():
     assert fast(x[:0], Routes(*(one[:0] for one in routes))).shape == (0, 48)
 
 
+def test_all_tiles_give_the_same(monkeypatch):
+    """Whatever number of rows chooses the tile; sums over inputs are cut differently."""
+    shape, dtype = (3, 140, 72, 2), torch.bfloat16
+    weights = weights_of(shape, "clamped", dtype, DEVICE)
+    x, routes, add = inputs(shape, 24, dtype, DEVICE)
+    found = []
+    for tile in (kernels._NARROW, kernels._MIDDLE, kernels._WIDE):
+        monkeypatch.setattr(kernels, "tile_for", lambda *_, tile=tile: tile)
+        found.append(kernels.TritonExperts(weights)(x, routes, add).float())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=2**-6, atol=2**-6)
+
+
 @pytest.mark.parametrize("average", [1, 24, 25, 96, 97, 4000])
 def test_wider_tiles_for_more_rows(average):
     tile = kernels.tile_for(torch.bfloat16, 16 * average, 16)
