@@ -65,6 +65,8 @@ def test_what_transformers_generates_with_is_taken_or_refused_with_a_reason():
     assert known <= {*FAMILIES, *REFUSED}
     assert {*REFUSED} <= known
     assert not {*FAMILIES} & {*REFUSED}
+    readme = (Path(stoker.__file__).parent.parent / "README.md").read_text()
+    assert f"{len(known & {*FAMILIES})} of the {len(known)} architectures" in readme
 
 
 def test_the_page_of_models_is_up_to_date():

@@ -53,7 +53,6 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "Emu3ForCausalLM",
             "FuyuForCausalLM",
             "GitForCausalLM",
             "GotOcr2ForConditionalGeneration",
