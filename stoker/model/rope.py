@@ -79,11 +79,13 @@ class Llama3Scaling:
         wavelength = 2 * math.pi / inv_freq
         low = self.original_context / self.low_freq_factor
         high = self.original_context / self.high_freq_factor
+        scaled = torch.where(wavelength > low, inv_freq / self.factor, inv_freq)
+        if low == high:  # nothing lies between, as in Llama 4 Scout
+            return scaled
         smooth = (self.original_context / wavelength - self.low_freq_factor) / (
             self.high_freq_factor - self.low_freq_factor
         )
         mixed = (1 - smooth) * inv_freq / self.factor + smooth * inv_freq
-        scaled = torch.where(wavelength > low, inv_freq / self.factor, inv_freq)
         return torch.where((wavelength <= low) & (wavelength >= high), mixed, scaled)
 
 

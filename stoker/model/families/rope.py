@@ -115,7 +115,11 @@ def _scaling(fields: Fields, config: Fields, dim: int) -> Scaling | None:
     original = config.size("original_max_position_embeddings", original)
     if kind == "llama3":
         low = fields.number("low_freq_factor", above=0)
-        high = fields.number("high_freq_factor", above=low)
+        high = fields.number("high_freq_factor", above=0)
+        if high < low:
+            raise ModelError(
+                f"high_freq_factor {high:g} in config.json must be at least low_freq_factor {low:g}"
+            )
         return Llama3Scaling(fields.number("factor", above=0), low, high, original)
     factor = fields.number("factor", limit / original, above=0)
     if kind == "yarn":
