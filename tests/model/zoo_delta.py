@@ -56,7 +56,16 @@ MINIMAX = {
     "mlp_alpha_factor": 1.2,
     "block_size": 8,
 }
+LARA = {
+    **NET,
+    **EXPERTS,
+    "num_hidden_layers": 4,
+    "sliding_window": 16,
+    "tie_word_embeddings": True,
+    "layer_types": ["linear_attention", "sliding_attention", "full_attention", "linear_attention"],
+}
 DELTA = {
+    "lara_mini": ("LaraMini", LARA),
     "minimax": ("MiniMax", MINIMAX),
     "kimi_linear": ("KimiLinear", KIMI),
     "olmo_hybrid": ("OlmoHybrid", OLMO),

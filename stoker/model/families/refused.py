@@ -77,7 +77,6 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         (
             "BailingHybridForCausalLM",
-            "LaraMiniForCausalLM",
             "RwkvForCausalLM",
             "xLSTMForCausalLM",
             "ZambaForCausalLM",
