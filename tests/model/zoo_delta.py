@@ -64,7 +64,21 @@ LARA = {
     "tie_word_embeddings": True,
     "layer_types": ["linear_attention", "sliding_attention", "full_attention", "linear_attention"],
 }
+BAILING = {
+    **{name: KIMI[name] for name in list(KIMI) if name.startswith(("kv_", "qk_", "v_", "rms"))},
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "initializer_range": 0.12,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "first_k_dense_replace": 1,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "moe_intermediate_size": 24,
+}
 DELTA = {
+    "bailing_hybrid": ("BailingHybrid", BAILING),
     "lara_mini": ("LaraMini", LARA),
     "minimax": ("MiniMax", MINIMAX),
     "kimi_linear": ("KimiLinear", KIMI),

@@ -12,6 +12,7 @@ from typing import Any
 from stoker.errors import ModelError, short, suggest
 from stoker.model.families import (
     alibi,
+    bailing,
     balanced,
     classic,
     decilm,
@@ -79,6 +80,7 @@ FAMILIES: dict[str, Family] = {
     **longcat.FAMILIES,
     **griffin.FAMILIES,
     **kimi.FAMILIES,
+    **bailing.FAMILIES,
     **lara.FAMILIES,
     **minimax.FAMILIES,
     **wrapped.FAMILIES,

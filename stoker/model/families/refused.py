@@ -76,7 +76,6 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "BailingHybridForCausalLM",
             "RwkvForCausalLM",
             "xLSTMForCausalLM",
             "ZambaForCausalLM",

@@ -108,6 +108,7 @@ class LatentAttention(LayerPart):
         self.kv_norm = RmsNorm((spec.rank,), norm, roles.PLAIN)
         self.kv_maps = KeyValueMaps(spec)
         self.out = Linear(spec.heads * spec.value_dim, model.hidden, spec.bias)
+        self.gates = Linear(model.hidden, spec.heads) if spec.gates_heads else None
         self.scores = Scores(spec.scale)
 
     def prepare(self, formats: Formats) -> None:
@@ -117,7 +118,10 @@ class LatentAttention(LayerPart):
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
         spec, ops, maps = self.spec, step.ops, self.kv_maps
-        kv = self.kv(x)
+        kv, gates = self.kv(x), None
+        if self.gates is not None:
+            gates = self.gates(x)
+            gates = gates[step.rows] if self.drops_rows else gates
         if self.q_down is not None and self.q_norm is not None:
             x = self.q_norm(self.q_down(x), ops)
         q = self.q(x).view(len(x), spec.heads, spec.key_dim)
@@ -141,7 +145,10 @@ class LatentAttention(LayerPart):
         else:
             inner = self._divided(expansion, q, query, pages, step)
             inner, residual = self.going_on(inner, residual, step)
-        return self.joined(self.out, inner.flatten(1), residual, ops)
+        inner = inner.flatten(1)
+        if gates is not None:
+            inner = ops.sigmoid_gate(inner, gates)
+        return self.joined(self.out, inner, residual, ops)
 
     def _expansion(self, step: StepContext) -> Expansion | None:
         """Which sequences of the step are expanded, worked out by the first layer that asks."""

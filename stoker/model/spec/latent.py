@@ -34,6 +34,8 @@ class LatentSpec(PartSpec):
         bias: of the maps to both vectors and of the output.
         growth: of the queries with their position.
         latent_gain: multiplies latent vectors behind their norm (LongCat).
+        gates_heads: what a head gives is multiplied by the sigmoid of a linear map of the layer's
+            input (Ling 3, 2026).
     """
 
     heads: int
@@ -49,6 +51,7 @@ class LatentSpec(PartSpec):
     bias: bool = False
     growth: Growth | None = None
     latent_gain: float = 1.0
+    gates_heads: bool = False
 
     @property
     def key_dim(self) -> int:
@@ -77,7 +80,8 @@ class LatentSpec(PartSpec):
         if self.query_rank is not None:
             of_queries = self.query_rank * (hidden + queries)
         of_heads = self.rank * self.heads * (self.plain_dim + self.value_dim)
-        return of_queries + hidden * self.row + of_heads + hidden * self.heads * self.value_dim
+        outputs = hidden * self.heads * (self.value_dim + self.gates_heads)
+        return of_queries + hidden * self.row + of_heads + outputs
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         ranks = self.rank + (self.query_rank or 0)
