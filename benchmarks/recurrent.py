@@ -54,10 +54,16 @@ LATENT: dict[str, Any] = {
     "mlp_layer_types": ["dense"] * 8,
     "linear_attn_config": {"num_heads": 6, "head_dim": 128, "short_conv_kernel_size": 4},
 }
+# whose chunks would be padded to 256 tokens in transformers
+HEADS = {"num_heads": 24, "head_dim": 64, "state_size": 128, "n_groups": 1, "chunk_size": 64}
+SHORT = {"num_key_value_heads": 4, "layer_types": ["conv", "conv", "full_attention", "conv"] * 2}
 # kind -> (transformers' classes, changes to SIZES)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "delta": ("Qwen3_5Text Qwen3_5ForCausalLM", NET),
     "delta-by-channel": ("KimiLinear KimiLinearForCausalLM", LATENT),
+    "mamba": ("Mamba MambaForCausalLM", {"intermediate_size": 1536}),
+    "mamba-2": ("Mamba2 Mamba2ForCausalLM", HEADS),
+    "convolutions": ("Lfm2 Lfm2ForCausalLM", SHORT),
     "rg-lru": ("RecurrentGemma RecurrentGemmaForCausalLM", {"num_key_value_heads": 1}),
 }
 
