@@ -99,9 +99,13 @@ def test_tokens_and_logits_equal_transformers(name, zoo, short_prompts, monkeypa
     assert tokens == [[one] * 3 for one in expected]
 
 
-@pytest.mark.parametrize(
-    "name", ["gemma2", "gemma3", "gemma3n", "granite_swa", "llama4", "cohere_qk_norm", "gpt2"]
+PLAIN_OPERATIONS = (
+    *("gemma2", "gemma3", "gemma3n", "granite_swa", "llama4", "cohere_qk_norm", "olmo3", "gpt2"),
+    "jamba",
 )
+
+
+@pytest.mark.parametrize("name", PLAIN_OPERATIONS)
 def test_plain_operations_give_the_same(name, zoo, short_prompts):
     """Where no C compiler is at hand, PyTorch's own operations serve."""
     model = zoo(name)
