@@ -5,8 +5,8 @@
 A simulation without a model: the scheduler runs workloads on a cache of one group of pages and one
 of states, and what counts is how many prompt tokens are computed. It is at best that of a cache of
 pages alone, where any block's end can be gone on from. Snapshots are made at the end of every N
-blocks, at the end of a prompt's last full block, at branches, where prompts
-part, or at all of these. 512 tokens a step, 64 slots, blocks of 16, N = 32.
+blocks, at the end of a prompt's last full block, at branches, where prompts part, or at all of
+these. 512 tokens a step, 64 slots, blocks of 16, N = 32.
 """
 
 from __future__ import annotations
