@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from stoker.engine.execution.device_slots import DeviceSlots, Ints
-from stoker.engine.execution.step_tensors import StateArrays, StepArrays
+from stoker.engine.execution.state_arrays import pad_states
+from stoker.engine.execution.step_tensors import StepArrays
 from stoker.ops.rounding import ceil_div
 
 # Tokens of the largest mixed graph: beyond, a step computes for longer than it takes to launch.
@@ -127,19 +128,7 @@ def pad(arrays: StepArrays, bucket: Bucket, slots: DeviceSlots) -> StepArrays:
         held_from=tuple(
             None if held is None else np.concatenate((held, nothing)) for held in arrays.held_from
         ),
-        states=_pad_states(arrays.states, counts, bucket) if arrays.states else None,
-    )
-
-
-def _pad_states(states: StateArrays, counts: Ints, bucket: Bucket) -> StateArrays:
-    """`states` with dummies of so many tokens, each at its beginning.
-
-    How many tokens a sequence has at most is the same for all steps of a bucket.
-    """
-    return StateArrays(
-        np.concatenate((states.starts, states.starts[-1] + np.cumsum(counts))),
-        np.concatenate((states.fresh, np.ones(len(counts), np.bool_))),
-        1 if bucket.tokens == bucket.sequences else bucket.tokens,
+        states=pad_states(arrays.states, counts, bucket.tokens) if arrays.states else None,
     )
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from stoker.engine.execution.buckets import Bucket, Buckets, pad
 from stoker.engine.execution.device_slots import DeviceSlots
-from stoker.engine.execution.step_tensors import SentArrays, StepArrays, layout_of, no_tables
+from stoker.engine.execution.state_arrays import no_tables
+from stoker.engine.execution.step_tensors import SentArrays, StepArrays, layout_of
 from stoker.errors import ConfigError
 from stoker.model.cache import PagedCache
 from stoker.model.step import StatePlan, StepTensors

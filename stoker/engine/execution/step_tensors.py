@@ -33,6 +33,7 @@ from torch import Tensor
 
 from stoker.engine.execution.device_slots import DeviceSlots, Ints
 from stoker.engine.execution.slot_settings import DrawArrays, SentDraws, SlotSettings
+from stoker.engine.execution.state_arrays import StateArrays, no_tables, state_arrays
 from stoker.engine.execution.step_vectors import StepVectors
 from stoker.engine.request.request import DrawSettings
 from stoker.engine.scheduling.step import Step
@@ -40,7 +41,7 @@ from stoker.model.step import StatePlan, StepTensors, TokenVectors
 from stoker.ops.attention import RaggedLayout
 from stoker.ops.rounding import ceil_div
 from stoker.ops.select import Operations
-from stoker.ops.step_tensors import NO_PAGES, FlatStep, PageTables
+from stoker.ops.step_tensors import FlatStep, PageTables
 from stoker.ops.upload import upload
 
 
@@ -51,14 +52,6 @@ class SentArrays(NamedTuple):
     rows: Tensor
     vectors: TokenVectors | None
     states: tuple[Tensor, Tensor] | None  # starts and fresh
-
-
-class StateArrays(NamedTuple):
-    """What layers with states want to know of S sequences; see `StatePlan`."""
-
-    starts: Ints  # (S + 1,)
-    fresh: NDArray[np.bool_]  # (S,)
-    most: int
 
 
 @dataclass(frozen=True)
@@ -178,13 +171,8 @@ def to_arrays(
         held_from=tuple(group.held_from(slot_of, slots.block_size) for group in slots.groups),
         has_last=bool(tokens.min() < 0),
         vectors=vectors,
-        states=_state_arrays(starts, ends, counts) if slots.num_states else None,
+        states=state_arrays(starts, ends, counts) if slots.num_states else None,
     )
-
-
-def _state_arrays(first: Ints, ends: Ints, counts: Ints) -> StateArrays:
-    """Of sequences whose tokens begin at the positions `first` and end at `ends` of the step."""
-    return StateArrays(np.append(0, ends), first == 0, int(counts.max()))
 
 
 def _draw_arrays(
@@ -239,11 +227,6 @@ def to_tensors(arrays: StepArrays, slots: DeviceSlots, ops: Operations) -> StepT
         attention=tuple(plans),
         vectors=sent.vectors,
     )
-
-
-def no_tables(step: FlatStep) -> PageTables:
-    """Stands for the tables of a cache without pages; its cells mean nothing."""
-    return PageTables(step.slots.new_zeros(len(step.slots), 1), NO_PAGES, idle_block=0)
 
 
 def layout_of(arrays: StepArrays, group: int, tables: Tensor, block_size: int) -> RaggedLayout:

@@ -13,7 +13,6 @@ from collections.abc import Sequence as Seq
 
 from stoker.engine.blocks.block_pool import UNUSED
 from stoker.engine.blocks.cache_pool import CachePool
-from stoker.engine.blocks.prefix_index import Parent, Root
 from stoker.engine.scheduling.sequence import Sequence
 
 
@@ -24,8 +23,8 @@ class BlockTables:
         self.pool = pool
         self.prefix_cache = prefix_cache
         self.num_hit_tokens = 0  # tokens that were found in the index, in all
-        self._only_states = not pool.pools
-        self._first = pool.snapshots if self._only_states else pool.pools[0]
+        self.only_states = not pool.pools
+        self._first = pool.snapshots if self.only_states else pool.pools[0]
         self._empty = ((),) * len(pool.pools)
         self._none_freed = (0,) * len(pool.pools)
 
@@ -106,7 +105,7 @@ class BlockTables:
         size = self.pool.block_size
         if not self.prefix_cache or (seq.num_indexed + 1) * size > seq.computed:
             return
-        if self._only_states:
+        if self.only_states:
             return  # a node must be held, and no block would hold it
         known = seq.computed - (seq.tokens[seq.computed - 1] < 0) - seq.num_drafts
         while seq.index_parent is not None and (seq.num_indexed + 1) * size <= known:
@@ -116,30 +115,6 @@ class BlockTables:
             if node is not None:
                 for pool, table in zip(self.pool.pools, seq.tables, strict=True):
                     pool.register(node, table[at])
-
-    def enter_end(self, seq: Sequence) -> int | None:
-        """The node of the last full block of `seq`, whose computed tokens are all known.
-
-        It must be held before anything else is done. None if what comes before it is gone.
-        """
-        size, end = self.pool.block_size, seq.computed // self.pool.block_size
-        if self._only_states:  # from the last end that was entered, unless that is gone
-            parent: Parent | None = None
-            for start, first in (
-                (seq.num_indexed, seq.index_parent),
-                (0, Root(seq.request.prefix_root)),
-            ):
-                parent = first
-                for at in range(start, end):
-                    if parent is not None:
-                        tokens = seq.tokens[at * size : (at + 1) * size]
-                        parent = self.pool.index.enter(parent, tokens)
-                if parent is not None:
-                    break
-            seq.num_indexed, seq.index_parent = end, parent
-        node = seq.index_parent
-        assert seq.num_indexed == end or node is None
-        return None if isinstance(node, Root) else node
 
     # -- growth --------------------------------------------------------------------------------
 
@@ -155,7 +130,7 @@ class BlockTables:
     def has_place(self, seq: Sequence) -> bool:
         """Whether the next token goes to a block that is there, and is nobody else's."""
         if not seq.tables:
-            return self._only_states
+            return self.only_states
         table = seq.tables[0]
         at = seq.computed // self.pool.block_size
         return at < len(table) and self._first.refs(table[at]) == 1
@@ -253,7 +228,7 @@ class BlockTables:
     def check(self, seq: Sequence) -> None:
         """Assert what holds of the tables of `seq`, which runs, between any two steps."""
         size, count = self.pool.block_size, self.pool.blocks_for(seq.computed)
-        assert seq.num_blocks == (0 if self._only_states else count), "more than a block wasted"
+        assert seq.num_blocks == (0 if self.only_states else count), "more than a block wasted"
         for group, table in enumerate(seq.tables):
             freed, policy = seq.num_freed[group], self.pool.policies[group]
             assert len(table) == count

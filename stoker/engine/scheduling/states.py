@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import sys
 
-from stoker.engine.blocks.prefix_index import Parent
+from stoker.engine.blocks.prefix_index import Parent, Root
 from stoker.engine.scheduling.block_tables import BlockTables
 from stoker.engine.scheduling.sequence import Sequence
 from stoker.engine.scheduling.step import PlannedStep
@@ -114,7 +114,7 @@ class States:
         if indexed == seq.computed and self._is_known(seq.index_parent):
             return
         block = self._snapshots.allocate()  # first, since it may forget nodes
-        node = self._tables.enter_end(seq)
+        node = self._enter_end(seq)
         if node is None or self._is_known(node):
             self._snapshots.release([block])
             return
@@ -125,6 +125,30 @@ class States:
         before = next((one for one in found if one is not None), None)
         if before is not None and self._uses[before] == 1:
             self._snapshots.evict_first(before)
+
+    def _enter_end(self, seq: Sequence) -> int | None:
+        """The node of the last full block of `seq`, whose computed tokens are all known.
+
+        It must be held before anything else is done. None if what comes before it is gone.
+        """
+        size, end = self._tables.pool.block_size, seq.computed // self._tables.pool.block_size
+        if self._tables.only_states:  # from the last end that was entered, unless that is gone
+            parent: Parent | None = None
+            for start, first in (
+                (seq.num_indexed, seq.index_parent),
+                (0, Root(seq.request.prefix_root)),
+            ):
+                parent = first
+                for at in range(start, end):
+                    if parent is not None:
+                        tokens = seq.tokens[at * size : (at + 1) * size]
+                        parent = self._index.enter(parent, tokens)
+                if parent is not None:
+                    break
+            seq.num_indexed, seq.index_parent = end, parent
+        node = seq.index_parent
+        assert seq.num_indexed == end or node is None
+        return None if isinstance(node, Root) else node
 
     def _is_known(self, node: Parent | None) -> bool:
         return node in self._snapshots.blocks or node in self._made
