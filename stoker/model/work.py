@@ -38,6 +38,8 @@ def state_bytes(spec: ModelSpec, element_size: int) -> int:
 def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_size: int) -> int:
     """Bytes that a decode step reads: weights once, the keys and values that each sequence sees.
 
+    Of experts those count that the tokens are expected to take.
+
     Two sequences of 30 and 100 tokens, in a layer with a window of 64 and one without, see 30 + 64
     and 30 + 100 tokens. Their states are read and written as a whole, which counts as two reads.
 
@@ -45,7 +47,9 @@ def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_s
         contexts: tokens of each sequence, the new one included.
         weight_size, element_size: bytes of a weight and of a number in the cache.
     """
-    weights = spec.parameters() - spec.looked_up
+    parts = (part for layer in spec.layers for part in layer.parts)
+    unread = sum(part.unread_weights(spec.hidden, len(contexts)) for part in parts)
+    weights = spec.parameters() - spec.looked_up - round(unread)
     seen = 0
     for group in spec.cache_groups:
         window = group.window

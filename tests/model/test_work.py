@@ -1,5 +1,7 @@
 """What specs say of themselves, against models made from them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from zoo import ZOO, make_config
@@ -8,11 +10,13 @@ from stoker.model.families import spec_from_config
 from stoker.model.heads import resolve
 from stoker.model.layers.linear import Linear
 from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import LayerSpec, ModelSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import NormSpec
 from stoker.model.transformer import Transformer
 from stoker.model.work import attention_flops, kv_bytes_per_token, matmul_flops, step_bytes
+from stoker.ops.routing import Routing
 
 MIXED = ModelSpec(
     hidden=48,
@@ -62,6 +66,17 @@ def test_a_step_reads_weights_once_and_what_its_windows_show():
     weights = MIXED.parameters() - 100 * 48  # rows of the embedding are looked up
     seen = (30 + 64) * 48 + (30 + 100) * 24
     assert step_bytes(MIXED, [30, 100], 4, 2) == 4 * weights + 2 * seen
+
+
+def test_a_step_reads_the_experts_that_its_tokens_take():
+    dense = MIXED.layers[1]
+    experts = ExpertsSpec(Routing(16, 2), DenseSpec(24))
+    spec = replace(MIXED, layers=(replace(dense, ffn=experts),))
+    weights, each = spec.parameters() - 100 * 48, 3 * 48 * 24
+    seen = spec.cache_groups[0].elements_per_token
+    for tokens, taken in ((1, 2), (2, 3.75), (8, 16 - 16 * (14 / 16) ** 8)):
+        expected = weights - (16 - taken) * each + tokens * seen
+        assert step_bytes(spec, [1] * tokens, 1, 1) == pytest.approx(expected, abs=1)
 
 
 def test_a_known_model():

@@ -85,6 +85,13 @@ class ExpertsSpec(PartSpec):
         maps = 2 * hidden * self.latent if self.latent else 0
         return hidden * routing.experts + routing.active * each + shared + maps
 
+    def unread_weights(self, hidden: int, tokens: int) -> float:
+        """Those of experts that no token takes, if all are as likely: 8 tokens that take 2 of 16
+        leave 16 * (14/16)^8 = 5.5 of them."""
+        routing = self.routing
+        idle = (1 - routing.active / (self.loaded + self.identities)) ** tokens
+        return self.loaded * idle * self.expert.product_weights(self.latent or hidden)
+
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         routing, width = self.routing, self.latent or hidden
         idle = (self.loaded - routing.active) * self.expert.product_weights(width)

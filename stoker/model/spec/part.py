@@ -71,6 +71,10 @@ class PartSpec:
         """Parameters beside those: biases, norms inside the part, experts a token does not take."""
         return 0
 
+    def unread_weights(self, hidden: int, tokens: int) -> float:
+        """Weights that a step of so many tokens is not expected to read."""
+        return 0.0
+
     @property
     def flops_per_pair(self) -> int:
         """FLOPs for a query and a key that it sees, over all heads."""
