@@ -54,6 +54,10 @@ def step_bytes(spec: ModelSpec, contexts: list[int], weight_size: int, element_s
     for group in spec.cache_groups:
         window = group.window
         tokens = sum(contexts if window is None else (min(one, window) for one in contexts))
-        seen += tokens * group.elements_per_token
+        sources = [layer.mixer.reads for layer in spec.layers if layer.mixer]
+        readers = sum(source in group.layers for source in sources)
+        seen += (
+            tokens * group.elements_per_token * (len(group.layers) + readers) // len(group.layers)
+        )
     states = 2 * len(contexts) * state_bytes(spec, element_size)
     return weights * weight_size + seen * element_size + states

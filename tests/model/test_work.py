@@ -79,6 +79,17 @@ def test_a_step_reads_the_experts_that_its_tokens_take():
         assert step_bytes(spec, [1] * tokens, 1, 1) == pytest.approx(expected, abs=1)
 
 
+def test_layers_that_read_a_cache_of_others_are_counted():
+    """Gemma 3n's last layers: of 5, 2 have windows of 16 and a cache, 1 of which another reads."""
+    config, made = make_config("gemma3n")
+    spec, _ = spec_from_config({**config.to_dict(), "architectures": [made.__name__]})
+    assert [group.layers for group in spec.cache_groups] == [(0, 2), (1,)]
+    each = 2 * 2 * 12  # keys and values of 2 heads
+    read = step_bytes(spec, [30], 0, 1)
+    assert read == each * (3 * 16 + 2 * 30)
+    assert kv_bytes_per_token(spec, 1) == 3 * each
+
+
 def test_a_known_model():
     config = {
         "architectures": ["LlamaForCausalLM"],

@@ -124,13 +124,14 @@ def inside(family, renamed):
             super().save_pretrained(folder, **how)
             file = Path(folder) / "config.json"
             text = json.loads(file.read_text())
-            whole = {"architectures": text.pop("architectures"), "text_config": text}
+            self.config.architectures = [f"{family}ForConditionalGeneration"]
+            whole = {"architectures": self.config.architectures, "text_config": text}
             file.write_text(json.dumps(whole))
             weights = Path(folder) / "model.safetensors"
             tensors = {renamed(key): tensor for key, tensor in load_file(weights).items()}
             save_file({**tensors, "multi_modal_projector.weight": torch.zeros(1)}, weights)
 
-    Inside.__name__ = f"{family}ForConditionalGeneration"
+    Inside.__name__ = f"{family}ForCausalLM"  # of the config that they are made of
     return Inside
 
 

@@ -39,6 +39,8 @@ class PartSpec:
     override it. `hidden` is the width of the residual stream.
     """
 
+    reads: int | None = None  # the layer whose keys and values it reads, if it has none
+
     @property
     def ropes(self) -> tuple[Rope | None, ...]:
         """The rotary embeddings it wants tables of."""
