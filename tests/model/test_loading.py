@@ -52,7 +52,7 @@ def edit_weights(folder, change):
             {"architectures": "absent", "model_type": "absent"},
             "names no architecture; add .*LlamaForCausalLM",
         ),
-        ({"architectures": ["MambaForCausalLM"]}, "'MambaForCausalLM' is not supported.*Qwen3"),
+        ({"architectures": ["UnheardForCausalLM"]}, "'UnheardForCausalLM' is not supported.*Qwen3"),
         ({"hidden_size": "absent"}, "lacks the field 'hidden_size'"),
         ({"hidden_act": "relu6"}, "activation 'relu6' is not supported.*silu"),
         ({"rope_parameters": {"rope_type": "spiral"}}, "rope type 'spiral'.*llama3"),
