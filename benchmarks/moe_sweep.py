@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    told = {**about("torch"), "model": args.model, "threads": args.threads}
+    told = {**about("torch"), "model": Path(args.model).name, "threads": args.threads}
     told |= {"rounds": args.rounds, "load": [round(one, 1) for one in os.getloadavg()]}
     with tempfile.TemporaryDirectory() as folder:
         chosen = variants(args, Path(folder))
