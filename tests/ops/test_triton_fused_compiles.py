@@ -17,4 +17,4 @@ def test_all_kernels_compile(tmp_path):
         [sys.executable, script], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("\n") == 61
+    assert done.stdout.count("\n") == 88
