@@ -17,7 +17,7 @@ from stoker.ops.native.build import load_kernels
 ROOT = Path(stoker.__file__).parent
 TOUR = ROOT.parent / "docs" / "internals" / "tour.md"
 GREEDY = SamplingParams(temperature=0, max_tokens=5)
-MOST_FILES, MOST_LINES = 28, 4500  # of a decoded token
+MOST_FILES, MOST_LINES = 28, 4700  # of a decoded token
 MOST_CODE = 3000  # lines of code among these: no blank ones, comments or docstrings
 
 

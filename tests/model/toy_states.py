@@ -15,7 +15,7 @@ from tiny import SIZES, VOCAB
 from stoker.model.cache_spec import StatePart, StateSpec
 from stoker.model.families import FAMILIES
 from stoker.model.families.parts import LAYER, LLAMA, Family, attention, decoder
-from stoker.model.layers.block import MIXERS
+from stoker.model.layers.kinds import MIXERS
 from stoker.model.layers.linear import LayerPart, Linear
 from stoker.model.spec.part import PartSpec
 from stoker.model.weights import names

@@ -22,8 +22,8 @@ class LayerSpec:
     A part that is None is left out, with its norms.
 
     Attributes:
-        mixer: lets tokens look at others; a class of `layers.block.MIXERS`.
-        ffn: looks at each token alone; a class of `layers.block.NETWORKS`.
+        mixer: lets tokens look at others; a class of `layers.kinds.MIXERS`.
+        ffn: looks at each token alone; a class of `layers.kinds.NETWORKS`.
         sum_norms: x itself goes through a norm after each sum.
         parallel: mixer and feed-forward network both read the layer's input: each through a
             norm of its own ("two norms") or both through one ("one norm").
