@@ -30,6 +30,8 @@ def _nemotron_kinds(f: Fields) -> list[str]:
                 f"{' '.join(_LETTERS)}, one for each layer, not {short(pattern)}"
             )
         kinds = [_LETTERS[letter] for letter in pattern]
+    if not kinds:
+        raise ModelError("layers_block_type in config.json names no layer")
     if f.size("num_hidden_layers", len(kinds)) != len(kinds):
         raise ModelError(
             f"config.json gives the kinds of {len(kinds)} layers, and num_hidden_layers "
