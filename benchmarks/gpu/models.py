@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ def random_model(
     device: torch.device,
     dtype: str = "auto",
     formats: Formats | None = None,
+    change: Callable[[ModelSpec], ModelSpec] | None = None,
 ) -> loader.LoadedModel:
     """Stands in for `loader.load_model`: reads config.json alone, and makes the weights there.
 
@@ -119,6 +120,8 @@ def random_model(
     """
     config = source.config()
     spec, _, head = resolve(config)
+    if change is not None:
+        spec = change(spec)
     name = loader.resolve_dtype(config, dtype, device)
     model = loader.empty_model(spec, loader.DTYPES[name])
     torch.manual_seed(0)
