@@ -218,7 +218,7 @@ def test_nan_weights_are_named(theirs, ours, classifier, tmp_path):
         ({"use_bidirectional_attention": True}, "both directions is not supported"),
         ({"architectures": ["LlamaForCausalLM"]}, "checkpoint lacks lm_head.weight"),
         ({"architectures": ["LlamaModel"]}, "no place for: score.weight"),
-        ({"architectures": ["MambaModel"]}, "'MambaModel' is not supported"),
+        ({"architectures": ["XLNetModel"]}, "'XLNetModel' is not supported"),
         ({"architectures": ["Model"]}, "'Model' is not supported"),
     ],
 )
