@@ -253,8 +253,8 @@ class EnginePlan:
     num_snapshots: int = 0
 
     def described(self) -> dict[str, Any]:
-        """Return the plan as plain data."""
-        return dataclasses.asdict(self)
+        """Return the plan as plain data, as JSON gives it back."""
+        return {**dataclasses.asdict(self), "active_experts": [*self.active_experts]}
 
     def __str__(self) -> str:
         told = self.described()

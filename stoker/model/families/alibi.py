@@ -44,9 +44,9 @@ def with_slopes(mixer: AttentionSpec, factor: float = 1.0) -> AttentionSpec:
 
 def _bloom(f: Fields) -> ModelSpec:
     f.insist("apply_residual_connection_post_layernorm", False, False)
-    hidden = f.size("hidden_size", f.size("n_embed", None))
-    heads = f.size("n_head", f.size("num_attention_heads", None))
-    count = f.layers("n_layer" if "n_layer" in f.values else "num_hidden_layers")
+    hidden = f.size(_either(f, "hidden_size", "n_embed"))
+    heads = f.size(_either(f, "n_head", "num_attention_heads"))
+    count = f.layers(_either(f, "n_layer", "num_hidden_layers"))
     dim = head_size(hidden, heads)
     mixer = AttentionSpec(heads, heads, dim, dim**-0.5, qkv_bias=True, out_bias=True)
     layer = LayerSpec(with_slopes(mixer), plain(4 * hidden, "gelu_tanh"))
@@ -59,6 +59,11 @@ def _bloom(f: Fields) -> ModelSpec:
         tied_head=f.flag("tie_word_embeddings", True),
         embedding_norm=True,
     )
+
+
+def _either(f: Fields, name: str, older: str) -> str:
+    """Which of two names of a field the config has, or else the first."""
+    return older if older in f.values and name not in f.values else name
 
 
 def _mpt(f: Fields) -> ModelSpec:

@@ -24,11 +24,11 @@ def _longcat(f: Fields) -> ModelSpec:
         f.insist(name, True, True)
     count, hidden = f.layers("num_layers"), f.size("hidden_size")
     f.values["num_hidden_layers"] = 2 * count
+    query_rank = f.size("q_lora_rank")
     mixer = latent(f, theta=1e7, pairs=True)
-    assert mixer.query_rank is not None
     mixer = replace(
         mixer,
-        scale=mixer.scale * (hidden / mixer.query_rank) ** 0.5,
+        scale=mixer.scale * (hidden / query_rank) ** 0.5,
         latent_gain=(hidden / mixer.rank) ** 0.5,
     )
     routes = routing(
