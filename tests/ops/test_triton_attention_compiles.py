@@ -33,7 +33,9 @@ def test_triton_kernels_fit_into_shared_memory(kernels):
 def test_triton_kernels_use_the_matrix_units(kernels):
     for name, kernel in kernels.items():
         if "fp32" not in name and name != "merge":
-            assert kernel["wgmma" if "wide" in name else "mma"] > 0, name
+            # 128 heads share a latent row: rows enough for a group of warps
+            many = "wide" in name or name.endswith("128")
+            assert kernel["wgmma" if many else "mma"] > 0, name
 
 
 @pytest.mark.parametrize(
