@@ -27,6 +27,8 @@ PRODUCTS = "matrix products, below the limit"
 ATTENTION = "attention, below the limit"
 READING = "waiting for memory: weights, keys and values"
 ELEMENTWISE = "norms, rotation and activation"
+STATES = "recurrent states"
+RECURRENT = ("causal_conv", "gated_delta", "gated_norm", "rg_lru", "selective_scan", "ssd_scan")
 BETWEEN = "between the kernels"
 BATCHES = "building batches"
 SAMPLING = "sampling and checks of logits"
@@ -69,6 +71,18 @@ class _Timers:
     def linear(self, function: Callable[..., Any], outputs: int) -> Callable[..., Any]:
         def work(args: Any, y: Any) -> tuple[int, int]:
             return 2 * args[0].numel() * outputs, function.weight.nbytes
+
+        return self._timed(function, PRODUCTS, work)
+
+    def experts(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """An expert's weights are read once if a row takes it; each pair of both is multiplied."""
+
+        def work(args: Any, y: Any) -> tuple[int, int]:
+            taken = args[1].experts
+            tensors = (*function.up_tensors, *function.down_tensors)
+            each = sum(tensor[0].nbytes for tensor in tensors)
+            weights = sum(tensor[0].numel() for tensor in tensors)
+            return 2 * taken.numel() * weights, len(taken.unique()) * each
 
         return self._timed(function, PRODUCTS, work)
 
@@ -136,6 +150,7 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
         read: bytes/s that memory can be read at.
     """
     from stoker.engine.execution import runner as runner_module
+    from stoker.model.layers.experts import Experts
     from stoker.model.layers.linear import Linear
 
     timers = _Timers(rate, read)
@@ -143,11 +158,19 @@ def profile(llm: Any, action: Callable[[], object], rate: float, read: float) ->
     model = runner.model
     ops, attention = model.ops, model.ops.attention
     names = [field.name for field in dataclasses.fields(ops) if field.name != "attention"]
-    timed = {name: timers.wrap(getattr(ops, name), ELEMENTWISE) for name in names}
+    timed = {
+        name: timers.wrap(getattr(ops, name), STATES if name in RECURRENT else ELEMENTWISE)
+        for name in names
+    }
     patches: list[tuple[Any, str, Any]] = [
         (module, "_product", timers.linear(module.product, products(module.product)))
         for module in model.modules()
         if isinstance(module, Linear)
+    ]
+    patches += [
+        (module, "_run", timers.experts(module._run))
+        for module in model.modules()
+        if isinstance(module, Experts)
     ]
     if model.head is None:  # else it is one of the modules
         patches.append((model, "_logits", timers.linear(model._logits, products(model._logits))))
