@@ -14,6 +14,7 @@ from test_scheduler import (
     make_scheduler,
     random_requests,
     request,
+    run_all,
 )
 
 from stoker.engine.blocks.groups import GroupSize, policy_of
@@ -89,18 +90,9 @@ def test_random_traces(seed, layout, block_size, spare, budget, max_running, pre
     )
     window = None if None in layout else max(layout)
     scheduler.proposer = Guesser(rng, window)
-    driver, cancelled = DraftDriver(scheduler), set()
+    driver = DraftDriver(scheduler)
     requests = list(random_requests(rng, rng.randint(1, 10), 52))
-    for one in requests:
-        scheduler.add(one)
-        while rng.random() < 0.4 and scheduler.has_work:
-            driver.step()
-        if cancel and rng.random() < 0.2 and scheduler.has_work:
-            victim = rng.choice(scheduler.sequences())
-            cancelled.add(victim.request.id)
-            scheduler.cancel(victim)
-            scheduler.check()
-    driver.run()
+    cancelled = run_all(rng, driver, requests, cancel)
     for one in requests:
         for index in range(one.params.n):
             if (one.id, index) in driver.done:

@@ -124,6 +124,22 @@ def random_requests(rng, count, capacity):
         )
 
 
+def run_all(rng, driver, requests, cancel):
+    """Add `requests` while others run, and cancel some if asked to; returns the ids of those."""
+    scheduler, cancelled = driver.scheduler, set()
+    for one in requests:
+        scheduler.add(one)
+        while rng.random() < 0.4 and scheduler.has_work:
+            driver.step()
+        if cancel and rng.random() < 0.2 and scheduler.has_work:
+            victim = rng.choice(scheduler.sequences())
+            cancelled.add(victim.request.id)
+            scheduler.cancel(victim)
+            scheduler.check()
+    driver.run()
+    return cancelled
+
+
 LAYOUTS = [(None,), (None, 6), (9,), (3, 10), (None, 1), (None, 4, 20)]  # windows of groups
 
 
@@ -157,19 +173,10 @@ def test_random_traces(
         prefix_cache=prefix_cache,
         policy=policy,
     )
-    driver, cancelled = Driver(scheduler), set()
+    driver = Driver(scheduler)
     widest = None if None in layout else max(layout)
     requests = list(random_requests(rng, rng.randint(1, 14), 52))
-    for one in requests:
-        scheduler.add(one)
-        while rng.random() < 0.4 and scheduler.has_work:
-            driver.step()
-        if cancel and rng.random() < 0.2 and scheduler.has_work:
-            victim = rng.choice(scheduler.sequences())
-            cancelled.add(victim.request.id)
-            scheduler.cancel(victim)
-            scheduler.check()
-    driver.run()
+    cancelled = run_all(rng, driver, requests, cancel)
     for one in requests:
         for index in range(one.params.n):
             if (one.id, index) in driver.done:

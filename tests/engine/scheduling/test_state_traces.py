@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scheduler import Driver, expected_text, make_scheduler, random_requests, request
+from test_scheduler import Driver, expected_text, make_scheduler, random_requests, request, run_all
 
 from stoker.engine.blocks.groups import GroupSize, StatePolicy, policy_of
 from stoker.engine.scheduling.replay import replay, save_trace
@@ -61,18 +61,9 @@ def test_random_traces(
         prefix_cache=prefix_cache,
         policy=policy,
     )
-    driver, cancelled = Driver(scheduler), set()
+    driver = Driver(scheduler)
     requests = list(random_requests(rng, rng.randint(1, 14), 52))
-    for one in requests:
-        scheduler.add(one)
-        while rng.random() < 0.4 and scheduler.has_work:
-            driver.step()
-        if cancel and rng.random() < 0.2 and scheduler.has_work:
-            victim = rng.choice(scheduler.sequences())
-            cancelled.add(victim.request.id)
-            scheduler.cancel(victim)
-            scheduler.check()
-    driver.run()
+    cancelled = run_all(rng, driver, requests, cancel)
     for one in requests:
         for index in range(one.params.n):
             if (one.id, index) in driver.done:
