@@ -156,8 +156,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, value in [*vars(self).items()]:
-            if plain(value) is not value:
-                object.__setattr__(self, name, plain(value))
+            if (found := plain(value)) is not value:
+                object.__setattr__(self, name, found)
         for name in ("stop_token_ids", "bad_words", "logits_processors"):
             object.__setattr__(self, name, items(name, getattr(self, name)))
         stop = (self.stop,) if isinstance(self.stop, str) else items("stop", self.stop)
