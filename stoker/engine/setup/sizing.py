@@ -158,7 +158,8 @@ def gpu_budget(
         share=options.gpu_memory or GPU_MEMORY,
         others=memory.others(),
         weights=weights,
-        activations=activations + slot_bytes(sizes.max_running, context, size, len(places)),
+        activations=activations
+        + slot_bytes(sizes.max_running, context, size, len(sizes.block_bytes)),
         graphs=graphs,
         cache=sizes,
     )
