@@ -126,8 +126,15 @@ def test_a_wrong_mask_is_refused(mixture, tmp_path, kept, message):
         LLM(mixture.folder, expert_mask=save_mask(tmp_path / "mask.json", kept))
 
 
+def test_a_mask_names_a_layer_once(mixture, tmp_path):
+    path = tmp_path / "mask.json"
+    path.write_text(json.dumps({"layers": [{"layer": 1, "kept": [0, 1, 2]}] * 2}))
+    with pytest.raises(ConfigError, match="names layer 1 twice"):
+        LLM(mixture.folder, expert_mask=path)
+
+
 def test_a_mask_that_is_not_there_is_refused(mixture, tmp_path):
-    with pytest.raises(ConfigError, match=r"expert_mask .*none.json can't be read"):
+    with pytest.raises(ConfigError, match=r"expert_mask: cannot read .*none.json"):
         LLM(mixture.folder, expert_mask=tmp_path / "none.json")
 
 

@@ -8,21 +8,21 @@ given an average, each layer gets the number that its weights bear (Chitty-Venka
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from stoker.errors import ConfigError
+from stoker.errors import ConfigError, ModelError
+from stoker.model.json_files import parse_json
 from stoker.model.layers.block import Block
 from stoker.model.layers.experts import Experts
 from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
+from stoker.ops.routing import Routing
 
 SAMPLE = 256  # random inputs of a layer
 
@@ -67,44 +67,50 @@ def masked(spec: ModelSpec, path: str) -> ModelSpec:
     for index, kept in _read_mask(path):
         if index not in found:
             raise ConfigError(f"expert_mask {path} is for another model: layer {index} has none")
+        if index in changed:
+            raise ConfigError(f"expert_mask {path} names layer {index} twice")
         experts = found[index]
         if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= experts.stored:
             raise ConfigError(
                 f"expert_mask {path} must list experts of layer {index} in order, from 0 to "
                 f"{experts.stored - 1}, each once"
             )
-        routing = experts.routing
-        if routing.groups > 1 or routing.logit_cap is not None:
-            what = "groups of experts" if routing.groups > 1 else "soft-capped router logits"
-            raise ConfigError(f"expert_mask does not serve a model with {what}; leave it out")
-        if len(kept) + experts.identities < routing.active:
+        require_maskable(experts.routing)
+        if len(kept) + experts.identities < experts.routing.active:
             raise ConfigError(
                 f"expert_mask {path} leaves {len(kept)} experts of layer {index}, and a token "
-                f"takes {routing.active}; keep more"
+                f"takes {experts.routing.active}; keep more"
             )
         changed[index] = replace(experts, kept=tuple(kept))
     return with_experts(spec, changed)
 
 
+def require_maskable(routing: Routing) -> None:
+    """Raise ConfigError if no expert can be left out where tokens are routed so."""
+    if routing.groups > 1 or routing.logit_cap is not None:
+        what = "groups of experts" if routing.groups > 1 else "soft-capped router logits"
+        raise ConfigError(f"expert_mask does not serve a model with {what}; leave it out")
+
+
 def _read_mask(path: str) -> list[tuple[int, list[int]]]:
     try:
-        layers = json.loads(Path(path).read_text("utf-8"))["layers"]
-        found = [(layer["layer"], layer["kept"]) for layer in layers]
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"expert_mask {path} can't be read: {problem}") from None
-    except (ValueError, TypeError, KeyError):
+        told = parse_json(Path(path))
+    except ModelError as problem:
+        raise ConfigError(f"expert_mask: {problem}") from None
+    try:
+        found = [(layer["layer"], layer["kept"]) for layer in told["layers"]]
+    except (TypeError, KeyError):
         found = []
-    whole = (type(one) is int for index, kept in found for one in (index, *_items(kept)))
-    if not found or not all(isinstance(kept, list) for _, kept in found) or not all(whole):
+    whole = (
+        isinstance(kept, list) and all(type(one) is int for one in (index, *kept))
+        for index, kept in found
+    )
+    if not found or not all(whole):
         raise ConfigError(
             f"expert_mask {path} names no experts to keep; `stoker experts --keep SHARE` writes "
             "such a file"
         )
     return found
-
-
-def _items(kept: Any) -> list[Any]:
-    return kept if isinstance(kept, list) else []
 
 
 def limit_active(model: Transformer, active: ActiveExperts) -> tuple[int, ...]:
