@@ -54,10 +54,7 @@ def watched(
         recorder = Recorder(report, described(args, settings, plan), settings.seed)
     try:
         rows_shown = settings.to_stdout and sys.stdout.isatty()
-        with screen(args.quiet, args.json_progress, lines=rows_shown) as shown:
-            watch = _Watch(report, recorder, gauges)
-            job(lambda _: watch.step(shown))
-            watch.end(shown)
+        show_progress(args, report, job, gauges, recorder, rows_shown)
     finally:
         page = None
         if recorder:
@@ -65,6 +62,21 @@ def watched(
             page = _page(settings, recorder)
         code = summed_up(args, settings, report, page)
     return code
+
+
+def show_progress(
+    args: argparse.Namespace,
+    report: Report,
+    job: Job,
+    gauges: Callable[[], Gauges],
+    recorder: Recorder | None = None,
+    rows_shown: bool = False,
+) -> None:
+    """Run `job`, showing how far it is; `rows_shown` says that its results are on the terminal."""
+    with screen(args.quiet, args.json_progress, lines=rows_shown) as shown:
+        watch = _Watch(report, recorder, gauges)
+        job(lambda _: watch.step(shown))
+        watch.end(shown)
 
 
 def _page(settings: JobSettings, recorder: Recorder) -> str | None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from stoker.engine.setup.outliers import OutlierReport
 
 
-def add_watching(command: argparse.ArgumentParser) -> None:
-    """Add the options that say what is shown of a run."""
+def add_watching(command: argparse.ArgumentParser, report: bool = True) -> None:
+    """Add the options that say what is shown of a run, and whether its `report` is written."""
     group = command.add_argument_group("watching")
     shown = group.add_mutually_exclusive_group()
     shown.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
@@ -30,12 +30,13 @@ def add_watching(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="report progress as JSON on standard error, an object a line",
     )
-    group.add_argument(
-        "--no-report",
-        dest="report",
-        action="store_false",
-        help="do not write OUTPUT.report.html and OUTPUT.report.json",
-    )
+    if report:
+        group.add_argument(
+            "--no-report",
+            dest="report",
+            action="store_false",
+            help="do not write OUTPUT.report.html and OUTPUT.report.json",
+        )
 
 
 def add_expect(command: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stoker.engine.request.request import CompletionOutput, Logprobs, Request, RequestOutput, mix
@@ -33,7 +34,7 @@ from stoker.job.state import State, identity
 from stoker.llm.llm import LLM
 from stoker.model.checkpoint import resolve_folder
 
-__all__ = ["JobSettings", "RowRunner", "output_file", "prepare_job", "run_job"]
+__all__ = ["JobSettings", "RowRunner", "output_file", "prepare_job", "require_place", "run_job"]
 
 Progress = Callable[[Report], None]
 Write = Callable[[Row | BadRow, dict[str, Any]], None]
@@ -86,9 +87,18 @@ def _check_output(settings: JobSettings) -> None:
             raise JobError("nothing is kept of standard output, so no row of it can be retried")
         return
     require_writers(settings.output_format)
+    require_place(output, settings.input)
+
+
+def require_place(output: Path, input_path: Path) -> None:
+    """See that a file can be written at `output`.
+
+    Raises:
+        JobError: it can't be; it is the input, or would be read as part of it.
+    """
     if output.is_dir():
         raise JobError(f"{output} is a folder; name a file in it")
-    require_apart(settings.input, output)
+    require_apart(input_path, output)
     if output.exists() and not output.is_file():
         raise JobError(f"{output} is not a file that a job could continue; name one that is")
     if not output.absolute().parent.is_dir():

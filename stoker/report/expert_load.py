@@ -26,12 +26,14 @@ class LayerLoad:
     Attributes:
         layer: its index in the model.
         active: experts that a token takes.
+        stored: those that have weights, the first; there may be others behind them.
         tokens: (E,) int64, that each expert was given.
         weights: (E,) float64, the sum of their weights.
     """
 
     layer: int
     active: int
+    stored: int
     tokens: torch.Tensor
     weights: torch.Tensor
 
@@ -43,9 +45,13 @@ class LayerLoad:
         self.weights += torch.bincount(chosen, weights, minlength=count).cpu()
 
     def heaviest(self, share: float) -> list[int]:
-        """The experts with the largest sums of weights: a share of all, rounded up, in order."""
-        count = max(self.active, math.ceil(share * len(self.tokens)))
-        return sorted(self.weights.topk(min(count, len(self.tokens))).indices.tolist())
+        """The experts with the largest sums of weights: a share of all, rounded up, in order.
+
+        Of those that have weights; there are enough for a token.
+        """
+        count = max(self.active, math.ceil(share * self.stored))
+        weights = self.weights[: self.stored]
+        return sorted(weights.topk(min(count, self.stored)).indices.tolist())
 
     def described(self) -> dict[str, Any]:
         """As plain data."""
@@ -75,6 +81,7 @@ def watch_experts(model: Transformer) -> list[LayerLoad]:
         load = LayerLoad(
             index,
             routing.active,
+            experts.stored,
             torch.zeros(routing.experts, dtype=torch.int64),
             torch.zeros(routing.experts, dtype=torch.float64),
         )

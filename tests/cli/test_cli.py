@@ -86,6 +86,7 @@ def test_flags_are_these():
     counted = ["--input", "--keep", "--max-tokens", "--limit", "--raw", "--dtype", "--device"]
     counted += ["--quantization", "--threads", "--debug", "--help", "-h", "-o", "--output"]
     counted += ["--format", "--delimiter", "--prompt", "--prompt-file", "--sample", "--shard"]
+    counted += ["--restart", "-q", "--quiet", "--json-progress"]
     assert flags["experts"] == sorted([*counted, "--chat-template-kwargs"])
     assert flags["doctor"] == ["--debug", "--help", "--json", "-h"]
 

@@ -15,7 +15,7 @@ from stoker.cli.main import main
 from stoker.engine.setup.experts import divide
 from stoker.errors import ConfigError
 from stoker.model.loader import weights
-from stoker.report.expert_load import watch_experts
+from stoker.report.expert_load import LayerLoad, watch_experts
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 EXPERTS, ACTIVE, LAYERS = 8, 3, 3
@@ -242,6 +242,65 @@ def test_the_command_counts_keeps_and_draws(mixture, some, tmp_path, capsys):
     ]
     assert main([*command, "--keep", "0"]) == 1
     assert "--keep must be a share" in capsys.readouterr().err
+
+
+def counted(folder, rows, out, *more):
+    """The command over rows of text, and the tokens that each layer has counted in all."""
+    path = out.with_suffix(".jsonl")
+    path.write_text("".join(f"{row}\n" for row in rows))
+    command = ["experts", folder, "--input", str(path), "-o", str(out), "--raw", *more]
+    code = main(command)
+    layers = json.loads(out.read_text())["layers"] if out.exists() else []
+    return command, code, [sum(layer["tokens"]) for layer in layers]
+
+
+def row(*ids):
+    return json.dumps({"prompt_token_ids": ids})
+
+
+def test_equal_rows_count_each(mixture, tmp_path, capsys):
+    out = tmp_path / "load.json"
+    rows = [row(1, 2, 3)] * 4
+    command, code, sums = counted(mixture.folder, rows, out, "--max-tokens", "1")
+    assert (code, sums) == (0, [ACTIVE * 12, ACTIVE * 12, ACTIVE * 4])
+    assert "4 of 4" in capsys.readouterr().out
+    assert main(command) == 1
+    assert f"{out} exists; give another name, or --restart" in capsys.readouterr().err
+    assert main([*command, "--restart", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_rows_without_an_answer_are_named_and_counted(mixture, tmp_path, capsys):
+    rows = [row(1, 2), "{", *[row()] * 6]
+    _, code, _ = counted(mixture.folder, rows, tmp_path / "load.json")
+    shown, told = capsys.readouterr(), json.loads((tmp_path / "load.json").read_text())
+    assert (code, told["rows"]) == (3, 1)
+    assert [f"stoker: row {n}: bad_row, " in shown.err for n in range(2, 8)] == [True] * 5 + [False]
+    assert "7 bad_row" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("load.svg", [row(1)], "is where the picture goes"),
+        ("none/load.json", [row(1)], "does not exist; make it first"),
+        ("load.json", ["{"], "no row could be run"),
+        ("load.jsonl", [row(1)], "input and output are the same file"),
+    ],
+)
+def test_what_can_not_be_counted_is_refused(mixture, tmp_path, name, rows, message, capsys):
+    path = tmp_path / "load.jsonl"
+    path.write_text("".join(f"{one}\n" for one in rows))
+    command = ["experts", mixture.folder, "--input", str(path), "-o", str(tmp_path / name)]
+    assert main([*command, "--raw", "--keep", "0.5"]) == 1
+    assert message in capsys.readouterr().err
+    assert [found.name for found in tmp_path.iterdir()] == ["load.jsonl"]
+
+
+def test_experts_without_weights_are_not_kept():
+    weights = torch.tensor([1.0, 3.0, 2.0, 9.0])
+    load = LayerLoad(0, 1, 3, torch.zeros(4, dtype=torch.int64), weights)
+    assert load.heaviest(0.5) == [1, 2]
 
 
 def test_a_model_without_experts_is_refused(checkpoint, tmp_path, capsys):
