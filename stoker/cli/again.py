@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p")
 PLACE = ("dtype", "quantization", "device")  # of the job's settings, and what computes
+EXPERTS = ("expert_mask", "active_experts")  # of the job's settings, for its own model
 OPTIONS = (*SAMPLING, "sampling", "seed", "prompt", "edit", "model", *PLACE, "threads")
 
 
@@ -106,6 +107,8 @@ def again(args: argparse.Namespace, path: Path, old: OutputRow) -> None:
     if model is None:
         raise ConfigError(f"the settings of {path} name no model; give one with -m")
     place = {name: getattr(args, name) or getattr(settings, name) for name in PLACE}
+    same = settings.model in (None, model)
+    place |= {name: getattr(settings, name) if same else None for name in EXPERTS}
     new_settings = replace(
         settings,
         model=model,
@@ -119,7 +122,6 @@ def again(args: argparse.Namespace, path: Path, old: OutputRow) -> None:
 
     print(f"stoker: loading {model}", file=sys.stderr)
     options = {**place, "kv_dtype": settings.kv_dtype, "threads": args.threads}
-    options |= {name: getattr(settings, name) for name in ("expert_mask", "active_experts")}
     with LLM(model, seed=new_settings.seed, **options) as llm:
         new = run_again(llm, new_settings, row, changes)
     print("\n".join([*lines, *_side_by_side(old, new)]))
@@ -141,19 +143,26 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 def _differences(before: SamplingParams, after: SamplingParams, old: Any, new: Any) -> list[str]:
     """What differs from the job, a line each: `temperature 0.0 -> 0.8`."""
     pairs = [(name, value, getattr(after, name)) for name, value in vars(before).items()]
-    pairs += [(name, getattr(old, name), getattr(new, name)) for name in ("seed", "model", *PLACE)]
+    names = ("seed", "model", *PLACE, *EXPERTS)
+    pairs += [(name, getattr(old, name), getattr(new, name)) for name in names]
     return [f"{name} {a} -> {b}" for name, a, b in pairs if a != b]
 
 
 def _other_files(job: RecordedJob, model: str) -> list[str]:
-    """Says so if the job's model has been replaced since."""
+    """Says so if the job's model, or its expert mask, has been replaced since."""
     from stoker.job.fingerprint import model_fingerprint
+    from stoker.job.settings import mask_digest
     from stoker.model.checkpoint import resolve_folder
 
-    if model != job.settings.model or job.model_fingerprint is None:
+    if model != job.settings.model:
         return []
-    same = model_fingerprint(resolve_folder(model)) == job.model_fingerprint
-    return [] if same else [f"the files of {model}, which are others than the job had"]
+    told, mask = [], job.settings.expert_mask
+    before = job.model_fingerprint
+    if before is not None and model_fingerprint(resolve_folder(model)) != before:
+        told.append(f"the files of {model}, which are others than the job had")
+    if mask is not None and mask_digest(mask) != job.mask_digest:
+        told.append(f"the expert mask {mask}, which is another than the job had")
+    return told
 
 
 def _edited(text: str) -> str:

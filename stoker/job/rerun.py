@@ -35,11 +35,13 @@ class RecordedJob:
     Attributes:
         settings: with the input, output and model of the job; none of what is `FREE` else.
         input_fingerprint, model_fingerprint: of the files it was run with.
+        mask_digest: of its expert mask, likewise; None if it had none.
     """
 
     settings: JobSettings
     input_fingerprint: str
     model_fingerprint: str | None
+    mask_digest: str | None
 
 
 def recorded_job(output: Path) -> RecordedJob:
@@ -63,8 +65,8 @@ def recorded_job(output: Path) -> RecordedJob:
     try:
         if known["format"] != FORMAT:
             raise JobError(f"{path} is of another version of Stoker (format {known['format']!r})")
-        settings = _settings(output, known)
-        return RecordedJob(settings, known["input"], known["model"])
+        settings, mask = _settings(output, known), known["settings"].get("expert_mask")
+        return RecordedJob(settings, known["input"], known["model"], mask and mask["sha256"])
     except (KeyError, TypeError, ValueError) as problem:
         raise JobError(f"{path} is damaged: {type(problem).__name__} {problem}") from None
     except InvalidRequestError as problem:
@@ -73,6 +75,7 @@ def recorded_job(output: Path) -> RecordedJob:
 
 def _settings(output: Path, known: dict[str, Any]) -> JobSettings:
     told = known["settings"]
+    mask = told.get("expert_mask")
     if told["pooling"] is not None:
         raise JobError(f"{output} holds embeddings; only answers can be run again")
     params = dict(told["params"])
@@ -93,7 +96,7 @@ def _settings(output: Path, known: dict[str, Any]) -> JobSettings:
         dtype=told["dtype"],
         quantization=told.get("quantization", "auto"),
         kv_dtype=told["kv_dtype"],
-        expert_mask=told.get("expert_mask", {}).get("file"),
+        expert_mask=mask and mask["file"],
         active_experts=told.get("active_experts"),
         device=told["device"],
         result_key=told["result_key"],

@@ -165,7 +165,10 @@ class JobSettings:
             if told[name] is None:  # jobs begun before there were any go on
                 del told[name]
         if self.expert_mask is not None:
-            told["expert_mask"] = {"file": self.expert_mask, "sha256": _digest(self.expert_mask)}
+            told["expert_mask"] = {
+                "file": self.expert_mask,
+                "sha256": mask_digest(self.expert_mask),
+            }
         told["params"] = {
             name: value
             for name, value in _plain(self.params).items()
@@ -175,7 +178,8 @@ class JobSettings:
         return plain
 
 
-def _digest(path: str) -> str:
+def mask_digest(path: str) -> str:
+    """The SHA-256 of an expert mask; raises InvalidRequestError if it can't be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as problem:

@@ -116,8 +116,10 @@ class State:
             raise JobError(f"{begun}other settings: {', '.join(told)}{AGAIN}")
 
     def _may_differ(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-        """A higher token limit changes no row but those that had ended by length, so it may
-        come with a retry of all of these."""
+        """Where an expert mask lies changes no row. A higher token limit changes those alone that
+        had ended by length, so it may come with a retry of all of these."""
+        if name == "expert_mask.file":
+            return before.get("expert_mask.sha256") == now.get("expert_mask.sha256")
         if name != "params.max_tokens" or "length" not in self.settings.retry:
             return False
         return now[name] is None or (before[name] is not None and now[name] >= before[name])
