@@ -19,13 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from workloads import about
+from workloads import Clock, about, clock_of, read_rate, seconds_of
 
 from stoker.ops.experts import ExpertWeights, ReferenceExperts
 from stoker.ops.experts_int8 import NativeInt8Experts
@@ -47,26 +48,19 @@ def layer(args: argparse.Namespace) -> ExpertWeights:
 
 def ways(args: argparse.Namespace) -> dict[str, list[Any]]:
     """Layers of each way, as many as fill the memory."""
-    made: dict[str, list[Any]] = {"loop": [], **{name: [] for name in BYTES}}
     weights = layer(args)
-    narrow = ExpertWeights(weights.up.bfloat16(), weights.down.bfloat16(), None, None, "silu", True)
-    makers = {
+    narrow = replace(weights, up=weights.up.bfloat16(), down=weights.down.bfloat16())
+    makers: dict[str, Callable[[], Any]] = {
         "loop": lambda: ReferenceExperts(layer(args)),
         "float32": lambda: NativeExperts(weights),
         "bf16 in 2 bytes": lambda: NativeExperts(narrow),
         "int8": lambda: NativeInt8Experts(weights),
     }
-    for name, make in makers.items():
-        each = weights.up[0].numel() * 1.5 * args.experts * BYTES.get(name, 4)
-        made[name] = [make() for _ in range(max(2, int(MEMORY / each)))]
-    return made
-
-
-def seconds(action: Any, args: argparse.Namespace) -> float:
-    now = time.process_time if args.threads == 1 else time.perf_counter
-    started = now()
-    action()
-    return now() - started
+    numbers = weights.up.numel() + weights.down.numel()
+    return {
+        name: [make() for _ in range(max(2, int(MEMORY / numbers / BYTES.get(name, 4))))]
+        for name, make in makers.items()
+    }
 
 
 def run_all(layers: list[Any], x: torch.Tensor, routes: Routes) -> None:
@@ -74,7 +68,7 @@ def run_all(layers: list[Any], x: torch.Tensor, routes: Routes) -> None:
         layer(x, routes)
 
 
-def product_rate(kind: str, args: argparse.Namespace) -> float:
+def product_rate(kind: str, args: argparse.Namespace, clock: Clock) -> float:
     """FLOP/s of a dense product of 512 rows."""
     weight = torch.randn(2 * args.size, args.hidden)
     if kind == "int8":
@@ -82,21 +76,16 @@ def product_rate(kind: str, args: argparse.Namespace) -> float:
     else:
         product = NativeLinear(weight if kind == "float32" else weight.bfloat16(), None)
     x = torch.randn(512, args.hidden)
-    best = min(seconds(lambda: product(x), args) for _ in range(args.rounds))
+    best = min(seconds_of(partial(product, x), clock) for _ in range(args.rounds))
     return 2 * 512 * weight.numel() / best
-
-
-def read_rate(args: argparse.Namespace) -> float:
-    """Bytes per second at which the threads read memory together."""
-    x = torch.ones(1 << 27)
-    return x.nbytes / min(seconds(x.sum, args) for _ in range(args.rounds))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
+    clock = clock_of(args.threads)
     layers, found = ways(args), []
-    reads = read_rate(args)
-    rates = {kind: product_rate(kind, args) for kind in BYTES}
+    reads = read_rate(clock)
+    rates = {kind: product_rate(kind, args, clock) for kind in BYTES}
     for rows in ROWS:
         x = torch.randn(rows, args.hidden)
         routes = route(torch.randn(rows, args.experts), Routing(args.experts, args.active))
@@ -104,7 +93,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         best = dict.fromkeys(layers, float("inf"))
         for _ in range(args.rounds):
             for name, own in layers.items():
-                took = seconds(partial(run_all, own, x, routes), args)
+                took = seconds_of(partial(run_all, own, x, routes), clock)
                 best[name] = min(best[name], took / len(own))
         row: dict[str, Any] = {"rows": rows, "experts_taken": taken}
         for name, took in best.items():

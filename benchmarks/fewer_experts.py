@@ -28,16 +28,17 @@ import os
 import random
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workloads import about
+from moe_sweep import watched, write_mask
+from workloads import about, clock_of, seconds_of
 
 from stoker import LLM, SamplingParams
+from stoker.engine.execution.runner import ModelRunner
 from stoker.engine.setup.experts import active_experts
 from stoker.model.loader import weights
-from stoker.report.expert_load import watch_experts
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "recipes" / "tiny"))
@@ -72,18 +73,16 @@ def exact(llm: LLM, cases: list[Any]) -> float:
     return sum(found == one.answer for found, one in zip(answers, cases, strict=True)) / len(cases)
 
 
-def seconds(llm: LLM) -> float:
-    """Of the processor, for the workload whose tokens are counted."""
+def serve(llm: LLM) -> None:
+    """The workload whose tokens are counted."""
     rng = random.Random(0)
     prompts = [[rng.randrange(5, llm.spec.vocab) for _ in range(PROMPT)] for _ in range(ROWS)]
-    params = SamplingParams(temperature=0, max_tokens=OUTPUT, ignore_eos=True)
-    started = time.process_time()
-    llm.generate(prompts, params)
-    return time.process_time() - started
+    llm.generate(prompts, SamplingParams(temperature=0, max_tokens=OUTPUT, ignore_eos=True))
 
 
 def measure(llm: LLM, pieces: list[list[int]], cases: list[Any]) -> dict[str, Any]:
-    found = weights(llm.engine.runner.model)  # type: ignore[attr-defined]
+    assert isinstance(llm.engine.runner, ModelRunner)
+    found = weights(llm.engine.runner.model)
     return {
         "active_experts": list(llm.plan.active_experts),
         "bits_per_byte": round(bits_per_byte(llm, pieces), 4),
@@ -121,21 +120,19 @@ def main() -> None:
             if one < sum(own) / len(own)
         }
         with LLM(args.model, **options) as llm:
-            loads = watch_experts(llm.engine.runner.model)  # type: ignore[attr-defined]
+            loads = watched(llm)
             once = SamplingParams(temperature=0, max_tokens=1)
             llm.generate(pieces[::2], once)
             llm.chat(chats(others), once)
         for share in args.keep:
-            path = Path(folder) / f"{share:g}.json"
-            layers = [{"layer": load.layer, "kept": load.heaviest(share)} for load in loads]
-            path.write_text(json.dumps({"layers": layers}))
-            variants[f"keep {share:g}"] = {"expert_mask": str(path)}
+            mask = write_mask(loads, share, Path(folder))
+            variants[f"keep {share:g}"] = {"expert_mask": mask}
         for name, changes in variants.items():
             models[name] = opened.enter_context(LLM(args.model, **options, **changes))
         best = dict.fromkeys(models, math.inf)
         for _ in range(args.rounds):
             for name, llm in models.items():
-                best[name] = min(best[name], seconds(llm))
+                best[name] = min(best[name], seconds_of(partial(serve, llm), clock_of(threads=1)))
         rows = {}
         for name, llm in models.items():
             rows[name] = {"tokens_per_s": round(ROWS * OUTPUT / best[name])}

@@ -1,7 +1,7 @@
 """Throughput and latency of a mixture of experts over batch sizes, lengths and variants.
 
     python benchmarks/moe_sweep.py MODEL [--batches 1 8 32] [--lengths 32 256] [--output 32]
-                                   [--keep 1 0.5] [--active 1 0.5] [--rounds 3] [--threads 2]
+                                   [--keep 0.5] [--active 0.5] [--rounds 3] [--threads 2]
                                    [--json FILE]
 
 A row for each configuration, a line of JSON each. Every variant runs in every combination of batch
@@ -21,23 +21,27 @@ variant after the other. `first_token_s` is the time of a run that draws one tok
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from workloads import about
 
 from stoker import LLM, SamplingParams
-from stoker.engine.setup.experts import active_experts
+from stoker.engine.execution.runner import ModelRunner
+from stoker.engine.setup.experts import active_experts, mixtures
 from stoker.ops.experts import ReferenceExperts
-from stoker.quant import floats
-from stoker.report.expert_load import watch_experts
+from stoker.quant.floats import Bf16Format, FloatFormat
+from stoker.report.expert_load import LayerLoad, watch_experts
 
 
 class Repeats:
@@ -69,52 +73,57 @@ def run(llm: LLM, prompts: list[list[int]], output: int) -> tuple[float, list[An
     return time.perf_counter() - started, [one.outputs[0].token_ids for one in outputs]
 
 
-def write_mask(args: argparse.Namespace, share: float, folder: Path) -> str:
-    """A mask of the experts that the prompts weigh most."""
-    with LLM(args.model, threads=args.threads, prefix_cache=False) as llm:
-        loads = watch_experts(llm.engine.runner.model)  # type: ignore[attr-defined]
-        run(llm, prompts_of(max(args.batches), max(args.lengths), llm.spec.vocab), 1)
+def watched(llm: LLM) -> list[LayerLoad]:
+    """The counts of what goes to each expert of the model from now on."""
+    assert isinstance(llm.engine.runner, ModelRunner)
+    return watch_experts(llm.engine.runner.model)
+
+
+def write_mask(loads: list[LayerLoad], share: float, folder: Path) -> str:
+    """A mask of the experts that weighed most, a share of each layer's, as a file of its own."""
     layers = [{"layer": load.layer, "kept": load.heaviest(share)} for load in loads]
-    path = folder / f"mask-{share}.json"
+    path = folder / f"keep-{share:g}.json"
     path.write_text(json.dumps({"layers": layers}))
     return str(path)
 
 
 def variants(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
-    """Options of the engine by name; what is no option has a capital letter."""
-    with LLM(args.model, threads=args.threads) as llm:
+    """Options of the engine by the variant's name."""
+    with LLM(args.model, threads=args.threads, prefix_cache=False) as llm:
         own = active_experts(llm.spec)
+        loads = watched(llm)
+        run(llm, prompts_of(max(args.batches), max(args.lengths), llm.spec.vocab), 1)
     average = sum(own) / len(own)
-    found: dict[str, dict[str, Any]] = {"fused": {}, "loop": {"Loop": True}}
-    found["int8"] = {"quantization": "int8"}
+    found: dict[str, dict[str, Any]] = {"fused": {}, "loop": {}, "int8": {"quantization": "int8"}}
     for share in args.keep:
-        if share < 1:
-            found[f"keep {share:g}"] = {"expert_mask": write_mask(args, share, folder)}
+        found[f"keep {share:g}"] = {"expert_mask": write_mask(loads, share, folder)}
     for share in args.active:
-        if share < 1:
-            found[f"active {share:g}"] = {"active_experts": max(1.0, share * average)}
-    found["speculative"] = {"Drafts": True}
-    return found
+        found[f"active {share:g}"] = {"active_experts": max(1.0, share * average)}
+    return found | {"speculative": {}}
 
 
-def make_llm(args: argparse.Namespace, options: dict[str, Any]) -> LLM:
-    asked = {name: value for name, value in options.items() if name[0].islower()}
-    before = floats.Bf16Format.prepare_experts, floats.FloatFormat.prepare_experts
-    if options.get("Loop"):
-        floats.Bf16Format.prepare_experts = lambda self, weights: None  # type: ignore[method-assign]
-        floats.FloatFormat.prepare_experts = lambda self, weights: ReferenceExperts(weights)  # type: ignore[method-assign]
-    try:
-        llm = LLM(args.model, threads=args.threads, prefix_cache=False, **asked)
-    finally:
-        floats.Bf16Format.prepare_experts, floats.FloatFormat.prepare_experts = before  # type: ignore[method-assign]
-    if options.get("Drafts"):
+@contextlib.contextmanager
+def experts_in_a_loop() -> Iterator[None]:
+    """Models that are loaded meanwhile compute experts as they are defined, in float32."""
+    with (
+        patch.object(Bf16Format, "prepare_experts", lambda self, weights: None),
+        patch.object(FloatFormat, "prepare_experts", ReferenceExperts),
+    ):
+        yield
+
+
+def make_llm(args: argparse.Namespace, variant: str, options: dict[str, Any]) -> LLM:
+    with experts_in_a_loop() if variant == "loop" else contextlib.nullcontext():
+        llm = LLM(args.model, threads=args.threads, prefix_cache=False, **options)
+    if variant == "speculative":
         llm.engine.scheduler.proposer = Repeats()
     return llm
 
 
 def measure(args: argparse.Namespace, name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    with make_llm(args, options) as llm:
+    with make_llm(args, name, options) as llm:
+        experts = mixtures(llm.spec).values()
         for length in args.lengths:
             for batch in args.batches:
                 prompts = prompts_of(batch, length, llm.spec.vocab)
@@ -125,32 +134,24 @@ def measure(args: argparse.Namespace, name: str, options: dict[str, Any]) -> lis
                     whole.append(took)
                 steps = (llm.engine.stats.steps - steps) // args.rounds
                 total = statistics.median(whole)
-                rows.append(
-                    {
-                        "variant": name,
-                        "batch": batch,
-                        "prompt_tokens": length,
-                        "output_tokens": args.output,
-                        "experts_kept": [len(one) for one in kept_of(llm)],
-                        "active_experts": list(llm.plan.active_experts),
-                        "output_tokens_per_s": round(batch * args.output / total, 1),
-                        "tokens_per_s": round(batch * (args.output + length) / total, 1),
-                        "first_token_s": round(first, 4),
-                        "ms_per_token": round(
-                            1000 * max(0.0, total - first) / max(1, args.output - 1), 2
-                        ),
-                        "steps": steps,
-                        "answers": hash_of(tokens),
-                    }
-                )
-                print(json.dumps(rows[-1]), flush=True)
+                decode = max(0.0, total - first) / max(1, args.output - 1)
+                row = {
+                    "variant": name,
+                    "batch": batch,
+                    "prompt_tokens": length,
+                    "output_tokens": args.output,
+                    "experts_kept": [one.loaded for one in experts],
+                    "active_experts": list(llm.plan.active_experts),
+                    "output_tokens_per_s": round(batch * args.output / total, 1),
+                    "tokens_per_s": round(batch * (args.output + length) / total, 1),
+                    "first_token_s": round(first, 4),
+                    "ms_per_token": round(1000 * decode, 2),
+                    "steps": steps,
+                    "answers": hash_of(tokens),
+                }
+                rows.append(row)
+                print(json.dumps(row), flush=True)
     return rows
-
-
-def kept_of(llm: LLM) -> list[range | tuple[int, ...]]:
-    """The experts of each layer that are loaded."""
-    networks = (layer.ffn for layer in llm.spec.layers if hasattr(layer.ffn, "routing"))
-    return [range(one.stored) if one.kept is None else one.kept for one in networks]
 
 
 def hash_of(tokens: list[Any]) -> str:
@@ -164,8 +165,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--output", type=int, default=32)
-    parser.add_argument("--keep", type=float, nargs="+", default=[1, 0.5])
-    parser.add_argument("--active", type=float, nargs="+", default=[1, 0.5])
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.5], metavar="SHARE")
+    parser.add_argument("--active", type=float, nargs="+", default=[0.5], metavar="SHARE")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

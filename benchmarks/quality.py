@@ -53,7 +53,7 @@ def by_stoker(model: Path, pieces: list[list[int]], options: dict[str, Any]) -> 
 
         def keep(*rest: Any) -> Tensor:
             logits = head(*rest)
-            seen.append(logits[:, : llm.engine.runner.model.spec.vocab].to("cpu", torch.float32))
+            seen.append(logits[:, : llm.spec.vocab].to("cpu", torch.float32))
             return logits
 
         runner._checked_logits = keep

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from workloads import about
+from workloads import about, clock_of, seconds_of
 
 from stoker import LLM, SamplingParams
 
@@ -95,33 +93,26 @@ def theirs(model: Any, prompts: list[list[int]], count: int) -> None:
     )
 
 
-def timed(run: Callable[[], None], clock: Callable[[], float]) -> float:
-    start = clock()
-    run()
-    return clock() - start
-
-
 def measure(kind: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Tokens a second of each engine, in prompts and in decodes."""
-    clock = time.process_time if args.threads == 1 else time.perf_counter
+    clock = clock_of(args.threads)
     model = make(kind)
     generator = torch.Generator().manual_seed(0)
+    best: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        best: dict[tuple[str, int], float] = {}
-        with LLM(folder, prefix_cache=False, max_batch_tokens=args.requests * 16) as llm:
+        options = {"threads": args.threads, "max_batch_tokens": args.requests * 16}
+        with LLM(folder, prefix_cache=False, **options) as llm:  # sets both engines' threads
+            engines = {"stoker": partial(ours, llm), "transformers": partial(theirs, model)}
             for _ in range(args.rounds):
                 shape = (args.requests, args.prompt)
                 prompts = torch.randint(8192, shape, generator=generator).tolist()
                 for count in (1, args.output):
-                    for name, run in (
-                        ("stoker", lambda n: ours(llm, prompts, n)),  # noqa: B023
-                        ("transformers", lambda n: theirs(model, prompts, n)),  # noqa: B023
-                    ):
-                        took = timed(lambda: run(count), clock)  # noqa: B023
+                    for name, run in engines.items():
+                        took = seconds_of(partial(run, prompts, count), clock)
                         best[name, count] = min(took, best.get((name, count), took))
     found = {}
-    for name in ("stoker", "transformers"):
+    for name in engines:
         prefill, whole = best[name, 1], best[name, args.output]
         found[name] = {
             "prompts": args.requests * args.prompt / prefill,
@@ -136,11 +127,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--output", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = {}
     print(f"{'tokens a second':20}{'stoker':>12}{'transformers':>14}{'times':>8}")
     for kind in args.kinds or KINDS:
@@ -149,7 +139,8 @@ def main() -> None:
             one, other = (results[kind][name][what] for name in ("stoker", "transformers"))
             print(f"{kind + ' ' + what:20}{one:12.0f}{other:14.0f}{one / other:8.1f}")
     if args.json:
-        args.json.write_text(json.dumps({**about(), "results": results}, indent=2))
+        told = {**about("torch", "transformers"), "results": results}
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

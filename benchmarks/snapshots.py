@@ -12,6 +12,7 @@ these. 512 tokens a step, 64 slots, blocks of 16, N = 32.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 from collections.abc import Iterable
 
@@ -20,7 +21,6 @@ from stoker.engine.request.params import SamplingParams
 from stoker.engine.request.request import Request
 from stoker.engine.scheduling.replay import FakeCache, hash_context
 from stoker.engine.scheduling.scheduler import Scheduler
-from stoker.engine.scheduling.sequence import Sequence, Status
 
 VOCAB = 1000
 BLOCKS, SIZE, EVERY = 4000, 16, 32
@@ -58,29 +58,20 @@ def chats(rng: random.Random) -> Iterable[list[Tokens]]:
             conversation.extend(draw(rng, 20, 200))
 
 
-class Chosen:
-    """Snapshots at some of the ends that there are."""
-
-    def __init__(self, every: bool, last: bool, branch: bool) -> None:
-        self.every, self.last, self.branch = every, last, branch
-
-    def ends(self, seq: Sequence, done: int, branch: int) -> list[int]:
-        last, every = (seq.prompt_len - 1) // SIZE, (done // EVERY + 1) * EVERY
-        ends = ((every, self.every), (last, self.last), (branch, self.branch))
-        return [end for end, wanted in ends if wanted]
-
-
+# which of the ends that `States.ends` names: every N blocks, the prompt's last block, the branch
 PLACES = {
-    "none": Chosen(False, False, False),
-    "every N blocks": Chosen(True, False, False),
-    "last block": Chosen(False, True, False),
-    "branches": Chosen(False, False, True),
-    "every N, branches": Chosen(True, False, True),
-    "all": Chosen(True, True, True),
+    "none": (False, False, False),
+    "every N blocks": (True, False, False),
+    "last block": (False, True, False),
+    "branches": (False, False, True),
+    "every N, branches": (True, False, True),
+    "all": (True, True, True),
 }
 
 
-def run(rounds: Iterable[list[Tokens]], places: int, chosen: Chosen | None) -> tuple[int, int, int]:
+def run(
+    rounds: Iterable[list[Tokens]], places: int, chosen: tuple[bool, ...] | None
+) -> tuple[int, int, int]:
     """Prompt tokens computed, all of them, and steps."""
     groups = [GroupSize(BLOCKS)]
     if chosen is not None:
@@ -93,9 +84,9 @@ def run(rounds: Iterable[list[Tokens]], places: int, chosen: Chosen | None) -> t
         max_context=4096,
         snapshot_every=EVERY,
     )
-    if chosen is not None:
-        assert scheduler.states is not None
-        scheduler.states.ends = chosen.ends  # type: ignore[method-assign]
+    if scheduler.states is not None and chosen is not None:
+        ends = scheduler.states.ends
+        scheduler.states.ends = lambda *given: itertools.compress(ends(*given), chosen)
     cache = FakeCache(groups, SIZE, hash_context(VOCAB))
     params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
     total = steps = computed = number = 0
@@ -108,8 +99,7 @@ def run(rounds: Iterable[list[Tokens]], places: int, chosen: Chosen | None) -> t
             step = scheduler.plan()
             steps += 1
             computed += step.num_tokens - step.num_decodes
-            for seq in scheduler.commit(step, cache.run(step)):
-                assert seq.status is not Status.WAITING
+            scheduler.commit(step, cache.run(step))
     return computed, total, steps
 
 

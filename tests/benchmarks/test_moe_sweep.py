@@ -33,16 +33,8 @@ def rows(tmp_path_factory):
     Qwen3MoeForCausalLM(config).save_pretrained(folder)
     out = folder / "rows.json"
     sizes = ["--batches", "1", "3", "--lengths", "5", "20", "--output", "12", "--rounds", "1"]
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        str(folder),
-        *sizes,
-        "--threads",
-        "1",
-        "--json",
-        str(out),
-    ]
+    more = [*sizes, "--threads", "1", "--json", str(out)]
+    command = [sys.executable, str(SCRIPT), str(folder), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPT.parent)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())["rows"]
