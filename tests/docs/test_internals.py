@@ -171,3 +171,16 @@ def test_who_shares_a_prefix():
 def test_the_scale_of_a_head():
     assert _scales(torch.full((1, 1, 1, 1), 9.5)).item() == 0.125
     assert math.isclose(9.5 * 4 / 0.125, 304)
+
+
+def test_the_family_that_contributing_adds_stands_as_shown():
+    page = (ROOT.parent / "CONTRIBUTING.md").read_text("utf-8")
+    (diff,) = re.findall(r"```diff\n(.*?)```", page, re.S)
+    parts = re.split(r"^--- a/(.*)\n\+\+\+ b/\1\n", diff, flags=re.M)[1:]
+    assert len(parts) == 4
+    for name, changes in zip(parts[::2], parts[1::2], strict=True):
+        text = (ROOT.parent / name).read_text("utf-8")
+        added = re.findall(r"(?:^\+.*\n)+", changes, re.M)
+        assert added
+        assert all(re.sub(r"^\+", "", one, flags=re.M) in text for one in added), name
+        assert all(one in text for one in re.findall(r"^ (.+\n)", changes, re.M)), name
