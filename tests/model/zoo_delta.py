@@ -66,7 +66,7 @@ LARA = {
 }
 BAILING = {
     **{name: KIMI[name] for name in list(KIMI) if name.startswith(("kv_", "qk_", "v_", "rms"))},
-    "head_dim": 8,
+    "head_dim": 12,  # of delta nets; latent attention rotates 8
     "num_key_value_heads": 4,
     "initializer_range": 0.12,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],

@@ -53,13 +53,16 @@ def _bailing(f: Fields) -> ModelSpec:
 
 def _delta_attention(f: Fields) -> DeltaSpec:
     f.insist("hidden_act", "silu", "silu")  # of the convolution
-    heads, size = f.size("num_attention_heads"), f.size("head_dim", 128)
+    # transformers saves head_dim as that of latent attention, and the linear one beside it
+    heads = f.size("linear_num_heads", f.size("num_attention_heads"))
+    size = f.size("linear_head_dim", f.size("head_dim", 128))
+    taps = f.size("linear_conv_kernel_dim", f.size("short_conv_kernel_size", 4))
     bound = f.number("kda_lower_bound", -5.0, most=-1e-6) if f.flag("kda_safe_gate", True) else 0.0
     eps = f.number("rms_norm_eps", 1e-6, above=0)
     rule = DeltaRule(
         heads, heads, size, size, by_channel=True, bound=bound, gate="sigmoid", eps=eps
     )
-    return DeltaSpec(rule, f.size("short_conv_kernel_size", 4))
+    return DeltaSpec(rule, taps)
 
 
 def _below_attention(source: From) -> From:
