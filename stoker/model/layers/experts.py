@@ -174,7 +174,6 @@ class Experts(LayerPart):
         self.shared = None
         if spec.shared is not None:
             self.shared = SharedExpert(spec.shared, model.hidden, spec.shared_gate)
-        self.adds_in_sum = self.adds_in_product and spec.scale == 1 and not spec.normed
         self.sum_norm = make_norm((model.hidden,), model.norm, spec.normed)
         self._run: ExpertsFn | None = None
 
@@ -200,6 +199,11 @@ class Experts(LayerPart):
             if self.shared is not None:
                 self.shared.prepare(formats)
         super().prepare(formats)
+
+    @property
+    def adds_in_sum(self) -> bool:
+        """Whether the residual is added with the experts: nothing is done to their sum."""
+        return self.adds_in_product and self.spec.scale == 1 and not self.spec.normed
 
     def routed(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """What the experts of the rows x (T, D) give, plus `add`, whose memory may be taken."""

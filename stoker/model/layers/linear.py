@@ -129,8 +129,8 @@ class LayerPart(Module):
         self.adds_in_product = not layer.post_norms and layer.residual_scale == 1
 
     def scale_by(self, scale: float) -> None:
-        """Multiply what is added to the residual."""
-        self.residual_scale = scale
+        """Multiply what is added to the residual by this too."""
+        self.residual_scale *= scale
         self.adds_in_product = self.adds_in_product and scale == 1
 
     def prepare(self, formats: Formats) -> None:
