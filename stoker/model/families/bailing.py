@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stoker.model.families.delta import apart_or_joined, hybrid_types
+from stoker.model.families.delta import apart_or_joined
 from stoker.model.families.experts import (
     after_dense,
     balanced_routing,
@@ -14,6 +14,7 @@ from stoker.model.families.experts import (
 )
 from stoker.model.families.fields import Fields
 from stoker.model.families.latent import DEEPSEEK, latent
+from stoker.model.families.layer_kinds import attention_layers
 from stoker.model.families.parts import LAYER, Family, activation, decoder
 from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.model import ModelSpec
@@ -43,7 +44,7 @@ def _bailing(f: Fields) -> ModelSpec:
     )
     network = DenseSpec(shared * size, activation(f))
     mixture = experts(f, routes, "moe_intermediate_size", shared=network)
-    types = hybrid_types(f, lambda index: (index + 1) % group == 0)
+    types = attention_layers(f, lambda index: (index + 1) % group == 0)
     return decoder(
         f,
         [full if attends else net for attends in types],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from stoker.model.families.experts import experts, routing, ways
 from stoker.model.families.fields import Fields
+from stoker.model.families.layer_kinds import attention_layers
 from stoker.model.families.mixtures import QWEN2_MOE, qwen_layers
 from stoker.model.families.olmo import OLMO
 from stoker.model.families.parts import (
@@ -30,18 +30,6 @@ from stoker.model.weights import From, Names, changed, names
 from stoker.ops.delta_rule import DeltaRule
 
 
-def hybrid_types(f: Fields, full: Callable[[int], bool]) -> list[bool]:
-    """Whether each layer is attention: by layer_types, or else by `full` of its index."""
-    count = f.layers()
-    kinds = f.items("layer_types", count)
-    if kinds is None:
-        return [full(index) for index in range(count)]
-    known = ("full_attention", "linear_attention")
-    for kind in kinds:
-        Fields({"layer_types": kind}, f.architecture).choice("layer_types", known, "layer type")
-    return [kind == "full_attention" for kind in kinds]
-
-
 def delta_net(f: Fields, **changes: Any) -> DeltaSpec:
     """A gated delta net with the usual fields of the config; `changes` are of its rule."""
     f.insist("hidden_act", "silu", "silu")  # of the convolution
@@ -61,7 +49,7 @@ def _mixers(f: Fields) -> list[PartSpec]:
     f.values.setdefault("head_dim", 256)
     interval = f.size("full_attention_interval", 4)
     full = attention(f, partial=0.25, qk_norm="head", gate="sigmoid")
-    types = hybrid_types(f, lambda index: (index + 1) % interval == 0)
+    types = attention_layers(f, lambda index: (index + 1) % interval == 0)
     return [full if attends else delta_net(f) for attends in types]
 
 
@@ -118,7 +106,7 @@ def _olmo_hybrid(f: Fields) -> ModelSpec:
         full = replace(full, rope=None)
     most = 2.0 if f.flag("linear_allow_neg_eigval", True) else 1.0
     net = delta_net(f, beta_most=most, eps=1e-5)
-    types = hybrid_types(f, lambda index: index % 4 == 3 or index == count - 1 < 3)
+    types = attention_layers(f, lambda index: index % 4 == 3 or index == count - 1 < 3)
     model = decoder(f, [full if attends else net for attends in types])
     layers = (
         replace(layer, pre_norms=False, post_norms=True) if attends else layer

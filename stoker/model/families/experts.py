@@ -87,12 +87,8 @@ def after_dense(f: Fields, default: int = 0) -> list[bool]:
     `mlp_layer_types` says it layer by layer where it is given.
     """
     count = f.layers()
-    kinds = f.items("mlp_layer_types", count)
+    kinds = f.words("mlp_layer_types", ("dense", "sparse"), "network", count)
     if kinds is not None:
-        for kind in kinds:
-            Fields({"mlp_layer_types": kind}, f.architecture).choice(
-                "mlp_layer_types", ("dense", "sparse"), "network"
-            )
         return [kind == "sparse" for kind in kinds]
     return [index >= whole(f, "first_k_dense_replace", default) for index in range(count)]
 

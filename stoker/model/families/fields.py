@@ -98,6 +98,25 @@ class Fields:
             raise ModelError(f"{self.named(name)} has {len(value)} entries for {count} layers")
         return value
 
+    def words(
+        self, name: str, known: Iterable[str], what: str, count: int | None = None
+    ) -> list[str] | None:
+        """A list of `known` words, as `choice`; of `count` entries if that is given."""
+        values, known = self.items(name, count), list(known)
+        for value in values or []:
+            Fields({name: value}, self.architecture, self.path).choice(name, known, what)
+        return values
+
+    def indices(self, name: str) -> list[int] | None:
+        """A list of numbers of layers, counted from 0; None if absent."""
+        values = self.items(name)
+        for value in values or []:
+            if type(value) is not int:
+                raise ModelError(
+                    f"{self.named(name)} must hold numbers of layers, not {short(value)}"
+                )
+        return values
+
     def factors(self, name: str, count: int) -> tuple[float, ...]:
         """A list of `count` numbers greater than 0."""
         value = self._get(name, REQUIRED)

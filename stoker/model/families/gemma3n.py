@@ -19,7 +19,7 @@ from stoker.model.families.parts import (
     decoder,
     layer_types,
 )
-from stoker.model.families.wrapped import BESIDE, RENAMED, text_config
+from stoker.model.families.wrapped import BESIDE, RENAMED, text_fields
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
 from stoker.model.spec.streams import StreamsSpec
@@ -110,9 +110,7 @@ def _networks(f: Fields, kind: str) -> list[DenseSpec]:
 
 
 def _wrapped(f: Fields) -> ModelSpec:
-    text = text_config(f)
-    text.insist("per_layer_config", None, None)
-    return _gemma3n(text)
+    return _gemma3n(text_fields(f, {}))
 
 
 GEMMA3N = {

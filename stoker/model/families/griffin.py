@@ -51,9 +51,8 @@ def _recurrent_gemma(f: Fields) -> ModelSpec:
 
 def _mixers(f: Fields, of: dict[str, PartSpec]) -> list[PartSpec]:
     """The mixers by block_types, which are repeated."""
-    kinds = f.items("block_types") or ["recurrent", "recurrent", "attention"]
-    for kind in kinds:
-        Fields({"block_types": kind}, f.architecture).choice("block_types", of, "kind of block")
+    kinds = f.words("block_types", of, "kind of block")
+    kinds = kinds or ["recurrent", "recurrent", "attention"]
     return [of[kinds[index % len(kinds)]] for index in range(f.layers())]
 
 

@@ -36,7 +36,7 @@ from stoker.ops.routing import Routing
 
 def _bamba(f: Fields) -> ModelSpec:
     f.insist("hidden_act", "silu", "silu")
-    attends = f.items("attn_layer_indices") or []
+    attends = f.indices("attn_layer_indices") or []
     mixer = attention(f, partial=0.5)
     state = hybrid_mamba2(f, rms(f).eps, widened(f, "mamba_expand"))
     layers = [mixer if index in attends else state for index in range(f.layers())]

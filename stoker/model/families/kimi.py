@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stoker.errors import ModelError, short
-from stoker.model.families.delta import apart_or_joined, hybrid_types
+from stoker.model.families.delta import apart_or_joined
 from stoker.model.families.experts import (
     after_dense,
     balanced_routing,
@@ -17,6 +17,7 @@ from stoker.model.families.experts import (
 )
 from stoker.model.families.fields import Fields
 from stoker.model.families.latent import LATENT, latent
+from stoker.model.families.layer_kinds import attention_layers
 from stoker.model.families.parts import LAYER, Family, activation, decoder
 from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.model import ModelSpec
@@ -71,7 +72,7 @@ def _types(f: Fields) -> list[bool]:
     given, count = f.within("linear_attn_config"), f.layers()
     full, nets = (given.items(name) for name in ("full_attn_layers", "kda_layers"))
     if full is None or nets is None or "layer_types" in f.values:
-        return hybrid_types(f, lambda index: index > 0 and index % 4 == 0)
+        return attention_layers(f, lambda index: index > 0 and index % 4 == 0)
     if sorted([*full, *nets], key=str) != sorted(range(1, count + 1), key=str):
         raise ModelError(
             "full_attn_layers and kda_layers in linear_attn_config of config.json must hold each "

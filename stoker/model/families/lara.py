@@ -34,9 +34,9 @@ def _lara_mini(f: Fields) -> ModelSpec:
         "sliding_attention": replace(turned, window=f.size("sliding_window", 512)),
         "full_attention": replace(turned, rope=None),
     }
-    kinds = f.items("layer_types", count) or [PERIOD[i % len(PERIOD)] for i in range(count)]
-    for kind in kinds:
-        Fields({"layer_types": kind}, f.architecture).choice("layer_types", of, "layer type")
+    kinds = f.words("layer_types", of, "layer type", count)
+    if kinds is None:
+        kinds = [PERIOD[index % len(PERIOD)] for index in range(count)]
     shared = DenseSpec(f.size("shared_expert_intermediate_size", 512), activation(f))
     f.values.setdefault("moe_intermediate_size", 512)
     f.values.setdefault("num_experts", 128)

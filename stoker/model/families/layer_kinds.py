@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stoker.model.families.fields import Fields
 
@@ -21,11 +21,17 @@ def kinds_of(
         count: of layers, if they must be as many.
     """
     for name in fields:
-        given = f.items(name, count)
-        if given is None:
-            continue
-        found = [_OLD_TYPES.get(kind, kind) if isinstance(kind, str) else kind for kind in given]
-        for kind in found:
-            Fields({name: kind}, f.architecture).choice(name, known, "layer type")
-        return found
+        given = f.items(name)
+        if given is not None:
+            found = [_OLD_TYPES.get(one, one) if isinstance(one, str) else one for one in given]
+            return Fields({name: found}, f.architecture).words(name, known, "layer type", count)
     return None
+
+
+def attention_layers(f: Fields, otherwise: Callable[[int], bool]) -> list[bool]:
+    """Whether each layer is attention: by layer_types, or else by `otherwise` of its index."""
+    count = f.layers()
+    kinds = f.words("layer_types", (ATTENDS, STATE), "layer type", count)
+    if kinds is None:
+        return [otherwise(index) for index in range(count)]
+    return [kind == ATTENDS for kind in kinds]

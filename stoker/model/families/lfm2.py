@@ -20,7 +20,7 @@ def _lfm2_kinds(f: Fields) -> list[str]:
     kinds = kinds_of(f, (ATTENDS, "conv"), "layer_types", count=f.layers())
     if kinds is not None:
         return kinds
-    attends = f.items("full_attn_idxs")
+    attends = f.indices("full_attn_idxs")
     if attends is None:
         return [ATTENDS] * f.layers()
     return [ATTENDS if index in attends else "conv" for index in range(f.layers())]

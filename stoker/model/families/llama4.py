@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stoker.errors import ModelError, short
+from stoker.errors import ModelError
 from stoker.model.families.experts import routing, sparse_layers
 from stoker.model.families.fields import Fields
 from stoker.model.families.llama import rotating_layers
@@ -19,7 +19,7 @@ from stoker.model.families.parts import (
     attention,
     decoder,
 )
-from stoker.model.families.wrapped import RENAMED, text_config
+from stoker.model.families.wrapped import RENAMED, text_fields
 from stoker.model.rope import Growth
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.experts import ExpertsSpec
@@ -55,13 +55,11 @@ def _mixers(f: Fields) -> list[AttentionSpec]:
     rotating = rotating_layers(f)
     mixers = [turned if turns else still for turns in rotating]
     chunk = f.size("attention_chunk_size", f.default_or_null("attention_chunk_size", 8192))
-    kinds = f.items("layer_types", len(mixers))
+    known = ("chunked_attention", "full_attention")
+    kinds = f.words("layer_types", known, "layer type", len(mixers))
     if kinds is None:
         cut = [turns and chunk is not None for turns in rotating]
     else:
-        known = ("chunked_attention", "full_attention")
-        for one in kinds:
-            Fields({"layer_types": one}, f.architecture).choice("layer_types", known, "layer type")
         cut = [one == "chunked_attention" for one in kinds]
     if any(cut) and chunk is None:
         raise ModelError("layers of chunked_attention in config.json lack an attention_chunk_size")
@@ -74,21 +72,14 @@ def _mixers(f: Fields) -> list[AttentionSpec]:
 def _sparse(f: Fields) -> list[bool]:
     """Whether each layer has experts."""
     count, step = f.layers(), f.size("interleave_moe_layer_step", 1)
-    layers = f.items("moe_layers")
+    layers = f.indices("moe_layers")
     if layers is None:
         return [(index + 1) % step == 0 for index in range(count)]
-    for index in layers:
-        if type(index) is not int:
-            raise ModelError(
-                f"moe_layers in config.json must hold numbers of layers, not {short(index)}"
-            )
     return [index in layers for index in range(count)]
 
 
 def _wrapped(f: Fields) -> ModelSpec:
-    text = text_config(f)
-    text.insist("per_layer_config", None, None)
-    return _llama4(text)
+    return _llama4(text_fields(f, {}))
 
 
 _FEED = LAYER + "feed_forward."

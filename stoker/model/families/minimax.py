@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stoker.model.families.delta import hybrid_types
 from stoker.model.families.experts import experts, routing
 from stoker.model.families.fields import Fields
+from stoker.model.families.layer_kinds import attention_layers
 from stoker.model.families.mixtures import MIXTRAL
 from stoker.model.families.parts import LAYER, Family, activation, attention, decoder
 from stoker.model.spec.lightning import LightningSpec
@@ -15,7 +15,7 @@ from stoker.model.weights import From, names
 
 
 def _minimax(f: Fields) -> ModelSpec:
-    types = hybrid_types(f, lambda index: (index + 1) % 2 == 1)
+    types = attention_layers(f, lambda index: (index + 1) % 2 == 1)
     full = attention(f, theta=1e6, window=f.size("sliding_window", None))
     mixture = experts(f, routing(f, normalised=True), "intermediate_size")
     mixers = [full if attends else _lightning(f, index) for index, attends in enumerate(types)]

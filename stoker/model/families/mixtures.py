@@ -50,13 +50,8 @@ def _mixtral(f: Fields) -> ModelSpec:
 
 def qwen_layers(f: Fields, mixture: ExpertsSpec, default: Sequence[int] = ()) -> list[PartSpec]:
     """Each `decoder_sparse_step`-th layer is sparse, but for those of `mlp_only_layers`."""
-    step, dense = f.size("decoder_sparse_step", 1), f.items("mlp_only_layers")
-    dense = list(default) if dense is None else dense
-    for index in dense:
-        if type(index) is not int:
-            raise ModelError(
-                f"mlp_only_layers in config.json must hold numbers of layers, not {short(index)}"
-            )
+    step, given = f.size("decoder_sparse_step", 1), f.indices("mlp_only_layers")
+    dense = default if given is None else given
     sparse = [(index + 1) % step == 0 and index not in dense for index in range(f.layers())]
     return sparse_layers(f, mixture, sparse)
 

@@ -166,12 +166,9 @@ def decoder(
 def layer_types(f: Fields, sliding: Callable[[int], bool]) -> list[bool]:
     """Whether each layer has a window: by layer_types, or else by `sliding` of its index."""
     count = f.layers()
-    kinds = f.items("layer_types", count)
+    kinds = f.words("layer_types", ("full_attention", "sliding_attention"), "layer type", count)
     if kinds is None:
         return [sliding(index) for index in range(count)]
-    known = ("full_attention", "sliding_attention")
-    for kind in kinds:
-        Fields({"layer_types": kind}, f.architecture).choice("layer_types", known, "layer type")
     return [kind == "sliding_attention" for kind in kinds]
 
 
