@@ -12,7 +12,8 @@ size and length of prompts:
     int8           weights and activations in 8-bit integers
     keep SHARE     a mask of the experts that these prompts weigh most, a share of each layer's
     active SHARE   a share of the model's own active experts, as an average over its layers
-    speculative    drafts that repeat what followed the last two tokens earlier in the text
+    speculative    drafts that repeat what followed the last two tokens earlier in the text; not for
+                   models with recurrent states, which take none
 
 Prompts are random, the same for all variants. Seconds are the median of the rounds, which run one
 variant after the other. `first_token_s` is the time of a run that draws one token of each prompt.
@@ -99,7 +100,9 @@ def variants(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]
         found[f"keep {share:g}"] = {"expert_mask": write_mask(loads, share, folder)}
     for share in args.active:
         found[f"active {share:g}"] = {"active_experts": max(1.0, share * average)}
-    return found | {"speculative": {}}
+    if not any(group.keeps_state for group in llm.spec.cache_groups):
+        found["speculative"] = {}
+    return found
 
 
 @contextlib.contextmanager
