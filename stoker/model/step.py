@@ -65,7 +65,8 @@ class StepContext:
         positions: (T,) int64.
         rows: (R,) int64, the tokens that go on behind the last layer that mixes tokens.
         ropes: for each of `ModelSpec.ropes` the tokens' rows of its table, (T, 2, dim/2).
-        token_inputs: (T, L, width) of each layer, where the model has them.
+        token_inputs: (T, L, width) of each layer, where the model has them; the embeddings (T, D)
+            where layers read those.
         memo: what layers have worked out of the step that later ones want too, by keys of theirs.
     """
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stoker.model.cache import PagedCache
 from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
+from stoker.model.layers.shared import BlockBehindShared, KeptEmbeddings
 from stoker.model.layers.streams import JoinStreams, MakeStreams, StreamsBlock
 from stoker.model.layers.token_inputs import TokenInputs
 from stoker.model.module import Module
@@ -43,9 +44,15 @@ class Transformer(Module):
             table = torch.empty(spec.positions.rows, spec.hidden)
             self.positions = nn.Parameter(table, requires_grad=False)
         self.embedding_norm = make_norm((spec.hidden,), spec.norm, spec.embedding_norm)
-        self.token_inputs = TokenInputs(spec.token_inputs, spec) if spec.token_inputs else None
-        block = StreamsBlock if spec.streams else Block
-        self.layers = nn.ModuleList(block(spec, index) for index in range(len(spec.layers)))
+        self.token_inputs: TokenInputs | KeptEmbeddings | None = None
+        if spec.token_inputs:
+            self.token_inputs = TokenInputs(spec.token_inputs, spec)
+        elif spec.reads_embeddings:
+            self.token_inputs = KeptEmbeddings()
+        self.layers = nn.ModuleList(_block(spec, index) for index in range(len(spec.layers)))
+        for layer in self.layers:
+            if isinstance(layer, BlockBehindShared):
+                layer.borrow(self.layers)
         self.make_streams = self.join_streams = None
         if spec.streams:
             self.make_streams = MakeStreams(spec.streams, spec.hidden)
@@ -163,6 +170,12 @@ class Transformer(Module):
         x = x if self.join_streams is None else self.join_streams(x)
         x = self.norm(x, self.ops)
         return cast(Tensor, x if self.project_out is None else self.project_out(x))
+
+
+def _block(spec: ModelSpec, index: int) -> Block:
+    layer = spec.layers[index]
+    kind = StreamsBlock if layer.streams else BlockBehindShared if layer.shared else Block
+    return kind(spec, index)
 
 
 def _rotary_table(rope: Rope | None, context: int) -> Tensor:

@@ -1,8 +1,9 @@
 """How a checkpoint's tensors fill our parameters: data that families write and the loader obeys.
 
 Knows no files. A table of names maps a parameter of the transformer to a `From`; "{i}" in names
-is the layer, "{e}" an expert. Parameters that a spec does not have (a bias, a norm) are passed
-over, so one table serves models with and without.
+is the layer, "{e}" an expert, "{user}" a layer that uses the same block (`SharedBlockSpec`).
+Parameters that a spec does not have (a bias, a norm) are passed over, so one table serves models
+with and without.
 """
 
 from __future__ import annotations
@@ -222,12 +223,27 @@ def places(table: Names, model: nn.Module, layers: int) -> Iterator[tuple[str, P
                 if owner is None or ours not in left:
                     continue
                 left.remove(ours)
-                for way, one in enumerate((source, *source.otherwise)):
+                of_layer = _of_users(source, modules.get(f"layers.{i}"))
+                for way, one in enumerate((of_layer, *of_layer.otherwise)):
                     for name, place in _split(owner, part, replace(one, otherwise=())):
                         stored = name if part == leaf else name.removesuffix(leaf) + part
                         named = stored.format(i=i, e=place.expert, **_halves(i))
                         yield named, replace(place, parameter=ours, way=way)
     assert not left, f"the family's table lacks {sorted(left)}"
+
+
+def _of_users(source: From, block: nn.Module | None) -> From:
+    """With the names by each layer that uses a block, one of which a checkpoint has."""
+    if "{user}" not in source.tensors[0]:
+        return source
+    users: tuple[int, ...] = getattr(block, "users", ())
+    use = str(getattr(block, "use", ""))
+    first, *others = (
+        tuple(one.replace("{user}", str(user)).replace("{use}", use) for one in source.tensors)
+        for user in users
+    )
+    otherwise = tuple(replace(source, tensors=tensors) for tensors in others)
+    return replace(source, tensors=first, otherwise=otherwise)
 
 
 def _halves(layer: int | None) -> dict[str, int]:

@@ -38,6 +38,12 @@ def config_of(name, **changes):
             {"position_embedding_type": "alibi"},
             r"_embedding_type='alibi'",
         ),
+        ("zamba2", {"use_long_context": True}, r"use_long_context=True.*only False"),
+        ("zamba2", {"tie_word_embeddings": False}, r"tie_word_embeddings=False.*only True"),
+        ("zamba2", {"hybrid_layer_ids": [1]}, r"hybrid_layer_ids=\[1\].*only \[1, 2, 4, 5\]"),
+        ("zamba2", {"layers_block_type": ...}, r"must list its 6 layers in layers_block_type"),
+        ("zamba2", {"num_key_value_heads": 2}, r"_adapter .* as many num_key_value_heads"),
+        ("zamba2", {"mamba_headdim": 7}, r"mamba_headdim=7.*only 20"),
         ("jamba", {"attn_layer_offset": 3}, r"attn_layer_offset 3 .* attn_layer_period 3"),
     ],
 )
@@ -108,6 +114,7 @@ def test_transformers_has_no_other_default():
         "Jamba",
         "Lfm2",
         "FalconH1",
+        "Zamba2",
     ):
         fields = getattr(hf, f"{name}Config")().to_dict()
         architecture = [f"{name}ForCausalLM"]

@@ -20,6 +20,15 @@ NEMOTRON = {
     "num_hidden_layers": None,
 }
 LFM2 = {"head_dim": None, "layer_types": ["conv", "full_attention", "conv"]}
+ZAMBA2 = {
+    "hidden_size": 40,
+    "num_key_value_heads": 4,
+    "mamba_d_state": 8,
+    "mamba_ngroups": 2,
+    "n_mamba_heads": 4,
+    "chunk_size": 16,
+    "head_dim": None,
+}
 STATES = {
     "lfm2": ("Lfm2", {**LFM2, "block_multiple_of": 8}),
     "lfm2_bias": (
@@ -166,6 +175,31 @@ STATES = {
             "num_experts": 4,
             "intermediate_size": 32,
             "mamba_d_state": 5,
+        },
+    ),
+    "zamba2": (
+        "Zamba2",
+        {
+            **ZAMBA2,
+            "num_hidden_layers": 6,
+            "layers_block_type": [
+                "hybrid" if n in (1, 2, 4, 5) else "linear_attention" for n in range(6)
+            ],
+            "num_mem_blocks": 2,
+            "use_shared_attention_adapter": True,
+            "use_mem_rope": True,
+            "adapter_rank": 5,
+        },
+    ),
+    "zamba2_plain": (
+        "Zamba2",
+        {
+            **ZAMBA2,
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "add_bias_linear": True,
+            "adapter_rank": 3,
         },
     ),
     "lfm2_moe": (

@@ -43,6 +43,7 @@ from stoker.model.families import (
     recent_mixtures,
     squared,
     wrapped,
+    zamba,
 )
 from stoker.model.families.fields import Fields
 from stoker.model.families.parts import Family
@@ -75,6 +76,7 @@ FAMILIES: dict[str, Family] = {
     **mamba.FAMILIES,
     **lfm2.FAMILIES,
     **hybrid.FAMILIES,
+    **zamba.FAMILIES,
     **nemotron_h.FAMILIES,
     **latent.FAMILIES,
     **longcat.FAMILIES,

@@ -79,7 +79,6 @@ REFUSED: dict[str, str] = {
             "RwkvForCausalLM",
             "xLSTMForCausalLM",
             "ZambaForCausalLM",
-            "Zamba2ForCausalLM",
         ),
         MORE_STATE,
     ),

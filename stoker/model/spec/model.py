@@ -9,6 +9,7 @@ from typing import Literal
 from stoker.model.cache_spec import AnyCacheSpec, CacheGroup, cache_groups
 from stoker.model.rope import Rope
 from stoker.model.spec.part import NormSpec, PartSpec
+from stoker.model.spec.shared import SharedBlockSpec
 from stoker.model.spec.streams import StreamsSpec
 from stoker.model.spec.token_inputs import TokenInputSpec, TokenInputsSpec
 
@@ -17,7 +18,8 @@ from stoker.model.spec.token_inputs import TokenInputSpec, TokenInputsSpec
 class LayerSpec:
     """x += post(mixer(pre(x))); x += post(ffn(pre(x))), with norms pre and post or without.
 
-    Then x += post(token_input(x)) and x *= a learned number, where there are those.
+    Then x += post(token_input(x)) and x *= a learned number, where there are those. With a shared
+    block it is x += mixer(pre(x + shared(x))), see `SharedBlockSpec`.
 
     A part that is None is left out, with its norms.
 
@@ -33,6 +35,7 @@ class LayerSpec:
         token_input: takes in the layer's own input of each token.
         output_scale: a learned number multiplies x at the end.
         streams: the layer computes on one of several streams.
+        shared: a block, of weights that layers share, adds to what the mixer reads.
     """
 
     mixer: PartSpec | None
@@ -46,6 +49,7 @@ class LayerSpec:
     token_input: TokenInputSpec | None = None
     output_scale: bool = False
     streams: StreamsSpec | None = None
+    shared: SharedBlockSpec | None = None
 
     def __post_init__(self) -> None:
         if self.parallel:  # both would otherwise read what the first overwrites
@@ -56,12 +60,13 @@ class LayerSpec:
     @property
     def parts(self) -> tuple[PartSpec, ...]:
         """The mixer, the network and what else has weights, those that there are."""
-        parts = (self.mixer, self.ffn, self.token_input, self.streams)
+        parts = (self.shared, self.mixer, self.ffn, self.token_input, self.streams)
         return tuple(part for part in parts if part is not None)
 
     def cache_specs(self) -> tuple[AnyCacheSpec, ...]:
         """What the layer keeps of each token and of a sequence."""
-        return () if self.mixer is None else self.mixer.cache_specs()
+        parts = (self.mixer, self.shared)
+        return tuple(one for part in parts if part is not None for one in part.cache_specs())
 
     def product_weights(self, hidden: int) -> int:
         """Weights that each token is multiplied by."""
@@ -143,6 +148,11 @@ class ModelSpec:
     def streams(self) -> StreamsSpec | None:
         """The residual streams, if there are several."""
         return self.layers[0].streams if self.layers else None
+
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether layers read the embeddings of tokens beside the residual."""
+        return any(layer.shared for layer in self.layers)
 
     @property
     def looked_up(self) -> int:
