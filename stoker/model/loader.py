@@ -23,6 +23,7 @@ from stoker.model.layers.block import Block
 from stoker.model.layers.experts import Router, StackedLinear
 from stoker.model.layers.latent import KeyValueMaps
 from stoker.model.layers.linear import Linear
+from stoker.model.layers.state_space import GroupedLinear
 from stoker.model.module import Module
 from stoker.model.spec.model import ModelSpec
 from stoker.model.transformer import Transformer
@@ -35,6 +36,8 @@ from stoker.quant.floats import FloatFormat
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# modules that keep their weight in another layout
+PACKING = Linear | Router | StackedLinear | KeyValueMaps | GroupedLinear
 STORED = {**DTYPES, "float64": torch.float64}  # float64 is rounded when it is loaded
 
 
@@ -293,6 +296,6 @@ def weights(model: Transformer) -> list[tuple[str, Tensor]]:
             (f"{name}.{key}" if name else key, value)
             for key, value in module.named_parameters(recurse=False)
         ]
-        if isinstance(module, Linear | Router | StackedLinear | KeyValueMaps):
+        if isinstance(module, PACKING):
             found += [(f"{name}.weight", tensor) for tensor in module.packed]
     return found

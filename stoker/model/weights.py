@@ -39,6 +39,7 @@ class From:
             tells; if that is square, as `transpose` says.
         flat: experts are stored below each other, (experts * outputs, inputs).
         alternating: the outputs of a gate and of what it gates take turns.
+        headed: the channels of a state space are stored in two axes, of heads and of what each has.
         fills: for each tensor the parts of the projection (`Role`) that it holds, neighbours, in
             the order stored; if empty, a part each, or all of them in a lone tensor.
         by_group: rows stored as what group 0 has of each part, as the queries, the key and the
@@ -60,6 +61,7 @@ class From:
     either: bool = False
     flat: bool = False
     alternating: bool = False
+    headed: bool = False
     fills: tuple[tuple[int, ...], ...] = ()
     by_group: bool = False
     by_head: bool = False
@@ -166,6 +168,8 @@ class Place:
         """Whether a tensor of this shape can fill it; axes of length 1 don't count."""
         expected = self.expected()
         shape = (self._of_working(shape[0]), *shape[1:]) if shape else shape
+        if self.source.headed and len(shape) > 1:
+            shape = (shape[0] * shape[1], *shape[2:])
         if self.source.either and len(shape) == 3:
             return shape in (expected, (expected[0], expected[2], expected[1]))
         return _without_ones(shape) == _without_ones(expected)
@@ -184,7 +188,7 @@ class Place:
         if self.source.transpose and tensor.dim() > 1:
             tensor = tensor.mT
         if self.source.alternating:
-            axis = 0 if self.expert is not None else 1
+            axis = 1 if isinstance(self.owner, StackedLinear) and self.expert is None else 0
             gates, gated = (torch.arange(at, tensor.shape[axis], 2) for at in (0, 1))
             tensor = tensor.index_select(axis, torch.cat((gates, gated)).to(tensor.device))
         if self.parts:

@@ -117,3 +117,32 @@ def test_published_sizes(name, billions):
     assert len(states.layers) == len(kinds)
     holders = [n for n in shared if not spec.layers[n].shared.borrows]
     assert holders == shared[: SIZES[name]["num_mem_blocks"]]
+
+
+def test_zamba_7b_as_it_was_published():
+    config = {
+        "architectures": ["ZambaForCausalLM"],
+        "attention_head_dim": 464,
+        "attention_hidden_size": 7424,
+        "attn_layer_offset": 4,
+        "attn_layer_period": 6,
+        "hidden_act": "gelu",
+        "hidden_mamba_act": "silu",
+        "hidden_size": 3712,
+        "intermediate_size": 14848,
+        "mamba_d_conv": 4,
+        "mamba_d_state": 16,
+        "mamba_dt_rank": 232,
+        "mamba_expand": 2,
+        "max_position_embeddings": 4096,
+        "n_mamba_heads": 2,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 76,
+        "num_key_value_heads": 16,
+        "rms_norm_eps": 1e-05,
+        "use_mamba_kernels": True,
+        "vocab_size": 32000,
+    }
+    spec, _ = spec_from_config(config)
+    assert round(spec.parameters() / 1e9, 1) == 7.2
+    assert spec.cache_groups[0].layers == (2, *range(7, 76, 6))

@@ -38,6 +38,8 @@ def config_of(name, **changes):
             {"position_embedding_type": "alibi"},
             r"_embedding_type='alibi'",
         ),
+        ("zamba", {"hidden_mamba_act": "gelu"}, r"hidden_mamba_act='gelu'.*only 'silu'"),
+        ("zamba", {"attention_hidden_size": 79}, r"attention_hidden_size=79.*only 80"),
         ("zamba2", {"use_long_context": True}, r"use_long_context=True.*only False"),
         ("zamba2", {"tie_word_embeddings": False}, r"tie_word_embeddings=False.*only True"),
         ("zamba2", {"hybrid_layer_ids": [1]}, r"hybrid_layer_ids=\[1\].*only \[1, 2, 4, 5\]"),
@@ -114,6 +116,7 @@ def test_transformers_has_no_other_default():
         "Jamba",
         "Lfm2",
         "FalconH1",
+        "Zamba",
         "Zamba2",
     ):
         fields = getattr(hf, f"{name}Config")().to_dict()

@@ -177,6 +177,20 @@ STATES = {
             "mamba_d_state": 5,
         },
     ),
+    "zamba": (
+        "Zamba",
+        {
+            "hidden_size": 40,
+            "head_dim": None,
+            "attention_head_dim": 16,
+            "num_key_value_heads": 2,
+            "layers_block_type": ["hybrid", "linear_attention", "hybrid"],
+            "mamba_d_state": 5,
+            "n_mamba_heads": 4,
+            "mamba_dt_rank": 7,
+            "use_associative_scan": False,
+        },
+    ),
     "zamba2": (
         "Zamba2",
         {

@@ -119,25 +119,25 @@ def _jamba(f: Fields) -> ModelSpec:
         norm=norm,
     )
     mixer = attention(f, rope=None, qkv_bias=False, out_bias=False)
-    attends = _every(f, "attn_layer", 8, 4)
+    attends = every(f, "attn_layer", 8, 4, f.layers())
     dense: PartSpec = gated(f)
     ffn = [dense] * f.layers()
     if f.size("num_experts", 16) > 1:
         routes = Routing(f.size("num_experts", 16), f.size("num_experts_per_tok", 2))
         mixture = experts(f, routes, "intermediate_size")
-        sparse = _every(f, "expert_layer", 2, 1)
+        sparse = every(f, "expert_layer", 2, 1, f.layers())
         ffn = [mixture if one else dense for one in sparse]
     return decoder(f, [mixer if one else state for one in attends], ffn=ffn)
 
 
-def _every(f: Fields, what: str, period: int, offset: int) -> list[bool]:
-    """Whether each layer is one of those at an offset in each period."""
+def every(f: Fields, what: str, period: int, offset: int, count: int) -> list[bool]:
+    """Whether each of `count` layers is one of those at an offset in each period."""
     period, offset = f.size(f"{what}_period", period), whole(f, f"{what}_offset", offset)
     if offset >= period:
         raise ModelError(
             f"{what}_offset {offset} in config.json must be less than {what}_period {period}"
         )
-    return [index % period == offset for index in range(f.layers())]
+    return [index % period == offset for index in range(count)]
 
 
 _PRE_FF = {

@@ -147,8 +147,8 @@ _PROJECTIONS = {
 MAMBA = _mixer_names(
     {
         **_PROJECTIONS,
-        "x_proj.0.weight": "x_proj.weight",
-        "dt_proj.0.weight": "dt_proj.weight",
+        "x_proj.weight": "x_proj.weight",
+        "dt_proj.weight": "dt_proj.weight",
         "decays.dt_bias": "dt_proj.bias",
         "dt_norm.weight": "dt_layernorm.weight",
         "b_norm.weight": "b_layernorm.weight",

@@ -78,7 +78,6 @@ REFUSED: dict[str, str] = {
         (
             "RwkvForCausalLM",
             "xLSTMForCausalLM",
-            "ZambaForCausalLM",
         ),
         MORE_STATE,
     ),

@@ -9,17 +9,18 @@ from typing import Any
 
 from stoker.errors import ModelError
 from stoker.model.families.fields import Fields
-from stoker.model.families.hybrid import HYBRID
+from stoker.model.families.hybrid import HYBRID, every
 from stoker.model.families.layer_kinds import STATE, kinds_of
-from stoker.model.families.mamba import MAMBA2, mamba2, mixer_names, widened
-from stoker.model.families.parts import LAYER, Family, activation, decoder
+from stoker.model.families.mamba import MAMBA, MAMBA2, mamba2, mixer_names, rank_of, widened
+from stoker.model.families.parts import FFN, LAYER, Family, activation, decoder
 from stoker.model.families.rope import rope
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.networks import DenseSpec
 from stoker.model.spec.part import NormSpec, PartSpec
 from stoker.model.spec.shared import SharedBlockSpec
-from stoker.model.weights import From, Names, names
+from stoker.model.spec.state_space import MambaSpec
+from stoker.model.weights import From, Names, changed, names
 from stoker.ops.gated_norm import GateNorm
 
 HYBRID_LAYER = "hybrid"
@@ -74,6 +75,27 @@ def _zamba2(f: Fields) -> ModelSpec:
         ffn_rank=rank,
     )
     return _decoder(f, state, block, shares, f.size("num_mem_blocks", 1))
+
+
+def _zamba(f: Fields) -> ModelSpec:
+    f.insist("hidden_mamba_act", "silu", "silu")
+    # the first three are the same in all, and periods count from the fourth
+    usual = [False, False, True, *every(f, "attn_layer", 6, 4, f.layers() - 3)]
+    shares = _shares(f, usual[: f.layers()])
+    state = MambaSpec(
+        channels=widened(f, "mamba_expand"),
+        state=f.size("mamba_d_state", 16),
+        taps=f.size("mamba_d_conv", 4),
+        rank=rank_of(f, "mamba_dt_rank"),
+        groups=f.size("n_mamba_heads", 2),
+        bias=f.flag("mamba_proj_bias"),
+        conv_bias=f.flag("mamba_conv_bias", True),
+    )
+    attention = _attention(f, f.size("attention_head_dim", None) or f.size("head_dim", None))
+    size = f.size("intermediate_size", 14848)
+    ffn = DenseSpec(size, activation(f, default="gelu"))
+    block = SharedBlockSpec(attention, ffn, layer=0, users=(0,), use=0)
+    return _decoder(f, state, block, shares, 1)
 
 
 def _attention(f: Fields, head_dim: int | None = None) -> AttentionSpec:
@@ -168,6 +190,18 @@ _ADAPTERS = names(
         ),
     },
 )
+# Numbers of a head's channels have an axis of their own, and x and gate take turns
+_HEADED = {
+    **changed(mixer_names(LAYER + "mamba.", MAMBA), "in_proj", alternating=True),
+    **names(
+        LAYER + "mamba.",
+        {
+            "layers.{i}.mixer.x_proj.weight": "x_proj_weight",
+            "layers.{i}.mixer.dt_proj.weight": "dt_proj_weight",
+            "layers.{i}.mixer.decays.dt_bias": "dt_proj_bias",
+        },
+    ),
+}
 _NORM = {"layers.{i}.mixer_norm.weight": "input_layernorm.weight"}
 _OUTER = {name: source for name, source in HYBRID.items() if "layers." not in name}
 ZAMBA2 = {
@@ -182,8 +216,24 @@ ZAMBA2 = {
     ),
     **_ADAPTERS,
 }
+ZAMBA = {
+    **_OUTER,
+    **_behind({**names(LAYER, _NORM), **changed(_HEADED, "decays", headed=True)}),
+    **_block_names(
+        "shared_transf.",
+        {
+            "layers.{i}.shared.ffn.up.base.weight": FFN["layers.{i}.ffn.up.weight"],
+        },
+    ),
+}
 
 FAMILIES = {
+    "ZambaForCausalLM": Family(
+        "Zamba 7B",
+        _zamba,
+        ZAMBA,
+        "Mamba 1 with heads, and a transformer block used at several depths",
+    ),
     "Zamba2ForCausalLM": Family(
         "Zamba 2 1.2B, 2.7B, 7B",
         _zamba2,

@@ -17,8 +17,11 @@ from stoker.model.spec.model import ModelSpec
 from stoker.model.spec.state_space import Mamba2Spec, MambaSpec
 from stoker.model.step import StepContext
 from stoker.ops.gated_norm import GateNorm
+from stoker.ops.linear import LinearFn
 from stoker.ops.select import Operations
 from stoker.ops.selective_scan import ScanWeights
+from stoker.quant.choose import Formats
+from stoker.quant.floats import FloatFormat
 
 
 class Decays(Module):
@@ -42,6 +45,32 @@ class Decays(Module):
         return ScanWeights(self.dt_bias, -torch.exp(self.a_log), self.d)
 
 
+class GroupedLinear(Module):
+    """A linear map for each group of channels, kept as it was loaded.
+
+    Attributes:
+        packed: what the products keep of the weight (G, outputs, inputs), once that was dropped.
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight: nn.Parameter | None = _vector(groups, outputs, inputs)
+        self.packed: tuple[Tensor, ...] = ()
+        self._products: list[LinearFn] = []
+
+    def prepare(self) -> None:
+        """Make the products and drop the weight; nothing is done a second time."""
+        if self.weight is not None:
+            stacked, self.weight = self.weight, None
+            stored = FloatFormat(stacked.dtype)
+            self._products = [stored.prepare({"weight": one}, None) for one in stacked]
+            self.packed = tuple(kept for one in self._products for kept in one.tensors)
+
+    def forward(self, group: int, x: Tensor) -> Tensor:
+        """The outputs (T, outputs) of a group for its inputs (T, inputs)."""
+        return self._products[group](x)
+
+
 class Mamba(LayerPart):
     """out(scan(silu(conv(x)))), gated in the scan, whose steps, b and c are made of its input."""
 
@@ -53,16 +82,20 @@ class Mamba(LayerPart):
         each = spec.channels // spec.groups
         self.in_proj = Linear(model.hidden, 2 * spec.channels, spec.bias)
         self.conv = Taps(spec.taps, spec.channels, spec.conv_bias)
-        self.x_proj, self.dt_proj = (
-            nn.ModuleList(Linear(*shape, as_loaded=True) for _ in range(spec.groups))
-            for shape in ((each, sum(self.sizes)), (spec.rank, each))
-        )
+        self.x_proj = GroupedLinear(spec.groups, each, sum(self.sizes))
+        self.dt_proj = GroupedLinear(spec.groups, spec.rank, each)
         if spec.norm:
             self.dt_norm, self.b_norm, self.c_norm = (
                 make_norm((size,), spec.norm) for size in self.sizes
             )
         self.decays = Decays((spec.state, spec.channels), spec.channels)
         self.out_proj = Linear(spec.channels, model.hidden, spec.bias)
+
+    def prepare(self, formats: Formats) -> None:
+        """As of any part; the projections inside stay as they are."""
+        self.x_proj.prepare()
+        self.dt_proj.prepare()
+        super().prepare(formats)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         self.weights = self.decays.weights()
@@ -79,17 +112,17 @@ class Mamba(LayerPart):
     def _selected(self, x: Tensor, ops: Operations) -> tuple[Tensor, Tensor, Tensor]:
         """Steps (T, C), and b and c (T, G, N), of what the convolution gives."""
         if self.spec.groups == 1:
-            found = self.x_proj[0](x).unsqueeze(1)
+            found = self.x_proj(0, x).unsqueeze(1)
         else:
-            parts = x.chunk(self.spec.groups, dim=1)
-            selected = [one(part) for one, part in zip(self.x_proj, parts, strict=True)]
+            parts = x.view(len(x), self.spec.groups, -1).transpose(0, 1).contiguous()
+            selected = [self.x_proj(group, part) for group, part in enumerate(parts)]
             found = torch.stack(selected, dim=1)
         ranks, b, c = torch.split(found, self.sizes, dim=-1)
         if self.spec.norm:
             ranks, b, c = self.dt_norm(ranks, ops), self.b_norm(b, ops), self.c_norm(c, ops)
         elif self.spec.groups > 1:
             b, c = b.contiguous(), c.contiguous()
-        steps = [one(ranks[:, group]) for group, one in enumerate(self.dt_proj)]
+        steps = [self.dt_proj(group, ranks[:, group]) for group in range(self.spec.groups)]
         return (steps[0] if len(steps) == 1 else torch.cat(steps, dim=1)), b, c
 
 
