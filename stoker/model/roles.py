@@ -58,6 +58,12 @@ def qkv(spec: AttentionSpec) -> Role:
     return Role(sizes, rotated, spec.head_dim, rotary_dim, spec.kv_heads)
 
 
+def keys_and_values(spec: AttentionSpec) -> Role:
+    """Keys and values of all heads in one projection."""
+    size, rotary_dim = spec.kv_heads * spec.head_dim, spec.rope.dim if spec.rope else 0
+    return Role((size, size), (spec.kv_heads, 0), spec.head_dim, rotary_dim)
+
+
 def gate_up(size: int) -> Role:
     """A gate and what it gates, `size` outputs each."""
     return Role((size, size))

@@ -57,7 +57,8 @@ class Transformer(Module):
         if spec.streams:
             self.make_streams = MakeStreams(spec.streams, spec.hidden)
             self.join_streams = JoinStreams(spec.streams, spec.hidden)
-        self.norm = make_norm((spec.hidden,), spec.norm, spec.final_norm)
+        last = spec.norm if spec.final_eps is None else replace(spec.norm, eps=spec.final_eps)
+        self.norm = make_norm((spec.hidden,), last, spec.final_norm)
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
         self.head = None if spec.tied_head or not rows else Linear(width, rows, spec.head_bias)

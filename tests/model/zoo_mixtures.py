@@ -80,6 +80,12 @@ MIXTURES = {
         | theta({**LONG, "original_max_position_embeddings": 256, **MSCALES}),
     ),
     "dbrx": ("Dbrx", DBRX),
+    "jetmoe": (
+        "JetMoe",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 3}
+        | {"num_hidden_layers": 2, "kv_channels": 12, "rms_norm_eps": 0.1, "intermediate_size": 40}
+        | {"num_attention_heads": None, "head_dim": None},
+    ),
     "hunyuan_moe": ("HunYuanMoEV1", {**EXPERTS, "moe_intermediate_size": 40}),
     "aria_text": ("AriaText", {**DERIVED, **EXPERTS, "mlp_bias": True}),
     "glm4_moe": (

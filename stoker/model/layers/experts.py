@@ -42,10 +42,10 @@ class Router(Module):
         super().__init__()
         count = spec.routing.experts
         self.routing = spec.routing
-        self.weight: nn.Parameter | None = _parameter(count, hidden)
-        self.bias = _parameter(count) if spec.router_bias else None
-        self.correction = _parameter(count) if spec.routing.correction else None
-        self.gains = _parameter(count) if spec.routing.gains else None
+        self.weight: nn.Parameter | None = parameter(count, hidden)
+        self.bias = parameter(count) if spec.router_bias else None
+        self.correction = parameter(count) if spec.routing.correction else None
+        self.gains = parameter(count) if spec.routing.gains else None
         self.kept, self.stored = spec.kept, spec.stored
         self._slots: Tensor | None = None
         self._correction: Tensor | None = None
@@ -118,8 +118,8 @@ class StackedLinear(Module):
         self.role = role
         self.total, self.idle, self.kept = spec.stored, spec.identities, spec.kept
         self.experts, self.inputs, self.outputs = experts, inputs, outputs
-        self.weight: nn.Parameter | None = _parameter(experts, outputs, inputs)
-        self.bias = _parameter(experts, outputs) if bias else None
+        self.weight: nn.Parameter | None = parameter(experts, outputs, inputs)
+        self.bias = parameter(experts, outputs) if bias else None
         self.packed: tuple[Tensor, ...] = ()
 
     def take_weight(self) -> Tensor:
@@ -170,7 +170,7 @@ class Experts(LayerPart):
         self.expert_down = StackedLinear(spec, expert.size, width)
         self.to_latent = Linear(model.hidden, width) if spec.latent else None
         self.from_latent = Linear(width, model.hidden) if spec.latent else None
-        self.bias = _parameter(model.hidden) if spec.bias else None
+        self.bias = parameter(model.hidden) if spec.bias else None
         self.shared = None
         if spec.shared is not None:
             self.shared = SharedExpert(spec.shared, model.hidden, spec.shared_gate)
@@ -247,5 +247,6 @@ def _dropped(
     return barred, places
 
 
-def _parameter(*shape: int) -> nn.Parameter:
+def parameter(*shape: int) -> nn.Parameter:
+    """An empty one."""
     return nn.Parameter(torch.empty(shape), requires_grad=False)

@@ -9,6 +9,7 @@ from stoker.model.layers.attention import Attention
 from stoker.model.layers.convolution import GatedConv
 from stoker.model.layers.delta import GatedDeltaNet
 from stoker.model.layers.experts import Experts
+from stoker.model.layers.head_experts import HeadExperts
 from stoker.model.layers.latent import LatentAttention
 from stoker.model.layers.lightning import LightningAttention
 from stoker.model.layers.linear import LayerPart
@@ -22,6 +23,7 @@ from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.experts import ExpertsSpec, NormedExpertsSpec
+from stoker.model.spec.head_experts import HeadExpertsSpec
 from stoker.model.spec.latent import LatentSpec
 from stoker.model.spec.lightning import LightningSpec
 from stoker.model.spec.model import ModelSpec
@@ -37,6 +39,7 @@ Kinds = dict[type[PartSpec], Callable[[Any, ModelSpec, int], LayerPart]]
 
 MIXERS: Kinds = {
     AttentionSpec: Attention,
+    HeadExpertsSpec: HeadExperts,
     ConvSpec: GatedConv,
     LatentSpec: LatentAttention,
     MambaSpec: Mamba,

@@ -112,6 +112,7 @@ class ModelSpec:
             not `hidden`; linear maps lead into the layers and out of them.
         embedding_norm, final_norm: whether there is one, before the first layer and behind the
             last.
+        final_eps: of the norm behind the last layer, where it isn't that of the others.
         embedding_scale: multiplies embeddings.
         scales_vectors: it also multiplies what a prompt has in their place.
         logit_scale, logit_softcap: logits become logit * scale, then soft-capped.
@@ -128,6 +129,7 @@ class ModelSpec:
     embedding_width: int | None = None
     embedding_norm: bool = False
     final_norm: bool = True
+    final_eps: float | None = None
     embedding_scale: float = 1.0
     scales_vectors: bool = False
     positions: LearnedPositions | None = None
