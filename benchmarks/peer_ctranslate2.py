@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from workloads import WORK, Run, Workload
+from workloads import WORK, Outputs, Run, Workload
 
 BATCH = 16
 
@@ -32,7 +32,7 @@ def make(folder: Path, threads: int, work: str, batch: int = BATCH) -> Run:
 
     first_token = [0]
 
-    def generate(group: Workload) -> None:
+    def generate(group: Workload) -> Outputs:
         counts = [0] * len(group)
 
         def ended(result: Any) -> bool:
@@ -48,13 +48,16 @@ def make(folder: Path, threads: int, work: str, batch: int = BATCH) -> Run:
             include_prompt_in_result=False,
             callback=ended,
         )
-        assert [len(r.sequences_ids[0]) for r in results] == [count for _, count in group]
+        return [list(result.sequences_ids[0]) for result in results]
 
-    def run(load: Workload) -> None:
+    def run(load: Workload) -> Outputs:
         first_token[0] += 1
-        load = sorted(load, key=lambda one: len(one[0]))
+        order = sorted(range(len(load)), key=lambda number: len(load[number][0]))
+        outputs: dict[int, list[int]] = {}
         for at in range(0, len(load), batch):
-            generate(load[at : at + batch])
+            numbers = order[at : at + batch]
+            outputs |= zip(numbers, generate([load[number] for number in numbers]), strict=True)
+        return [outputs[number] for number in range(len(load))]
 
     return run
 

@@ -1,19 +1,22 @@
-"""OpenVINO GenAI's continuous batching, with the best of the token budgets that were tried."""
+"""OpenVINO GenAI's continuous batching, with the best of the token budgets that were tried.
+
+Weights are float32 or, with `int8`, 8 bits with a scale per row; the cache is float32.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from workloads import Run, Workload
+from workloads import Outputs, Run, Workload
 
 
-def make(folder: Path, threads: int, work: str) -> Run:
+def make(folder: Path, threads: int, work: str, int8: bool = False) -> Run:
     import numpy as np
     import openvino as ov
     import openvino_genai as genai
 
-    pipe = _pipeline(_converted(folder), threads, work)
+    pipe = _pipeline(_converted(folder, int8), threads, work)
 
     def one(count: int) -> Any:
         config = genai.GenerationConfig()
@@ -23,27 +26,27 @@ def make(folder: Path, threads: int, work: str) -> Run:
         config.do_sample = False
         return config
 
-    def generate(load: Workload) -> None:
+    def generate(load: Workload) -> Outputs:
         ids = [ov.Tensor(np.array([prompt], dtype=np.int64)) for prompt, _ in load]
         results = pipe.generate(ids, [one(count) for _, count in load])
-        assert [len(r.m_generation_ids[0]) for r in results] == [n for _, n in load]
+        return [list(result.m_generation_ids[0]) for result in results]
 
-    def run(load: Workload) -> None:
+    def run(load: Workload) -> Outputs:
         if work == "prefix" and len(load) > 8:
             generate([(load[0][0][:513], 1)])  # primes its cache, which it fills only afterwards
-        generate(load)
+        return generate(load)
 
     return run
 
 
-def _converted(folder: Path) -> Path:
+def _converted(folder: Path, int8: bool) -> Path:
     """The model in OpenVINO's format, made if it is not there yet."""
-    converted = folder / "openvino"
+    converted = folder / ("openvino-int8" if int8 else "openvino")
     if not converted.exists():
         from optimum.intel import OVModelForCausalLM
 
         model = OVModelForCausalLM.from_pretrained(
-            folder, export=True, compile=False, load_in_8bit=False
+            folder, export=True, compile=False, load_in_8bit=int8
         )
         model.save_pretrained(converted)
     return converted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workloads import Run, Workload
+from workloads import Outputs, Run, Workload
 
 
 def make(folder: Path, threads: int, work: str, batch: int = 16) -> Run:
@@ -14,20 +14,25 @@ def make(folder: Path, threads: int, work: str, batch: int = 16) -> Run:
     torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
 
-    def run(load: Workload) -> None:
-        load = sorted(load, key=lambda one: one[1])
+    def run(load: Workload) -> Outputs:
+        order = sorted(range(len(load)), key=lambda number: load[number][1])
+        outputs: dict[int, list[int]] = {}
         for at in range(0, len(load), batch):
-            group = load[at : at + batch]
+            numbers = order[at : at + batch]
+            group = [load[number] for number in numbers]
             longest = max(len(prompt) for prompt, _ in group)
             ids = torch.tensor([[0] * (longest - len(p)) + p for p, _ in group])
             mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p, _ in group])
             with torch.inference_mode():
-                model.generate(
+                rows = model.generate(
                     ids,
                     attention_mask=mask,
                     max_new_tokens=max(count for _, count in group),
                     do_sample=False,
                     pad_token_id=0,
                 )
+            for number, row in zip(numbers, rows[:, longest:].tolist(), strict=True):
+                outputs[number] = row[: load[number][1]]
+        return [outputs[number] for number in range(len(load))]
 
     return run

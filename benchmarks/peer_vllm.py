@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from workloads import Run, Workload
+from workloads import Outputs, Run, Workload
 
 
 def make(folder: Path, threads: int, work: str) -> Run:
@@ -23,7 +23,7 @@ def make(folder: Path, threads: int, work: str) -> Run:
         max_num_batched_tokens=2048,
     )
 
-    def run(load: Workload) -> None:
+    def run(load: Workload) -> Outputs:
         llm.reset_prefix_cache()
         prompts = [{"prompt_token_ids": prompt} for prompt, _ in load]
         params = [
@@ -32,6 +32,7 @@ def make(folder: Path, threads: int, work: str) -> Run:
             )
             for _, n in load
         ]
-        llm.generate(prompts, params, use_tqdm=False)
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
 
     return run

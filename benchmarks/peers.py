@@ -5,16 +5,17 @@ others stopped, gets the workload, with tokens that none has seen. So the machin
 all alike. A peer may live in another virtual environment (README.md beside this file has the
 commands): name its interpreter.
 
-    python benchmarks/peers.py 17m 107m prefix [--rounds 5] [--json FILE]
-        [--engines stoker openvino ...] [--python vllm=/path/to/python ...]
+    python benchmarks/peers.py 17m 107m prefix [--rounds 5] [--rounds-of transformers=1 ...]
+        [--engines stoker openvino ...] [--python vllm=/path/to/python ...] [--json FILE]
 
 Workloads: 17m (64 requests), 107m (32), 600m (16), moe (32), hybrid (32): prompts and outputs
 16-256 tokens, EOS ignored, random weights, float32; prefix: 64 requests over one 512-token prefix
 on 107m. moe has 16 experts of which each token takes 2, hybrid three layers of Mamba 2 to one of
-attention.
+attention; tiny-moe and tiny-hybrid are of the same kinds, to see that engines agree.
 Each engine's adapter is the file peer_NAME.py, which says how the engine is driven. An engine
-that can't be loaded is named with the reason. Beside Stoker's figures are its three largest
-losses, from a profiled pass after the timed ones (losses.py).
+that can't be loaded is named with the reason. The greedy tokens of a pass before the timed ones
+are compared with those of transformers or, without it, of Stoker. Beside Stoker's figures are its
+three largest losses, from a profiled pass after the timed ones (losses.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -53,8 +55,10 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {  # adapter, its options
     "stoker-int8": ("peer_stoker", {"dtype": "int8"}),
     "transformers": ("peer_transformers", {}),
     "openvino": ("peer_openvino", {}),
+    "openvino-int8": ("peer_openvino", {"int8": True}),
     "vllm": ("peer_vllm", {}),
     "llamacpp": ("peer_llamacpp", {}),
+    "llamacpp-q8_0": ("peer_llamacpp", {"q8": True}),
     "ctranslate2": ("peer_ctranslate2", {}),
 }
 PACKAGES = (
@@ -65,6 +69,8 @@ PACKAGES = (
     "llama-cpp-python",
     "ctranslate2",
 )
+EIGHT_BITS = ("stoker-int8", "openvino-int8", "llamacpp-q8_0")  # set beside stoker-int8
+REFERENCES = ("transformers", "stoker")  # whose tokens are right: the first that runs
 MOST_LOSSES = 3
 
 
@@ -76,11 +82,11 @@ def serve(engine: str, folder: Path, threads: int, work: str) -> None:
     load = WORK[work].make()
     try:
         run = importlib.import_module(adapter).make(folder, threads, work, **options)
-        run(load[:8])
+        tokens = run(load[:8])
     except Exception as problem:
         print(json.dumps({"error": f"{type(problem).__name__}: {problem}"[:300]}), file=out)
         return
-    print(json.dumps({"packages": about(*PACKAGES)}), file=out)
+    print(json.dumps({"packages": about(*PACKAGES), "tokens": tokens}), file=out)
     # no engine may know a prompt from the round before
     for number, line in enumerate(sys.stdin, 1):
         fresh = with_other_tokens(load, WORK[work].shape, number)
@@ -95,8 +101,10 @@ def serve(engine: str, folder: Path, threads: int, work: str) -> None:
             print(json.dumps(found), file=out)
             continue
         start = time.perf_counter()
-        run(fresh)
-        print(json.dumps({"seconds": time.perf_counter() - start}), file=out)
+        tokens = run(fresh)
+        seconds = time.perf_counter() - start
+        assert [len(one) for one in tokens] == [count for _, count in load]
+        print(json.dumps({"seconds": seconds}), file=out)
 
 
 class Worker:
@@ -105,6 +113,7 @@ class Worker:
     Attributes:
         error: why it can't, or None.
         packages: versions of what it runs on.
+        tokens: its greedy tokens of the workload's first requests.
     """
 
     def __init__(
@@ -137,6 +146,7 @@ class Worker:
         first = self._answer()
         self._signal(signal.SIGSTOP)
         self.error = first.get("error")
+        self.tokens: list[list[int]] = first.get("tokens", [])
         self.packages = {
             name: value
             for name, value in first.get("packages", {}).items()
@@ -190,11 +200,12 @@ def compare(
         seconds = _rounds(work, engines, pythons, args, folder, result, closing)
     rates = {name: [outputs_of(load) / one for one in times] for name, times in seconds.items()}
     result["output_tokens_per_second"] = {n: statistics.median(r) for n, r in rates.items()}
-    if "stoker" in rates:
-        result["stoker_over"] = {
-            name: statistics.median(a / b for a, b in zip(rates["stoker"], times, strict=True))
-            for name, times in rates.items()
-        }
+    for base in ("stoker", "stoker-int8"):
+        if base in rates:  # compared round by round, as many as the other has
+            result[f"{base}_over"] = {
+                name: statistics.median(a / b for a, b in zip(rates[base], times, strict=False))
+                for name, times in rates.items()
+            }
     result["matmul_gflops"] = matmul_rate(shape) / 1e9
     result["read_gb_per_second"] = read_rate() / 1e9
     needed = work_flops(shape, load, shared) / outputs_of(load)
@@ -220,16 +231,27 @@ def _rounds(
     """
     workers: dict[str, Worker] = {}
     for engine in engines:
-        worker = Worker(engine, pythons.get(engine, sys.executable), folder, args.threads, work)
+        family = engine.partition("-")[0]  # openvino's interpreter serves openvino-int8 too
+        python = pythons.get(engine, pythons.get(family, sys.executable))
+        worker = Worker(engine, python, folder, args.threads, work)
         closing.callback(worker.close)
         if worker.error:
             result["skipped"][engine] = worker.error
         else:
             workers[engine] = worker
             result["packages"][engine] = worker.packages
+    right = next((name for name in REFERENCES if name in workers), None)
+    if right:
+        result["tokens_compared_with"] = right
+        result["same_tokens"] = {
+            name: same(worker.tokens, workers[right].tokens) for name, worker in workers.items()
+        }
     seconds: dict[str, list[float]] = {engine: [] for engine in workers}
-    for _ in range(args.rounds):
+    fewer = {name: int(count) for name, count in (one.split("=") for one in args.rounds_of)}
+    for number in range(args.rounds):
         for engine, worker in [*workers.items()]:
+            if number >= fewer.get(engine, args.rounds):
+                continue
             answer = worker.ask("run")
             if "seconds" in answer:
                 seconds[engine].append(answer["seconds"])
@@ -245,16 +267,29 @@ def _rounds(
     return seconds
 
 
+def same(outputs: list[list[int]], right: list[list[int]]) -> float:
+    """The share of tokens before each request's first difference."""
+    agreed = 0
+    for found, expected in zip(outputs, right, strict=True):
+        pairs = zip(found, expected, strict=True)
+        agreed += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return agreed / sum(map(len, right))
+
+
 def show(result: dict[str, Any]) -> None:
     print(
         f"\n{result['workload']}: limit {result['matmul_gflops']:.0f} GFLOP/s at 64 rows, "
         f"memory read at {result['read_gb_per_second']:.0f} GB/s"
     )
+    right = result.get("tokens_compared_with")
     for name, rate in result["output_tokens_per_second"].items():
         line = f"  {name:14}{rate:9.1f} output tokens/s   "
         line += f"{result['share_of_matmul_limit'][name]:5.0%} of the float32 limit"
-        if "stoker_over" in result:
-            line += f"   stoker is {result['stoker_over'][name]:.2f} times as fast"
+        base = "stoker-int8" if name in EIGHT_BITS else "stoker"
+        if f"{base}_over" in result:
+            line += f"   {base} is {result[f'{base}_over'][name]:.2f} times as fast"
+        if "same_tokens" in result:
+            line += f"   {result['same_tokens'][name]:.0%} of tokens as in {right}"
         print(line)
         for loss in result["losses"].get(name, {}).get("losses", [])[:MOST_LOSSES]:
             print(f"      lost {loss['seconds']:7.3f} s {loss['share']:6.1%}  {loss['name']}")
@@ -268,6 +303,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=[*ENGINES], default=[*ENGINES])
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds-of", action="append", default=[], metavar="ENGINE=ROUNDS")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", nargs=2, metavar=("ENGINE", "FOLDER"), help=argparse.SUPPRESS)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Workload = list[tuple[list[int], int]]  # prompt token ids, output tokens
-Run = Callable[[Workload], None]
+Outputs = list[list[int]]  # greedy tokens of each request
+Run = Callable[[Workload], Outputs]
 Clock = Callable[[], float]
 
 
@@ -59,6 +60,22 @@ SHAPES: dict[str, dict[str, Any]] = {
         "attention_multiplier": 0.125,
     },
 }
+# The same kinds, so small that two engines' tokens are quickly compared.
+SHAPES["tiny-moe"] = {
+    **SHAPES["moe"],
+    **_shape(64, 2, 4, 2, 32, 96, 256),
+    "moe_intermediate_size": 96,
+}
+SHAPES["tiny-hybrid"] = {
+    **SHAPES["hybrid"],
+    **_shape(64, 4, 4, 2, 16, 96, 256),
+    "shared_intermediate_size": 96,
+    "layer_types": ["mamba", "mamba", "mamba", "attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+}
+TINY = ("tiny-moe", "tiny-hybrid")
 ARCHITECTURES = {"moe": "Qwen3Moe", "hybrid": "GraniteMoeHybrid"}  # of the others Qwen3
 
 
@@ -66,24 +83,29 @@ def classes(shape: str) -> tuple[Any, Any]:
     """transformers' classes of the config and of the model of a shape."""
     import transformers
 
-    name = ARCHITECTURES.get(shape, "Qwen3")
+    name = ARCHITECTURES.get(shape.removeprefix("tiny-"), "Qwen3")
     return getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
 
 
 def make_model(folder: Path, shape: str) -> None:
-    """Save a model of random weights."""
+    """Save a model of random weights; if it is a tiny one, every weight shows in its tokens."""
     import torch
 
     torch.manual_seed(0)
     config, model = classes(shape)
-    model(config(**SHAPES[shape])).save_pretrained(folder)
+    made = model(config(**SHAPES[shape]))
+    if shape in TINY:
+        for weight in made.parameters():
+            weight.data += 0.3 * torch.randn_like(weight)
+    made.save_pretrained(folder)
 
 
-def mixed(shape: str, requests: int = 64, seed: int = 0) -> Workload:
-    """Prompts and outputs of 16-256 tokens each, uniform."""
+def mixed(shape: str, requests: int = 64, seed: int = 0, longest: int = 256) -> Workload:
+    """Prompts and outputs of 16 to `longest` tokens each, uniform."""
     rng = random.Random(seed)
     return [
-        (_tokens(rng, shape, rng.randint(16, 256)), rng.randint(16, 256)) for _ in range(requests)
+        (_tokens(rng, shape, rng.randint(16, longest)), rng.randint(16, longest))
+        for _ in range(requests)
     ]
 
 
@@ -121,6 +143,8 @@ WORK = {
     "600m": Work("600m", lambda: mixed("600m", 16)),
     "moe": Work("moe", lambda: mixed("moe", 32)),
     "hybrid": Work("hybrid", lambda: mixed("hybrid", 32)),
+    "tiny-moe": Work("tiny-moe", lambda: mixed("tiny-moe", 8, longest=48)),
+    "tiny-hybrid": Work("tiny-hybrid", lambda: mixed("tiny-hybrid", 8, longest=48)),
     "prefix": Work("107m", lambda: shared_prefix("107m"), 512),
 }
 
