@@ -14,7 +14,9 @@
 #define CHUNK 32 /* tokens that go through a tile at a time */
 #define TILE 2   /* vectors of a tile's row */
 #define WIDTH (TILE * LANES)
-#define MANY 3 /* tokens that repay a copy of the tile to where its rows lie close */
+#define MANY 3   /* tokens that repay a copy of the tile to where its rows lie close */
+#define AHEAD 4  /* tokens whose numbers are fetched early: they lie too far apart to be foreseen */
+#define LINE 16  /* numbers that come into the cache together */
 
 enum { SILU, SIGMOID }; /* gates */
 
@@ -25,43 +27,61 @@ typedef struct {
     float beta, meet; /* meet = key . query */
 } Token;
 
-/* What the state holds for the key, and for the query, before the token is written. */
-static NOINLINE void recall(const float *state, int64_t stride, const float *rows, int64_t padded,
-                            int64_t keys, vec *held, vec *answer) {
-    const float *k = rows + KEPT_KEY * padded, *q = rows + KEPT_QUERY * padded;
-    vec a[2][TILE] = {}, b[2][TILE] = {};
-    int64_t i = 0;
-    for (; i + 2 <= keys; i += 2)
-        for (int half = 0; half < 2; half++)
-            for (int j = 0; j < TILE; j++) {
-                const vec s = load(state + (i + half) * stride + j * LANES);
-                a[half][j] += s * k[i + half];
-                b[half][j] += s * q[i + half];
-            }
-    for (; i < keys; i++)
-        for (int j = 0; j < TILE; j++) {
-            const vec s = load(state + i * stride + j * LANES);
-            a[0][j] += s * k[i];
-            b[0][j] += s * q[i];
-        }
+/* What the state holds for a token's key, and for its query, before the token is written; the even
+ * and the odd rows are summed apart. */
+typedef struct {
+    vec held[2][TILE], answer[2][TILE];
+} Recalled;
+
+/* One row of the state. `last` and `next`: the row's place in the numbers of a token, as above. */
+static inline INLINE void take_row(float *state, const float *last, const vec *delta,
+                                   const float *next, int64_t padded, vec *held, vec *answer,
+                                   const int writes, const int asks) {
     for (int j = 0; j < TILE; j++) {
-        held[j] = a[0][j] + a[1][j];
-        answer[j] = b[0][j] + b[1][j];
+        vec s = load(state + j * LANES);
+        if (writes) {
+            const vec more = delta[j] * last[KEY * padded];
+            s = s * last[DECAY * padded] + more;
+            store(state + j * LANES, s);
+        }
+        if (asks) {
+            held[j] += s * next[KEPT_KEY * padded];
+            answer[j] += s * next[KEPT_QUERY * padded];
+        }
     }
 }
 
-/* state = decay * state + key delta^T */
-static NOINLINE void write(float *state, int64_t stride, const float *rows, int64_t padded,
-                           int64_t keys, const vec *delta) {
-    const float *decay = rows + DECAY * padded, *k = rows + KEY * padded;
+/* If `writes`, state = decay * state + key delta^T with the token at `last`; then, if `asks`, what
+ * the state says to the token at `next`. */
+static inline INLINE void take_rows(float *state, int64_t stride, const float *last,
+                                    const vec *delta, const float *next, int64_t padded,
+                                    int64_t keys, Recalled *found, const int writes,
+                                    const int asks) {
+    Recalled sums = {};
     vec d[TILE];
-    for (int j = 0; j < TILE; j++) d[j] = delta[j];
-    for (int64_t i = 0; i < keys; i++)
-        for (int j = 0; j < TILE; j++) {
-            const vec more = d[j] * k[i];
-            const vec s = load(state + i * stride + j * LANES);
-            store(state + i * stride + j * LANES, s * decay[i] + more);
-        }
+    for (int j = 0; j < TILE; j++) d[j] = writes ? delta[j] : (vec){};
+    for (int64_t i = 0; i < keys; i += 2)
+        for (int half = 0; half < 2 && i + half < keys; half++)
+            take_row(state + (i + half) * stride, last + i + half, d, next + i + half, padded,
+                     sums.held[half], sums.answer[half], writes, asks);
+    if (asks) *found = sums;
+}
+
+static NOINLINE void recall(float *state, int64_t stride, const float *next, int64_t padded,
+                            int64_t keys, Recalled *found) {
+    take_rows(state, stride, next, 0, next, padded, keys, found, 0, 1);
+}
+
+static NOINLINE void write(float *state, int64_t stride, const float *last, const vec *delta,
+                           int64_t padded, int64_t keys) {
+    take_rows(state, stride, last, delta, last, padded, keys, 0, 1, 0);
+}
+
+/* Both in one pass, for the token after `last`. */
+static NOINLINE void write_and_recall(float *state, int64_t stride, const float *last,
+                                      const vec *delta, int64_t padded, int64_t keys,
+                                      Recalled *found) {
+    take_rows(state, stride, last, delta, last + KINDS * padded, padded, keys, found, 1, 1);
 }
 
 /* Takes a chunk's tokens through `width` columns of a state. v, y: those columns, of tokens
@@ -69,18 +89,29 @@ static NOINLINE void write(float *state, int64_t stride, const float *rows, int6
 static NOINLINE void advance(float *state, int64_t stride, const float *rows, const Token *tokens,
                              int64_t count, int64_t padded, int64_t keys, int64_t width,
                              const float *v, int64_t v_stride, float *y, int64_t y_stride) {
+    Recalled found;
+    vec delta[TILE];
+    recall(state, stride, rows, padded, keys, &found);
     for (int64_t t = 0; t < count; t++, v += v_stride, y += y_stride, rows += KINDS * padded) {
-        vec held[TILE], delta[TILE], answer[TILE];
-        recall(state, stride, rows, padded, keys, held, answer);
         for (int j = 0; j < TILE; j++) {
             const int64_t left = width - j * LANES;
             const vec value = left > 0 ? load_some(v + j * LANES, left) : (vec){};
-            delta[j] = (value - held[j]) * tokens[t].beta;
-            answer[j] += delta[j] * tokens[t].meet;
-            if (left > 0) store_some(y + j * LANES, answer[j], left);
+            const vec held = found.held[0][j] + found.held[1][j];
+            delta[j] = (value - held) * tokens[t].beta;
+            const vec answer =
+                found.answer[0][j] + found.answer[1][j] + delta[j] * tokens[t].meet;
+            if (left > 0) store_some(y + j * LANES, answer, left);
         }
-        write(state, stride, rows, padded, keys, delta);
+        if (t + 1 < count)
+            write_and_recall(state, stride, rows, delta, padded, keys, &found);
+        else
+            write(state, stride, rows, delta, padded, keys);
     }
+}
+
+/* Brings `size` numbers into the cache before they are needed. */
+static inline void fetch(const float *from, int64_t size) {
+    for (int64_t i = 0; i < size; i += LINE) __builtin_prefetch(from + i);
 }
 
 static inline void copy_rows(float *to, int64_t to_stride, const float *from, int64_t from_stride,
@@ -152,6 +183,13 @@ void delta_rule(const float *qkv, const float *a, const float *b, const float *g
             for (int64_t t = 0; t < count; t++) {
                 const float *q = qkv + (first + t) * row + h * key_heads / heads * keys;
                 const float *k = q + all_keys;
+                const int64_t later = first + t + AHEAD;
+                if (later < end) {
+                    fetch(q + AHEAD * row, keys);
+                    fetch(k + AHEAD * row, keys);
+                    fetch(qkv + later * row + 2 * all_keys + h * values, values);
+                    fetch(gate + later * gate_stride + h * values, values);
+                }
                 const float q_scale = inverse_length(q, keys, 1e-6f) * shrink;
                 const float k_scale = inverse_length(k, keys, 1e-6f);
                 const float *steps = a + (first + t) * a_stride + h * (by_channel ? keys : 1);
