@@ -1,4 +1,4 @@
-"""Tiny random checkpoints made with transformers, and its own answers to compare with."""
+"""Tiny random checkpoints made with transformers."""
 
 import gc
 import json
@@ -11,6 +11,7 @@ if not os.path.exists("/dev/nvidiactl"):  # no GPU: Triton, when imported, shall
 import pytest
 import torch
 import triton_interpreter
+from checkpoint import Checkpoint
 from tiny import SIZES, VOCAB
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -59,34 +60,6 @@ MAKERS = {
     "qwen3": _qwen3,
     "qwen3_window": lambda: _qwen3(use_sliding_window=True, sliding_window=16, max_window_layers=1),
 }
-
-
-class Checkpoint:
-    """A saved model: its folder, and transformers' own greedy answers."""
-
-    def __init__(self, folder, model):
-        self.folder = str(folder)
-        self.model = model.eval()
-        self._known = {}
-        self._logits = {}
-
-    def greedy(self, prompt, count):
-        key = (tuple(prompt), count)
-        if key not in self._known:
-            ids = torch.tensor([list(prompt)])
-            out = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False
-            )
-            self._known[key] = out[0, len(prompt) :].tolist()
-        return self._known[key]
-
-    @torch.inference_mode()
-    def logits(self, tokens):
-        """Logits (len(tokens), V)."""
-        key = tuple(tokens)
-        if key not in self._logits:
-            self._logits[key] = self.model(torch.tensor([tokens])).logits[0]
-        return self._logits[key]
 
 
 @pytest.fixture(scope="session")

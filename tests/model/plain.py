@@ -7,6 +7,7 @@ import json
 
 import torch
 import torch.nn.functional as F
+from checkpoint import Checkpoint
 from safetensors.torch import save_file
 from torch import nn
 from zoo import SIZES, VOCAB
@@ -107,25 +108,19 @@ class PlainDecoder(nn.Module):
         return self.lm_head(self.model.norm(x))
 
 
-class PlainCheckpoint:
-    """A row of `PLAIN`, saved, with its own greedy answers; as `conftest.Checkpoint`."""
+class PlainCheckpoint(Checkpoint):
+    """A row of `PLAIN`, saved."""
 
     def __init__(self, folder, name, vocab=VOCAB):
-        self.folder = str(folder)
-        self.model = make_plain(name, vocab)
-        self._known = {}
+        super().__init__(folder, make_plain(name, vocab))
         (folder / "config.json").write_text(json.dumps({**PLAIN[name][0], "vocab_size": vocab}))
         tensors = {key: x.contiguous() for key, x in self.model.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
 
-    def logits(self, tokens):
-        """Logits (len(tokens), V)."""
-        key = tuple(tokens)
-        if key not in self._known:
-            self._known[key] = self.model(key)
-        return self._known[key]
+    def _forward(self, tokens):
+        return self.model(tokens)
 
-    def greedy(self, prompt, count):
+    def _generate(self, prompt, count):
         tokens = list(prompt)
         for _ in range(count):
             tokens.append(self.logits(tokens)[-1].argmax().item())
