@@ -65,7 +65,8 @@ def rotate_and_store(
         rope: the tokens' rows of the table, (T, 2, R/2) float32; R = 0 rotates nothing.
         cells: (T,) int64, block * block_size + offset. Negative ones are those of padding, of
             which nothing is stored.
-        k_cache, v_cache: (blocks, block_size, G, D), written in place, quantised if they are.
+        k_cache, v_cache: (blocks, block_size, G, D), written in place, quantised if they are;
+            one and the same where keys and values are given that are the same.
 
     Returns: queries (T, H, D).
     """

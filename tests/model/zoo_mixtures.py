@@ -86,6 +86,15 @@ MIXTURES = {
         | {"num_hidden_layers": 2, "kv_channels": 12, "rms_norm_eps": 0.1, "intermediate_size": 40}
         | {"num_attention_heads": None, "head_dim": None},
     ),
+    "mimo_v2_flash": (
+        "MiMoV2Flash",
+        {**EXPERTS, **WINDOW, "num_key_value_heads": 1, "v_head_dim": 12, "attention_bias": True}
+        | {"n_group": 4, "topk_group": 2, "num_local_experts": None, "num_hidden_layers": 4}
+        | {
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "attention_value_scale": 0.6,
+        },
+    ),
     "hunyuan_moe": ("HunYuanMoEV1", {**EXPERTS, "moe_intermediate_size": 40}),
     "aria_text": ("AriaText", {**DERIVED, **EXPERTS, "mlp_bias": True}),
     "glm4_moe": (

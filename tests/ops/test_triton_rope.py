@@ -50,7 +50,10 @@ def both(heads, kv_heads, dim, rotary, norms, dtype):
 @pytest.mark.parametrize("norms", [True, "values", False])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "rotary"),
-    [(4, 2, 64, 64), (3, 1, 80, 20), (2, 2, 96, 0), (11, 1, 128, 128), (2, 1, 256, 64)],
+    [
+        *((4, 2, 64, 64), (3, 1, 80, 20), (2, 2, 96, 0), (11, 1, 128, 128), (2, 1, 256, 64)),
+        (0, 2, 12, 0),  # keys or values alone
+    ],
 )
 def test_as_the_reference(heads, kv_heads, dim, rotary, norms, dtype):
     expected, found = both(heads, kv_heads, dim, rotary, norms, dtype)

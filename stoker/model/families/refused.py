@@ -95,7 +95,6 @@ REFUSED: dict[str, str] = {
             "Inkling2ForCausalLM",
             "Inkling2LoopForCausalLM",
             "InklingForCausalLM",
-            "MiMoV2FlashForCausalLM",
             "ModernBertDecoderForCausalLM",
             "XGLMForCausalLM",
             "ZayaForCausalLM",

@@ -13,6 +13,7 @@ from stoker.model.layers.head_experts import HeadExperts
 from stoker.model.layers.latent import LatentAttention
 from stoker.model.layers.lightning import LightningAttention
 from stoker.model.layers.linear import LayerPart
+from stoker.model.layers.narrow_values import NarrowValues
 from stoker.model.layers.networks import Dense, LinearMap
 from stoker.model.layers.normed_experts import NormedExperts
 from stoker.model.layers.rg_lru import RecurrentBlock
@@ -27,6 +28,7 @@ from stoker.model.spec.head_experts import HeadExpertsSpec
 from stoker.model.spec.latent import LatentSpec
 from stoker.model.spec.lightning import LightningSpec
 from stoker.model.spec.model import ModelSpec
+from stoker.model.spec.narrow_values import NarrowValuesSpec
 from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.spec.part import PartSpec
 from stoker.model.spec.rg_lru import RgLruSpec
@@ -40,6 +42,7 @@ Kinds = dict[type[PartSpec], Callable[[Any, ModelSpec, int], LayerPart]]
 MIXERS: Kinds = {
     AttentionSpec: Attention,
     HeadExpertsSpec: HeadExperts,
+    NarrowValuesSpec: NarrowValues,
     ConvSpec: GatedConv,
     LatentSpec: LatentAttention,
     MambaSpec: Mamba,
