@@ -83,7 +83,7 @@ def _describe_qwen3_moe(writer: Any, config: Config) -> None:
     assert config["decoder_sparse_step"] == 1, "dense layers are not written"
     assert not config["mlp_only_layers"], "dense layers are not written"
     _describe_qwen3(writer, config)
-    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_count(config["num_experts"])
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
 
@@ -92,7 +92,7 @@ def _describe_granite_hybrid(writer: Any, config: Config) -> None:
     assert not config["num_local_experts"], "experts of this architecture are not written"
     assert config["position_embedding_type"] is None, "positions are not written"
     assert config["mamba_n_groups"] == 1, "groups of states are not written"
-    heads = {"full_attention": config["num_key_value_heads"], "linear_attention": 0}
+    heads = {"attention": config["num_key_value_heads"], "mamba": 0}
     writer.add_head_count_kv([heads[kind] for kind in config["layer_types"]])  # 0: Mamba 2
     writer.add_rope_scaling_finetuned(False)  # which llama.cpp reads as: no rotary positions
     writer.add_feed_forward_length(config["shared_intermediate_size"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import random
@@ -98,6 +99,8 @@ def make_model(folder: Path, shape: str) -> None:
         for weight in made.parameters():
             weight.data += 0.3 * torch.randn_like(weight)
     made.save_pretrained(folder)
+    path = folder / "config.json"  # fields as published models spell them, for all releases
+    path.write_text(json.dumps({**json.loads(path.read_text()), **SHAPES[shape]}, indent=1))
 
 
 def mixed(shape: str, requests: int = 64, seed: int = 0, longest: int = 256) -> Workload:
