@@ -70,7 +70,9 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
             continue
         spec, family = spec_from_config({**config, "architectures": [base]})
         names = {
-            ours: theirs for ours, theirs in family.names.items() if not ours.startswith("head.")
+            ours: theirs
+            for ours, theirs in family.names.items()
+            if not ours.startswith(("head.", "head_map."))
         }
         if ending == "Model":
             head = Head(tasks=("embed",))
@@ -78,7 +80,13 @@ def resolve(config: Config) -> tuple[ModelSpec, Family, Head]:
             head = _classifier(config)
             names["head.weight"] = From(("score.weight",))
         spec = replace(
-            spec, tied_head=False, labels=len(head.labels), logit_scale=1.0, logit_softcap=None
+            spec,
+            tied_head=False,
+            labels=len(head.labels),
+            head_bias=False,
+            head_map=None,
+            logit_scale=1.0,
+            logit_softcap=None,
         )
         return spec, replace(family, names=names), head
     return (*spec_from_config(config), Head())

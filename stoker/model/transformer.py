@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stoker.model.cache import PagedCache
 from stoker.model.layers.block import Block
 from stoker.model.layers.linear import Linear
+from stoker.model.layers.networks import HeadMap
 from stoker.model.layers.shared import BlockBehindShared, KeptEmbeddings
 from stoker.model.layers.streams import JoinStreams, MakeStreams, StreamsBlock
 from stoker.model.layers.token_inputs import TokenInputs
@@ -61,7 +62,11 @@ class Transformer(Module):
         self.norm = make_norm((spec.hidden,), last, spec.final_norm)
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
+        self.head_map = HeadMap(spec.head_map, spec) if spec.head_map else None
         self.head = None if spec.tied_head or not rows else Linear(width, rows, spec.head_bias)
+        self.head_bias: nn.Parameter | None = None  # of a head that is the embedding
+        if spec.tied_head and spec.head_bias:
+            self.head_bias = nn.Parameter(torch.empty(rows), requires_grad=False)
         self._logits: Callable[[Tensor], Tensor] | None = None
         self._blocks: tuple[Block, ...] = ()
         self._ropes: list[Tensor] = []
@@ -69,6 +74,8 @@ class Transformer(Module):
 
     def tie_head(self) -> None:
         """Let the embedding be the head, before `prepare`."""
+        assert self.head is not None
+        self.head_bias = self.head.bias
         self.head = None
         self.spec = replace(self.spec, tied_head=True)
 
@@ -92,16 +99,26 @@ class Transformer(Module):
         for block in self._blocks:
             block.prepare(formats)
         for name, module in self.named_modules():  # those between embedding, layers and head
-            around = isinstance(module, Linear) and not name.startswith(("layers.", "head"))
-            if around:
+            if isinstance(module, Linear) and name != "head" and not name.startswith("layers."):
                 module.prepare(formats.projections)
         self._logits = self.head
         if self.spec.tied_head:
-            self._logits = make_product(self.embedding, formats.head)
+            self._logits = make_product(self.embedding, formats.head, self.head_bias)
         self.ops = ops or select_operations(device, dtype, keeps_state=self.spec.keeps_state)
+        if self.head_map is not None and self._logits is not None:
+            self._logits = self._mapped(self._logits, self.head_map)
         self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         self._ropes = [_rotary_table(rope, context).to(device) for rope in self.spec.ropes]
         self.freeze_attributes()
+
+    def _mapped(
+        self, head: Callable[[Tensor], Tensor], before: HeadMap
+    ) -> Callable[[Tensor], Tensor]:
+        def logits(hidden_RD: Tensor) -> Tensor:
+            assert self.ops is not None
+            return head(before(hidden_RD, self.ops))
+
+        return logits
 
     def _embed(self, tensors: StepTensors) -> Tensor:
         x_TD = self.embedding[tensors.token_ids]

@@ -14,6 +14,7 @@ def matmul_flops(spec: ModelSpec, tokens: int, sampled: int) -> int:
     body = sum(layer.product_weights(spec.hidden) for layer in spec.layers)
     width = spec.embedding_width or spec.hidden
     way_out = spec.hidden * width if spec.embedding_width else 0
+    way_out += spec.head_map.weights(spec.hidden) if spec.head_map else 0
     return 2 * (tokens * (body + spec.around_weights) + sampled * (way_out + width * spec.vocab))
 
 

@@ -134,3 +134,34 @@ def test_llama_3s_rope_without_a_ramp():
     whole = torch.isclose(found, plain)
     assert 0 < whole.sum() < 64
     torch.testing.assert_close(found[~whole], plain[~whole] / 16)
+
+
+def test_ettin_150m():
+    """Of the fields that ModernBERT's encoders have too, half the window counts."""
+    spec, _ = spec_from_config(
+        {
+            "architectures": ["ModernBertDecoderForCausalLM"],
+            "attention_bias": False,
+            "classifier_activation": "gelu",
+            "classifier_bias": False,
+            "decoder_bias": True,
+            "global_attn_every_n_layers": 3,
+            "global_rope_theta": 160000.0,
+            "hidden_activation": "gelu",
+            "hidden_size": 768,
+            "intermediate_size": 1152,
+            "local_attention": 128,
+            "local_rope_theta": 160000.0,
+            "max_position_embeddings": 7999,
+            "mlp_bias": False,
+            "norm_bias": False,
+            "norm_eps": 1e-05,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 22,
+            "vocab_size": 50368,
+        }
+    )
+    assert round(spec.parameters() / 1e6) == 150
+    assert [one.window for one in spec.cache_groups] == [None, 64]
+    assert spec.cache_groups[0].layers == tuple(range(0, 22, 3))
+    assert {rope.theta for rope in spec.ropes} == {160000.0}

@@ -83,8 +83,14 @@ MODERN = {
         {**DERIVED, **WINDOW, **GRANITE, "layer_rope_theta": [0, 1e4, 5e3]},
     ),
 }
+MODERN["modernbert_decoder"] = (
+    "ModernBertDecoder",
+    {**DERIVED, "num_key_value_heads": None, "local_attention": 32, "attention_bias": True}
+    | {"mlp_bias": True, "norm_bias": True, "classifier_bias": True, "initializer_range": 0.4},
+)
 # tokens that their configs want
-TOKENS = {"Cwm": ("bos_token_id",), "Emu3": ("bos_token_id", "pad_token_id")}
+_BOTH = ("bos_token_id", "pad_token_id")
+TOKENS = {"Cwm": ("bos_token_id",), "Emu3": _BOTH, "ModernBertDecoder": _BOTH}
 # their config classes, where they are not named after the family
 MODERN_TEXTS = ("Emu3", "Gemma3n", "Gemma4", "Gemma4Unified", "Llama4")
 # those whose bits may depend on the batch

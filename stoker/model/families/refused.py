@@ -95,7 +95,6 @@ REFUSED: dict[str, str] = {
             "Inkling2ForCausalLM",
             "Inkling2LoopForCausalLM",
             "InklingForCausalLM",
-            "ModernBertDecoderForCausalLM",
             "XGLMForCausalLM",
             "ZayaForCausalLM",
         ),

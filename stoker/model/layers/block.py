@@ -25,7 +25,7 @@ class Block(Module):
         shape, norm, pre = (model.hidden,), model.norm, layer.pre_norms
         self.mixer = self.ffn = None
         if layer.mixer is not None:
-            self.mixer_norm = make_norm(shape, norm, pre)
+            self.mixer_norm = make_norm(shape, norm, pre and layer.mixer_norm)
             self.mixer = MIXERS[type(layer.mixer)](layer.mixer, model, index)
             self.mixer_sum_norm = make_norm(shape, norm, layer.sum_norms)
         if layer.ffn is not None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from stoker.model.cache_spec import AnyCacheSpec, CacheGroup, cache_groups
 from stoker.model.rope import Rope
+from stoker.model.spec.networks import HeadMapSpec
 from stoker.model.spec.part import NormSpec, PartSpec
 from stoker.model.spec.shared import SharedBlockSpec
 from stoker.model.spec.streams import StreamsSpec
@@ -26,6 +27,7 @@ class LayerSpec:
     Attributes:
         mixer: lets tokens look at others; a class of `layers.kinds.MIXERS`.
         ffn: looks at each token alone; a class of `layers.kinds.NETWORKS`.
+        mixer_norm: whether the mixer has its norm before it, where parts have such.
         sum_norms: x itself goes through a norm after each sum.
         parallel: mixer and feed-forward network both read the layer's input: each through a
             norm of its own ("two norms") or both through one ("one norm").
@@ -42,6 +44,7 @@ class LayerSpec:
     ffn: PartSpec | None
     pre_norms: bool = True
     post_norms: bool = False
+    mixer_norm: bool = True
     sum_norms: bool = False
     parallel: Literal["one norm", "two norms"] | None = None
     residual_scale: float = 1.0
@@ -78,6 +81,7 @@ class LayerSpec:
         parts = (self.mixer is not None) + (self.ffn is not None)
         norms = (self.pre_norms + self.post_norms + self.sum_norms) * parts
         norms -= self.parallel == "one norm" and self.ffn is not None
+        norms -= self.pre_norms and self.mixer is not None and not self.mixer_norm
         norms += self.post_norms and self.token_input is not None
         inside += norms * norm.parameters(hidden) + self.output_scale
         return self.product_weights(hidden) + inside
@@ -106,6 +110,7 @@ class ModelSpec:
         context: most positions the model was made for.
         tied_head: the head is the embedding.
         head_bias: a number is added to each logit.
+        head_map: what lies between the final norm and the head.
         labels: rows of a classification head, 0 for no head at all; None: the head gives
             logits over the vocabulary.
         embedding_width: of the embedding, the head and the final hidden states, where it is
@@ -134,6 +139,7 @@ class ModelSpec:
     scales_vectors: bool = False
     positions: LearnedPositions | None = None
     head_bias: bool = False
+    head_map: HeadMapSpec | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     token_inputs: TokenInputsSpec | None = None
@@ -219,7 +225,8 @@ class ModelSpec:
             around += self.token_inputs.table(len(self.layers))
             around += self.norm.parameters(self.token_inputs.width)
         rows = self.vocab if self.labels is None else self.labels
-        head = 0 if self.tied_head else rows * (width + self.head_bias)
+        head = rows * (self.head_bias + (0 if self.tied_head else width))
+        head += self.head_map.parameters(self.hidden, self.norm) if self.head_map else 0
         positions = self.positions.rows * self.hidden if self.positions else 0
         norms = self.embedding_norm + self.final_norm
         norm = norms * self.norm.parameters(self.hidden)

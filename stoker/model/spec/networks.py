@@ -41,6 +41,26 @@ class DenseSpec(PartSpec):
 
 
 @dataclass(frozen=True)
+class HeadMapSpec:
+    """What lies before the head: norm(act(W h)), of the final states h (ModernBERT, 2024).
+
+    Attributes:
+        bias: of W.
+    """
+
+    activation: str
+    bias: bool = False
+
+    def weights(self, hidden: int) -> int:
+        """Of W, by which rows that get logits are multiplied."""
+        return hidden * hidden
+
+    def parameters(self, hidden: int, norm: NormSpec) -> int:
+        """All of them."""
+        return self.weights(hidden) + self.bias * hidden + norm.parameters(hidden)
+
+
+@dataclass(frozen=True)
 class LinearMapSpec(PartSpec):
     """One linear map in the place of a mixer or of a network (Bercovich et al., Puzzle, 2024)."""
 
