@@ -84,3 +84,12 @@ def test_the_class_says_the_same():
 def test_what_is_refused(changes, message):
     with pytest.raises(ModelError, match=message):
         spec_from_config({**PUBLISHED, **changes})
+
+
+def test_differences_need_pairs_of_heads():
+    fields = {**make_config("diffllama")[0].to_dict(), "architectures": ["DiffLlamaForCausalLM"]}
+    spec, _ = spec_from_config(fields)
+    width = 10 + 20  # of a key, and of a value with its partner's
+    assert kv_bytes_per_token(spec, 4) == 4 * 3 * 4 * width
+    with pytest.raises(ModelError, match=r"num_key_value_heads .* must be even .* not 1"):
+        spec_from_config({**fields, "num_key_value_heads": 1})

@@ -263,7 +263,8 @@ def make(name):
     torch.manual_seed(0)
     model = model_class(config).eval()
     for key, parameter in model.named_parameters():
-        if parameter.dim() == 1 or "norm" in key or key.endswith("bias"):
+        plain = parameter.dim() == 1 and "lambda" not in key  # whose products are exponents
+        if plain or "norm" in key or key.endswith("bias"):
             torch.nn.init.normal_(parameter, 0.0 if key.endswith("bias") else 0.8, 0.3)
     for key, buffer in model.named_buffers():
         if key.endswith("bias") and buffer.dim() == 1:  # corrections of experts, and no masks

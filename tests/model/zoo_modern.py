@@ -83,6 +83,11 @@ MODERN = {
         {**DERIVED, **WINDOW, **GRANITE, "layer_rope_theta": [0, 1e4, 5e3]},
     ),
 }
+MODERN["diffllama"] = (
+    "DiffLlama",
+    {"num_key_value_heads": 4, "num_attention_heads": 8}
+    | {"attention_bias": True, "lambda_std_dev": 0.2, "head_dim": 10},
+)
 MODERN["modernbert_decoder"] = (
     "ModernBertDecoder",
     {**DERIVED, "num_key_value_heads": None, "local_attention": 32, "attention_bias": True}

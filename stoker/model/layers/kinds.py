@@ -8,6 +8,7 @@ from typing import Any
 from stoker.model.layers.attention import Attention
 from stoker.model.layers.convolution import GatedConv
 from stoker.model.layers.delta import GatedDeltaNet
+from stoker.model.layers.differential import Differential
 from stoker.model.layers.experts import Experts
 from stoker.model.layers.head_experts import HeadExperts
 from stoker.model.layers.latent import LatentAttention
@@ -23,6 +24,7 @@ from stoker.model.layers.state_space import Mamba, Mamba2
 from stoker.model.spec.attention import AttentionSpec
 from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.delta import DeltaSpec
+from stoker.model.spec.differential import DifferentialSpec
 from stoker.model.spec.experts import ExpertsSpec, NormedExpertsSpec
 from stoker.model.spec.head_experts import HeadExpertsSpec
 from stoker.model.spec.latent import LatentSpec
@@ -43,6 +45,7 @@ MIXERS: Kinds = {
     AttentionSpec: Attention,
     HeadExpertsSpec: HeadExperts,
     NarrowValuesSpec: NarrowValues,
+    DifferentialSpec: Differential,
     ConvSpec: GatedConv,
     LatentSpec: LatentAttention,
     MambaSpec: Mamba,

@@ -25,7 +25,11 @@ class NarrowValues(Attention):
         rotated = (spec.heads, spec.kv_heads, 0)
         role = roles.Role(spec.sizes, rotated, spec.head_dim, rotary_dim)
         self.qkv = Linear(model.hidden, sum(self.sizes), spec.qkv_bias, role)
-        self.out = Linear(spec.heads * spec.value_dim, model.hidden, spec.out_bias)
+        self.out = Linear(spec.out_size, model.hidden, spec.out_bias)
+
+    def _values(self, v: Tensor) -> Tensor:
+        """What is stored (T, G * E) of the projected values."""
+        return v if self.value_scale == 1 else v * self.value_scale
 
     def _stored(
         self, qkv: Tensor, rope: Tensor, step: StepContext, keys: Pages, values: Pages
@@ -33,8 +37,7 @@ class NarrowValues(Attention):
         ops, cells, turned = step.ops, step.cells[self.group], sum(self.sizes[:2])
         heads = qkv[:, :turned].contiguous().view(len(qkv), -1, self.spec.head_dim)
         heads = ops.rotate(heads, None, 0.0, rope)
-        v = qkv[:, turned:]
-        v = v if self.value_scale == 1 else v * self.value_scale
+        v = self._values(qkv[:, turned:])
         # The operation stores keys and values of one width. As both it is given the same numbers
         # and pages, already turned and without queries.
         for numbers, pages in ((heads[:, self.heads :].flatten(1), keys), (v, values)):

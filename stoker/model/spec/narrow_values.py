@@ -39,6 +39,11 @@ class NarrowValuesSpec(AttentionSpec):
         return self.heads * self.head_dim, keys, self.kv_heads * self.value_dim
 
     @property
+    def out_size(self) -> int:
+        """Numbers that the projection out reads."""
+        return self.heads * self.value_dim
+
+    @property
     def special_scores(self) -> bool:
         return True
 
@@ -46,7 +51,7 @@ class NarrowValuesSpec(AttentionSpec):
         return CacheSpec(self.kv_heads, self.head_dim, self.window, value_dim=self.value_dim)
 
     def product_weights(self, hidden: int) -> int:
-        return hidden * (sum(self.sizes) + self.heads * self.value_dim)
+        return hidden * (sum(self.sizes) + self.out_size)
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         biases = self.qkv_bias * sum(self.sizes) + self.out_bias * hidden
