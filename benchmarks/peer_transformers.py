@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from workloads import Outputs, Run, Workload
 
 
-def make(folder: Path, threads: int, work: str, batch: int = 16) -> Run:
+def make(folder: Path, threads: int, work: str) -> Run:
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    return in_batches(AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval())
+
+
+def in_batches(model: Any, batch: int = 16) -> Run:
+    """Runs a workload by `model.generate`, prompts padded on the left."""
+    import torch
 
     def run(load: Workload) -> Outputs:
         order = sorted(range(len(load)), key=lambda number: load[number][1])
