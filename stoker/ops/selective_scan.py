@@ -32,6 +32,22 @@ class ScanWeights(NamedTuple):
     d: Tensor
 
 
+class SelectiveInputs(NamedTuple):
+    """What a step's tokens bring to the scan of Mamba 1; C channels in G groups.
+
+    Attributes:
+        x, steps: (T, C), contiguous.
+        b, c: (T, G, N), of the channels of each group; tokens may lie apart, alike in both.
+        z: (T, C), the gate, before its activation; the rows may lie apart.
+    """
+
+    x: Tensor
+    steps: Tensor
+    b: Tensor
+    c: Tensor
+    z: Tensor
+
+
 class SsdScan(Protocol):
     """An implementation of `ssd_scan`."""
 
@@ -51,15 +67,7 @@ class SelectiveScan(Protocol):
     """An implementation of `selective_scan`."""
 
     def __call__(
-        self,
-        x: Tensor,
-        steps: Tensor,
-        b: Tensor,
-        c: Tensor,
-        z: Tensor,
-        weights: ScanWeights,
-        states: Tensor,
-        plan: StatePlan,
+        self, inputs: SelectiveInputs, weights: ScanWeights, states: Tensor, plan: StatePlan
     ) -> Tensor: ...
 
 
@@ -103,14 +111,7 @@ def ssd_scan(
 
 
 def selective_scan(
-    x: Tensor,
-    steps: Tensor,
-    b: Tensor,
-    c: Tensor,
-    z: Tensor,
-    weights: ScanWeights,
-    states: Tensor,
-    plan: StatePlan,
+    inputs: SelectiveInputs, weights: ScanWeights, states: Tensor, plan: StatePlan
 ) -> Tensor:
     """The recurrence of Mamba 1, with C channels in G groups, and N rows of a state; gated by z.
 
@@ -119,13 +120,11 @@ def selective_scan(
         state = exp(dt a) state + dt b x,  y = (c state + d x) silu(z)
 
     Args:
-        x, steps: (T, C), contiguous.
-        b, c: (T, G, N), of the channels of each group; tokens may lie apart, alike in both.
-        z: (T, C); the rows may lie apart.
         states: (places, N, C) float32; those of the plan are replaced.
 
     Returns: (T, C) in the dtype of x.
     """
+    x, steps, b, c, z = inputs
     groups, channels = b.shape[1], x.shape[1]
     wide_b, wide_c = (
         one.float().repeat_interleave(channels // groups, 1).transpose(1, 2) for one in (b, c)
@@ -178,17 +177,9 @@ class NativeSelectiveScan:
         self._call = signature(library.selective_scan, "ppppp ppp p ppp p iiiiii")
 
     def __call__(
-        self,
-        x: Tensor,
-        steps: Tensor,
-        b: Tensor,
-        c: Tensor,
-        z: Tensor,
-        weights: ScanWeights,
-        states: Tensor,
-        plan: StatePlan,
+        self, inputs: SelectiveInputs, weights: ScanWeights, states: Tensor, plan: StatePlan
     ) -> Tensor:
-        tokens, steps, b, c, z = (one.float() for one in (x, steps, b, c, z))
+        tokens, steps, b, c, z = (one.float() for one in inputs)
         assert tokens.is_contiguous()
         assert steps.is_contiguous()
         assert b.stride() == c.stride()
@@ -202,4 +193,4 @@ class NativeSelectiveScan:
             *(y.data_ptr(), len(plan.slots), tokens.shape[1], groups, size),
             *(b.stride(0), z.stride(0)),
         )
-        return y.to(x.dtype)
+        return y.to(inputs.x.dtype)

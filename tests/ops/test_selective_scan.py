@@ -13,6 +13,7 @@ from stoker.ops.selective_scan import (
     NativeSelectiveScan,
     NativeSsdScan,
     ScanWeights,
+    SelectiveInputs,
     selective_scan,
     ssd_scan,
 )
@@ -137,7 +138,7 @@ def test_every_cut_gives_the_recurrence_of_mamba_1(way, channels, groups, size):
             bc = torch.cat((b, c), 1)  # as they lie in a projection
             b, c = (one.unflatten(1, (groups, size)) for one in bc.split(groups * size, 1))
             z = torch.cat((x, z), 1)[:, channels:]
-            return way(x, steps, b, c, z, weights, states, plan)
+            return way(SelectiveInputs(x, steps, b, c, z), weights, states, plan)
 
         found[name] = run_in_steps(run, tensors, LENGTHS, cuts)
         assert states[::2].isnan().all(), "the state of another sequence was touched"
@@ -167,8 +168,8 @@ def test_a_sequence_without_tokens_keeps_its_state(kind, name):
         x, steps, b, c, z, weights = selective_inputs(8, 1, 3)
         states = torch.randn(2, 3, 8)
         before = states.clone()
-        parts = x[:3], steps[:3], b[:3, None], c[:3, None], z[:3]
-        SELECTIVE[at](*parts, weights, states, plan)
+        inputs = SelectiveInputs(x[:3], steps[:3], b[:3, None], c[:3, None], z[:3])
+        SELECTIVE[at](inputs, weights, states, plan)
     assert torch.equal(states[1], before[1])
     assert not torch.equal(states[0], before[0])
 

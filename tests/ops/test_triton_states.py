@@ -6,7 +6,7 @@ from state_plans import make_plan
 
 from stoker.ops import causal_conv, gated_norm, selective_scan
 from stoker.ops.gated_norm import GateNorm
-from stoker.ops.selective_scan import ScanWeights
+from stoker.ops.selective_scan import ScanWeights, SelectiveInputs
 from stoker.ops.triton.available import interpreted
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -108,7 +108,7 @@ def test_selective_scan(channels, groups, size, dtype):
 
     def run(way, own, plan):
         scan = (selective_scan, fused)[way].selective_scan
-        return scan(x, steps, b, c, z, weights, own, plan)
+        return scan(SelectiveInputs(x, steps, b, c, z), weights, own, plan)
 
     assert_alike(run, states, dtype)
 

@@ -19,7 +19,7 @@ from stoker.model.step import StepContext
 from stoker.ops.gated_norm import GateNorm
 from stoker.ops.linear import LinearFn
 from stoker.ops.select import Operations
-from stoker.ops.selective_scan import ScanWeights
+from stoker.ops.selective_scan import ScanWeights, SelectiveInputs
 from stoker.quant.choose import Formats
 from stoker.quant.floats import FloatFormat
 
@@ -106,7 +106,8 @@ class Mamba(LayerPart):
         x, z = torch.split(self.in_proj(x), spec.channels, dim=1)
         x = ops.causal_conv(x, self.conv.weight, self.conv.bias, inputs, plan, silu=True)
         steps, b, c = self._selected(x, ops)
-        y = ops.selective_scan(x, steps, b, c, z, self.weights, states, plan)
+        tokens = SelectiveInputs(x, steps, b, c, z)
+        y = ops.selective_scan(tokens, self.weights, states, plan)
         return self.joined(self.out_proj, *self.going_on(y, residual, step), ops)
 
     def _selected(self, x: Tensor, ops: Operations) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stoker.ops.gated_norm import GateNorm
-from stoker.ops.selective_scan import ScanWeights
+from stoker.ops.selective_scan import ScanWeights, SelectiveInputs
 from stoker.ops.state_plan import StatePlan
 
 _TOKENS = 32  # that a program convolves, at least as many as there are taps
@@ -292,16 +292,10 @@ def _selective_kernel(
 
 
 def selective_scan(
-    x: Tensor,
-    steps: Tensor,
-    b: Tensor,
-    c: Tensor,
-    z: Tensor,
-    weights: ScanWeights,
-    states: Tensor,
-    plan: StatePlan,
+    inputs: SelectiveInputs, weights: ScanWeights, states: Tensor, plan: StatePlan
 ) -> Tensor:
     """As `stoker.ops.selective_scan.selective_scan`."""
+    x, steps, b, c, z = inputs
     assert x.is_contiguous()
     assert steps.is_contiguous()
     assert b.stride() == c.stride()
@@ -313,7 +307,7 @@ def selective_scan(
     block_n = triton.next_power_of_2(size)
     block_c = min(triton.next_power_of_2(channels // groups), max(16, _TILE // 4 // block_n))
     _selective_kernel[(len(plan.slots), groups, triton.cdiv(channels // groups, block_c))](
-        *(x, steps, b, c, z, *weights, states, plan.slots, plan.starts),
+        *(*inputs, *weights, states, plan.slots, plan.starts),
         *(plan.fresh.view(torch.uint8), out, channels, b.stride(0), b.stride(1), z.stride(0)),
         GROUPS=groups,
         SIZE=size,
