@@ -15,6 +15,8 @@ from stoker.model.spec.model import ModelSpec
 from stoker.ops import huge_pages
 from stoker.ops.kv_pages import FP8, Fp8Pages, Pages, storage
 
+# bytes that a copy holds at a time: what a processor's cache holds, or few launches on a GPU
+MOST_STAGED = {"cpu": 1 << 20, "gpu": 1 << 26}
 Scales = tuple[Tensor, Tensor]  # of keys and of values, (kv_heads,) float32
 
 
@@ -26,9 +28,10 @@ class PagedCache:
         states: of each layer the parts of its states, or None.
 
     Pages are (blocks, block_size, kv_heads, head_dim), the keys alone if the values are a part of
-    them; a part of a state is (places, *shape). A layer has the sizes of its own spec, and None if
-    it keeps nothing. `num_blocks` has the blocks, or the places, of each of the model's cache
-    groups, whose numbers mean the same place in all its layers.
+    them; a part of a state is (places, *shape), a view of one tensor for all layers of its group:
+    states are copied while sequences decode, which is then one launch. A layer has the sizes of
+    its own spec, and None if it keeps nothing. `num_blocks` has the blocks, or the places, of each
+    of the model's cache groups, whose numbers mean the same place in all its layers.
 
     Of the places of states, the first are the slots of running sequences, the next is nobody's,
     for what pads a step, and the others are snapshots. What need not be float32 in a state has
@@ -53,16 +56,20 @@ class PagedCache:
         self.layers: list[tuple[Pages, ...] | None]
         self.layers = [None] * len(spec.layers)
         self.states: list[tuple[Tensor, ...] | None] = [None] * len(spec.layers)
-        self._groups: list[list[tuple[Pages, ...]]] = []  # of each what its layers keep
+        # of each what its layers keep, states of all of them in one
+        self._groups: list[list[tuple[Pages, ...]]] = []
+        self._keeps_state = [group.keeps_state for group in spec.cache_groups]
+        self._most_staged = MOST_STAGED["cpu" if device.type == "cpu" else "gpu"]
         for count, group in zip(num_blocks, spec.cache_groups, strict=True):
+            if isinstance(group.spec, StateSpec):  # such groups come last
+                parts = _states(group.spec, len(group.layers), count, state_dtype or dtype, device)
+                self._groups.append([parts])
+                for at, index in enumerate(group.layers):
+                    self.states[index] = tuple(part[at] for part in parts)
+                    self.layers[index] = self.layers[index] or self.states[index]
+                continue
             self._groups.append([])
             for index in group.layers:
-                if isinstance(group.spec, StateSpec):  # such groups come last
-                    states = _states(group.spec, count, state_dtype or dtype, device)
-                    self._groups[-1].append(states)
-                    self.states[index] = states
-                    self.layers[index] = self.layers[index] or states
-                    continue
                 of_layer = (scales[index] if scales else None) or (None, None)
                 found = tuple(
                     _pages((count, block_size, *shape), dtype, device, scale)
@@ -73,7 +80,7 @@ class PagedCache:
 
     @property
     def pages(self) -> list[Pages]:
-        """The keys, the values and the states of all layers, group by group."""
+        """The keys and the values of each layer, and the states, group by group."""
         return [pages for group in self._groups for kept in group for pages in kept]
 
     @property
@@ -90,10 +97,14 @@ class PagedCache:
 
         All are read before any is written.
         """
+        keeps_state = self._keeps_state[group]
         for kept in self._groups[group]:
             for pages in kept:
                 cache = storage(pages)
-                cache[dst] = cache[src]
+                whole = cache if keeps_state else cache[None]  # (layers, blocks, ...)
+                staged = whole[0, 0].nbytes * len(src)
+                for some in torch.split(whole, max(1, self._most_staged // max(1, staged))):
+                    some.index_copy_(1, dst, some.index_select(1, src))
 
 
 def _shapes(spec: CacheSpec) -> list[tuple[int, int]]:
@@ -103,11 +114,11 @@ def _shapes(spec: CacheSpec) -> list[tuple[int, int]]:
 
 
 def _states(
-    spec: StateSpec, places: int, dtype: torch.dtype, device: torch.device
+    spec: StateSpec, layers: int, places: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """The parts of `places` states; `dtype` is that of the parts that need not be float32."""
+    """The parts (layers, places, *shape) of states; those that need not be float32 are `dtype`."""
     return tuple(
-        _zeros((places, *part.shape), torch.float32 if part.float32 else dtype, device)
+        _zeros((layers, places, *part.shape), torch.float32 if part.float32 else dtype, device)
         for part in spec.parts
     )
 

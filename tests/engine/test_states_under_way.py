@@ -34,10 +34,11 @@ def pools(changes, spare):
     every=st.integers(2, 12),
     hopeful=st.booleans(),
     spare=st.integers(0, 30),
+    of_answer=st.integers(1, 4),
     changes=st.fixed_dictionaries(CHANGES),
     states=st.fixed_dictionaries(STATES),
 )
-def test_the_same_outputs(seed, special, every, hopeful, spare, changes, states):
+def test_the_same_outputs(seed, special, every, hopeful, spare, of_answer, changes, states):
     rng = random.Random(seed)
     requests = list(random_requests(rng, rng.randint(1, 12), special))
     changes = pools(changes, spare)
@@ -52,6 +53,7 @@ def test_the_same_outputs(seed, special, every, hopeful, spare, changes, states)
 
     for overlap, problems in ((False, works), (True, works), (True, fails)):
         engine = make(random.Random(seed), overlap, problems, **changes, **states)
+        engine.scheduler.states.every_of_answer = of_answer
         if hopeful:  # a forecast that expects short completions leads to preemption
             engine.scheduler.lengths.observe(1)
         assert Run(engine, requests).finish() == expected

@@ -124,6 +124,24 @@ def test_graphs(kind, folder, some_prompts, expected):
         assert llm.engine.scheduler.states.num_restored > 5
 
 
+@pytest.mark.parametrize("kind", ["hybrid", "states", "all"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_turn_goes_on_from_the_last_answer(kind, overlap, folder):
+    """Of 30 + 50 tokens, the states after 64 are there; the answer is that of an engine without."""
+    prompt = {"prompt_token_ids": [one % VOCAB for one in range(3, 33)]}
+    params = SamplingParams(temperature=0, max_tokens=50, ignore_eos=True)
+    found = []
+    for prefix_cache in (True, False):
+        with LLM(folder(kind), overlap=overlap, prefix_cache=prefix_cache) as llm:
+            poison(llm)
+            answer = llm.generate(prompt, params)[0].outputs[0].token_ids
+            turn = {"prompt_token_ids": [*prompt["prompt_token_ids"], *answer, 5, 6, 7]}
+            output = llm.generate(turn, params)[0]
+            assert output.num_cached_tokens == (64 if prefix_cache else 0)
+            found.append((answer, output.outputs[0].token_ids))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("kind", ["hybrid", "states"])
 def test_several_samples(kind, folder, some_prompts):
     """Each is what it is with slots for one, where it is computed from the prompt's start."""

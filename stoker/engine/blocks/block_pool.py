@@ -18,15 +18,16 @@ from stoker.engine.blocks.known_uses import KnownUses
 from stoker.engine.blocks.prefix_index import PrefixIndex
 
 UNUSED = -1  # an entry of a block table whose block has been freed
+LOW, ONCE, REUSED = range(3)  # ranks of blocks
 
 
 class BlockPool:
     """`num_blocks` blocks with reference counts, some of which hold nodes of `index`.
 
     The least valuable cached block goes first: those that no waiting request is known to use
-    (`uses`), of these those never reused before those reused, the longest unowned before the
-    others. A sequence gives back its later blocks before its earlier
-    ones, so the end of a chain goes before what leads to it.
+    (`uses`), of these those of low rank before those never reused, and these before those reused,
+    the longest unowned before the others. A sequence gives back its later blocks before its
+    earlier ones, so the end of a chain goes before what leads to it.
     """
 
     def __init__(self, num_blocks: int, index: PrefixIndex, uses: KnownUses) -> None:
@@ -37,9 +38,10 @@ class BlockPool:
         self._nodes: list[int | None] = [None] * num_blocks  # the inverse
         self._refs = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._reused = [False] * num_blocks
-        self._cached_once: OrderedDict[int, None] = OrderedDict()  # by the time of release
-        self._cached_reused: dict[int, None] = {}
+        self._ranks = [ONCE] * num_blocks
+        # of each rank the cached ones, by the time of release
+        self._cached: tuple[OrderedDict[int, None], ...]
+        self._cached = (OrderedDict(), OrderedDict(), OrderedDict())
         # found to have known uses when a block was to be evicted
         self._set_aside: dict[int, None] = {}
         self._num_ended = 0  # of `uses`, when all that is set aside was looked at
@@ -47,8 +49,8 @@ class BlockPool:
     @property
     def available(self) -> int:
         """Blocks that `allocate` can still hand out."""
-        cached = len(self._cached_once) + len(self._cached_reused) + len(self._set_aside)
-        return len(self._free) + cached
+        low, once, reused = self._cached
+        return len(self._free) + len(low) + len(once) + len(reused) + len(self._set_aside)
 
     @property
     def held(self) -> int:
@@ -67,11 +69,11 @@ class BlockPool:
         """Add an owner to each block; `reuse` marks that the index was what found them."""
         for block in blocks:
             if self._refs[block] == 0:
-                found = self._cached(block)
+                found = self._cached[self._ranks[block]]
                 del (found if block in found else self._set_aside)[block]
             self._refs[block] += 1
             if reuse:
-                self._reused[block] = True
+                self._ranks[block] = REUSED
 
     def release(self, blocks: Seq[int]) -> None:
         """Take an owner from each block of one sequence, the last block first."""
@@ -82,12 +84,21 @@ class BlockPool:
             if self._nodes[block] is None:
                 self._free.append(block)
             else:
-                self._cached(block)[block] = None
+                self._cached[self._ranks[block]][block] = None
+
+    def rank_low(self, block: int) -> None:
+        """Let a block go before those of other ranks, unless it counts as reused."""
+        if self._ranks[block] == ONCE:
+            self._ranks[block] = LOW
+            if block in self._cached[ONCE]:
+                del self._cached[ONCE][block]
+                self._cached[LOW][block] = None
 
     def evict_first(self, block: int) -> None:
         """Let a cached block go before all others, unless it counts as reused."""
-        if block in self._cached_once:
-            self._cached_once.move_to_end(block, last=False)
+        self.rank_low(block)
+        if block in self._cached[LOW]:
+            self._cached[LOW].move_to_end(block, last=False)
 
     def register(self, node: int, block: int) -> None:
         """Note that `block` holds the content of `node`, unless another one does already."""
@@ -99,17 +110,14 @@ class BlockPool:
 
     def forget(self) -> None:
         """Free all cached blocks; owned ones stay with their owners."""
-        for cached in (self._cached_once, self._cached_reused, self._set_aside):
+        for cached in (*self._cached, self._set_aside):
             self._free.extend(cached)
             cached.clear()
         for node in self.blocks:
             self.index.drop(node)
         self.blocks.clear()
         self._nodes = [None] * self.num_blocks
-        self._reused = [False] * self.num_blocks
-
-    def _cached(self, block: int) -> dict[int, None]:
-        return self._cached_reused if self._reused[block] else self._cached_once
+        self._ranks = [ONCE] * self.num_blocks
 
     def _evict(self) -> int:
         block = self._least_valuable()
@@ -117,7 +125,7 @@ class BlockPool:
         assert node is not None
         del self.blocks[node]
         self._nodes[block] = None
-        self._reused[block] = False
+        self._ranks[block] = ONCE
         self.index.drop(node)
         return block
 
@@ -128,7 +136,7 @@ class BlockPool:
         blocks have been set aside, and some uses have ended since.
         """
         for last in (False, True):
-            for cached in (self._cached_once, self._cached_reused):
+            for cached in self._cached:
                 while cached:
                     block = next(iter(cached))
                     del cached[block]
@@ -140,14 +148,16 @@ class BlockPool:
             self._num_ended = self.uses.num_ended
             for block in [x for x in self._set_aside if self._nodes[x] not in self.uses]:
                 del self._set_aside[block]
-                self._cached(block)[block] = None
+                self._cached[self._ranks[block]][block] = None
         block = next(iter(self._set_aside))
         del self._set_aside[block]
         return block
 
     def check(self, owners: Iterable[Seq[int]] = ()) -> None:
         """Assert the pool's invariants, given the block tables of all sequences."""
-        cached = {*self._cached_once, *self._cached_reused, *self._set_aside}
+        cached = {*(block for of_rank in self._cached for block in of_rank), *self._set_aside}
+        for rank, of_rank in enumerate(self._cached):
+            assert all(self._ranks[block] == rank for block in of_rank)
         free, counts = set(self._free), [0] * self.num_blocks
         for table in owners:
             live = [block for block in table if block != UNUSED]

@@ -45,6 +45,9 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __contains__(self, node: Parent | None) -> bool:
+        return node in self._keys
+
     def match(self, tokens: Seq[int], parent: Parent, start: int = 0) -> list[int]:
         """The nodes of the longest known chain for `tokens[start:-1]`, following `parent`.
 

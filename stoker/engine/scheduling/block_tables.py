@@ -128,9 +128,12 @@ class BlockTables:
         return int(at < seq.num_blocks and self._first.refs(seq.tables[0][at]) > 1)
 
     def has_place(self, seq: Sequence) -> bool:
-        """Whether the next token goes to a block that is there, and is nobody else's."""
+        """Whether the next token goes to a block that is there, and is nobody else's.
+
+        With states alone, whether it goes on with a block that has been begun.
+        """
         if not seq.tables:
-            return self.only_states
+            return self.only_states and seq.computed % self.pool.block_size > 0
         table = seq.tables[0]
         at = seq.computed // self.pool.block_size
         return at < len(table) and self._first.refs(table[at]) == 1

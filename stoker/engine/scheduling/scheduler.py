@@ -2,8 +2,7 @@
 
 Between the two, add_placeholders() lets the next step be planned on tokens that are still being
 drawn. Each running sequence has a slot, its place on the device. There are no phases: decodes and
-prefill chunks share a step under one token budget. Knows requests, blocks and counts, never
-tensors; driven by the engine, and by tests on a fake model.
+prefill chunks share a step under one token budget. Knows requests, blocks and counts, no tensors.
 """
 
 from __future__ import annotations
@@ -215,9 +214,10 @@ class Scheduler:
             self.tables.free_behind(seq)
             if not self._make_room(plan, seq, count):
                 room = self.tables.free_tokens(seq) if seq.status is Status.RUNNING else 0
-                count = min(count, room)
-                if count <= 0:
+                if (count := min(count, room)) <= 0:
                     return
+            if count == 1 and self.states is not None:
+                self.states.save_answer(seq)
             plan.copies += self.tables.allocate(seq, count)
         if drafts:
             count += self.tables.add_drafts(seq, drafts, len(self.running))

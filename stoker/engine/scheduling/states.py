@@ -19,17 +19,28 @@ A snapshot is also wanted where the known part of a prompt ends, if another prom
 otherwise from there: a third is likely to. (Marconi, Pan et al., 2025, keeps states at such
 branches and at the ends of sequences.)
 
-A snapshot is copied when its step has been computed, and found from the next step on. It is made
-if there is a place for it, in which no other was made in the same step; nobody waits for one.
+While a sequence decodes, a snapshot is made at the end of every block, or of every 64 tokens if
+blocks are smaller, for prompts that go on from the answer. A prompt of 6 tokens and an answer of 5,
+in blocks of 4 that are all saved:
 
-Those go first that one sequence has gone on from and left a later one behind, as the turns of a
-conversation do; then those that went unused the longest; those that several sequences share last.
-Called by the scheduler.
+    tokens   a b c d  e f | g h  i j k       after d by the prompt; after h before i is computed
+
+That of a prompt is copied when its step has been computed, that of an answer before its step. Both
+are found from the next step on. A snapshot is made if there is a place for it, in which no other
+was made in the same step; nobody waits for one.
+
+Those go first that a later one replaces: of an answer the next one of the same answer; any that
+one sequence has gone on from and left a later one behind, as the turns of a conversation do. Then
+come those of answers, since nobody may go on from them: a template may leave a model's thoughts
+out of the next prompt. If a prompt has gone on from an answer, those of the next answer replace
+that of the prompt. Then come those that went unused the longest, and those that several sequences
+share last. Called by the scheduler.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 from stoker.engine.blocks.prefix_index import Parent, Root
 from stoker.engine.scheduling.block_tables import BlockTables
@@ -37,6 +48,22 @@ from stoker.engine.scheduling.sequence import Sequence
 from stoker.engine.scheduling.step import PlannedStep
 
 NO_STOP = sys.maxsize
+OF_ANSWER = 64  # tokens from one snapshot of an answer to the next
+
+
+@dataclass
+class _Snapshot:
+    """What is known of a snapshot.
+
+    Attributes:
+        uses: sequences that are known to begin as it does.
+        in_answer: it was made while decoding.
+        in_talk: prompts before have gone on from answers.
+    """
+
+    uses: int = 0
+    in_answer: bool = False
+    in_talk: bool = False
 
 
 class States:
@@ -48,20 +75,21 @@ class States:
         every: blocks from one snapshot of a long prompt to the next.
 
     Attributes:
+        every_of_answer: blocks from one snapshot of an answer to the next.
         num_saved, num_restored: snapshots made, and taken over, in all.
     """
 
     def __init__(self, tables: BlockTables, num_slots: int, every: int) -> None:
         pool = tables.pool
         self._tables, self._every = tables, every
+        self.every_of_answer = max(1, OF_ANSWER // pool.block_size)
         self._index, self._snapshots = pool.index, pool.snapshots
         self._groups = range(len(pool.pools), len(pool.groups))
         self._first = num_slots + 1
         self._saves = tables.prefix_cache and pool.snapshots.num_blocks > 0
         self._sources: dict[int, int] = {}  # where a slot gets its state from in the next step
-        self._made: dict[int, tuple[int, int]] = {}  # in the step: by node, slot and block
-        # sequences that are known to begin as each snapshot does
-        self._uses = [0] * pool.snapshots.num_blocks
+        self._made: dict[int, tuple[int, int]] = {}  # in the step: by node, place and block
+        self._notes = [_Snapshot() for _ in range(pool.snapshots.num_blocks)]  # by block
         self._branch = 0  # where others part from the sequence looked at last
         self.num_saved = self.num_restored = 0
 
@@ -88,9 +116,13 @@ class States:
             node = seq.index_parent
             assert isinstance(node, int)
             block = self._snapshots.blocks[node]
-            self._uses[block] += 1
-            self._snapshots.share([block], reuse=self._uses[block] > 1)
+            taken = self._notes[block]
+            taken.uses += 1
+            self._snapshots.share([block], reuse=taken.uses > 1)
             self._snapshots.release([block])  # to be evicted after others like it
+            passed = self._before(node) if taken.in_answer else None
+            if passed is not None and not self._notes[passed].uses:
+                self._snapshots.evict_first(passed)
             self._sources[seq.slot] = self._first + block
             self.num_restored += 1
         self._branch = branch * self._tables.pool.block_size
@@ -108,6 +140,17 @@ class States:
 
     def save(self, seq: Sequence) -> None:
         """Make a snapshot of `seq` at the end of its chunk, which is that of a block."""
+        self._make(seq, seq.slot, _Snapshot(uses=2 if seq.computed == self._branch else 0))
+
+    def save_answer(self, seq: Sequence) -> None:
+        """Make a snapshot of `seq`, which decodes, before its next token, where one is wanted."""
+        blocks, in_block = divmod(seq.computed, self._tables.pool.block_size)
+        if self._saves and blocks and not (in_block or blocks % self.every_of_answer):
+            place = self._sources.get(seq.slot, seq.slot)  # a fork's state is still its sibling's
+            self._make(seq, place, _Snapshot(in_answer=True))
+
+    def _make(self, seq: Sequence, place: int, new: _Snapshot) -> None:
+        """Let a place for a snapshot, if there is one, get the state that lies in `place`."""
         if not self._snapshots.available:
             return
         indexed = seq.num_indexed * self._tables.pool.block_size
@@ -119,12 +162,22 @@ class States:
             self._snapshots.release([block])
             return
         self._index.hold(node)
-        self._made[node] = seq.slot, block
-        self._uses[block] = 2 if seq.computed == self._branch else 0
+        self._made[node] = place, block
+        self._notes[block] = new
+        before = self._before(node)
+        if before is not None:
+            old = self._notes[before]
+            new.in_talk = old.in_talk or (old.in_answer and old.uses > 0)
+            replaced = new.in_answer and (old.in_answer or old.in_talk) and not old.uses
+            if old.uses == 1 or replaced:
+                self._snapshots.evict_first(before)
+        if new.in_answer and not new.in_talk:
+            self._snapshots.rank_low(block)
+
+    def _before(self, node: int) -> int | None:
+        """The nearest snapshot that leads to `node`, if there is one."""
         found = map(self._snapshots.blocks.get, self._index.ancestors(node))
-        before = next((one for one in found if one is not None), None)
-        if before is not None and self._uses[before] == 1:
-            self._snapshots.evict_first(before)
+        return next((block for block in found if block is not None), None)
 
     def _enter_end(self, seq: Sequence) -> int | None:
         """The node of the last full block of `seq`, whose computed tokens are all known.
@@ -138,7 +191,7 @@ class States:
                 (seq.num_indexed, seq.index_parent),
                 (0, Root(seq.request.prefix_root)),
             ):
-                parent = first
+                parent = first if isinstance(first, Root) or first in self._index else None
                 for at in range(start, end):
                     if parent is not None:
                         tokens = seq.tokens[at * size : (at + 1) * size]
@@ -148,7 +201,7 @@ class States:
             seq.num_indexed, seq.index_parent = end, parent
         node = seq.index_parent
         assert seq.num_indexed == end or node is None
-        return None if isinstance(node, Root) else node
+        return node if isinstance(node, int) and node in self._index else None
 
     def _is_known(self, node: Parent | None) -> bool:
         return node in self._snapshots.blocks or node in self._made
@@ -159,8 +212,9 @@ class States:
             return  # it is not run, so they are made before the next
         for slot, source in self._sources.items():
             plan.copies += [(group, source, slot) for group in self._groups]
-        for node, (slot, block) in self._made.items():
-            plan.saves += [(group, slot, self._first + block) for group in self._groups]
+        for node, (place, block) in self._made.items():
+            copies = plan.copies if self._notes[block].in_answer else plan.saves
+            copies += [(group, place, self._first + block) for group in self._groups]
             self._snapshots.register(node, block)
             self._index.drop(node)
             self._snapshots.release([block])

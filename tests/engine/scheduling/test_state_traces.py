@@ -29,6 +29,7 @@ def state_groups(windows, block_size, spare, kinds, snapshots):
     kinds=st.integers(1, 2),
     snapshots=st.sampled_from([0, 1, 2, 5, 40]),
     every=st.integers(1, 6),
+    of_answer=st.integers(1, 6),
     block_size=st.sampled_from([1, 2, 4, 16]),
     spare=st.integers(0, 40),
     budget=st.integers(1, 40),
@@ -43,6 +44,7 @@ def test_random_traces(
     kinds,
     snapshots,
     every,
+    of_answer,
     block_size,
     spare,
     budget,
@@ -61,6 +63,7 @@ def test_random_traces(
         prefix_cache=prefix_cache,
         policy=policy,
     )
+    scheduler.states.every_of_answer = of_answer
     driver = Driver(scheduler)
     requests = list(random_requests(rng, rng.randint(1, 14), 52))
     cancelled = run_all(rng, driver, requests, cancel)
@@ -83,10 +86,12 @@ def computed(driver, prompts, **params):
     return sum(step.num_tokens for step in driver.steps[steps:])
 
 
-def make(snapshots, pages=True, every=100, **options):
+def make(snapshots, pages=True, every=100, of_answer=1, **options):
     groups = [GroupSize(200)] * pages + [GroupSize(snapshots, keeps_state=True)] * 2
     options = {"max_batch_tokens": 16, "max_context": 200, **options}
-    return Driver(make_scheduler(groups=groups, snapshot_every=every, **options))
+    driver = Driver(make_scheduler(groups=groups, snapshot_every=every, **options))
+    driver.scheduler.states.every_of_answer = of_answer
+    return driver
 
 
 def test_the_example():
@@ -108,6 +113,79 @@ def test_the_example():
     ]
     assert computed(driver, [range(18)]) == 2
     assert driver.steps[-1].copies == ((1, 6, 0), (2, 6, 0))
+
+
+def test_the_example_of_an_answer():
+    """The second one at the head of states.py: there is a copy before the step that computes i."""
+    driver = make(3, max_running=4)
+    driver.scheduler.add(request("r", range(6), max_tokens=6, ignore_eos=True))
+    driver.run()
+    assert [step.saves for step in driver.steps if step.saves] == [((1, 0, 5), (2, 0, 5))]
+    copying = [step for step in driver.steps if step.copies]
+    assert [(step.items[0].start, step.copies) for step in copying] == [(8, ((1, 0, 6), (2, 0, 6)))]
+
+
+def test_snapshots_of_an_answer_are_64_tokens_apart():
+    scheduler = make_scheduler(groups=state_groups((None,), 4, 60, 1, 9), max_context=210)
+    driver = Driver(scheduler)
+    scheduler.add(request("r", range(6), max_tokens=200, ignore_eos=True))
+    driver.run()
+    starts = [step.items[0].start for step in driver.steps if step.copies]
+    assert starts == [64, 128, 192]
+
+
+def follow_ups(driver, turns, rounds):
+    """What is computed of the prompts of each round, of which each goes on from its answer."""
+    found = []
+    for _ in range(rounds):
+        steps = len(driver.steps)
+        talks = [
+            driver.scheduler.add(request("r", turn, max_tokens=9, ignore_eos=True))
+            for turn in turns
+        ]
+        driver.run()
+        found.append(sum(step.num_tokens for step in driver.steps[steps:]) - 8 * len(turns))
+        turns = [[*seq.tokens, n, n] for n, seq in enumerate(talks)]
+    return found
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_prompt_goes_on_from_an_answer(pages):
+    """The last end of a block is there: 12 of 15 tokens, of which the last was never computed."""
+    assert follow_ups(make(40, pages), [[1] * 6], 5) == [6, 5, 4, 7, 6]
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_talks_come_to_need_one_place_each(pages):
+    """Of four with six places, two find but the end of their prompt at first."""
+    turns = [[n] * 6 for n in range(4)]
+    found, best = (follow_ups(make(places, pages), turns, 8) for places in (6, 40))
+    assert found[1] > best[1]
+    assert found[-4:] == best[-4:]
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_answers_push_out_no_prompts(pages):
+    """Of five conversations that go on otherwise than the engine's answers, with six places."""
+    driver = make(6, pages)
+    turns = [[n] * 13 for n in range(5)]
+    for computed in (13, 9, 9):
+        steps = len(driver.steps)
+        for n, turn in enumerate(turns):
+            driver.scheduler.add(request("r", turn, max_tokens=9, ignore_eos=True))
+            driver.run()
+            turns[n] = [*turn, *[20 + n] * 8]
+        assert sum(step.num_tokens for step in driver.steps[steps:]) == 5 * (computed + 8)
+
+
+def test_a_fork_is_saved_from_where_its_state_lies():
+    """The second sample's state is still its sibling's when its first token begins a block."""
+    driver = make(6, max_running=2)
+    driver.scheduler.add(request("r", range(8), n=2, max_tokens=3, ignore_eos=True))
+    driver.run()
+    assert [step.copies for step in driver.steps if step.copies] == [
+        ((1, 0, 1), (2, 0, 1), (1, 0, 4), (2, 0, 4))
+    ]
 
 
 @pytest.mark.parametrize("pages", [True, False])
