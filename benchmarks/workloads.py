@@ -157,9 +157,9 @@ def outputs_of(work: Workload) -> int:
 
 
 def work_flops(shape: str, work: Workload, shared: int = 0) -> int:
-    """Weight products and attention that the workload needs, its shared prefix counted once."""
+    """What products, attention and states need, the workload's shared prefix counted once."""
     from stoker.model.families import spec_from_config
-    from stoker.model.work import attention_flops, matmul_flops
+    from stoker.model.work import attention_flops, matmul_flops, state_flops
 
     config, model = classes(shape)
     fields = {**config(**SHAPES[shape]).to_dict(), "architectures": [model.__name__]}
@@ -167,7 +167,8 @@ def work_flops(shape: str, work: Workload, shared: int = 0) -> int:
     again = shared * (len(work) - 1)
     tokens = sum(len(prompt) + count - 1 for prompt, count in work) - again
     pairs = sum((len(p) + n - 1) * (len(p) + n) // 2 for p, n in work) - again * (shared + 1) // 2
-    return matmul_flops(spec, tokens, outputs_of(work)) + attention_flops(spec, pairs)
+    needed = matmul_flops(spec, tokens, outputs_of(work)) + attention_flops(spec, pairs)
+    return needed + state_flops(spec, tokens)
 
 
 def matmul_rate(shape: str, rows: int = 64, make: Callable[..., Any] | None = None) -> float:

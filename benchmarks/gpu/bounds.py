@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from workload import Workload
 
 from stoker.model.spec.model import ModelSpec
-from stoker.model.work import attention_flops, kv_bytes_per_token, matmul_flops
+from stoker.model.work import attention_flops, kv_bytes_per_token, matmul_flops, state_flops
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def bounds(
     ]
     computed = work.input_tokens - work.common * (len(requests) - 1)
     pairs = sum(_triangle(size) - _triangle(work.common) for size, _ in requests)
-    prefill = matmul_flops(spec, computed, len(requests))
+    prefill = matmul_flops(spec, computed, len(requests)) + state_flops(spec, computed)
     prefill += attention_flops(spec, pairs + _triangle(work.common))
     token = matmul_flops(spec, 1, 1)
     read = token // 2 * weight_bytes
@@ -91,7 +91,8 @@ def bounds(
         own -= work.samples * (count - 1) * shares
     cache = own * kv_bytes_per_token(spec, kv_bytes)
     shared = attention_flops(spec, together)
-    flops = prefill + decodes * token + attention_flops(spec, own) + shared
+    flops = prefill + decodes * token + state_flops(spec, decodes)
+    flops += attention_flops(spec, own) + shared
     moved = cache + read * sum(steps.values())
     return Bounds(
         prefill=prefill / peak,

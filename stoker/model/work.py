@@ -23,6 +23,11 @@ def attention_flops(spec: ModelSpec, query_key_pairs: int) -> int:
     return query_key_pairs * sum(layer.flops_per_pair for layer in spec.layers)
 
 
+def state_flops(spec: ModelSpec, tokens: int) -> int:
+    """FLOPs of `tokens` tokens where they meet their sequences' states: scans and convolutions."""
+    return tokens * sum(layer.state_flops for layer in spec.layers)
+
+
 def kv_bytes_per_token(spec: ModelSpec, element_size: int) -> int:
     """Bytes that one token takes in the cache over all layers."""
     return element_size * sum(group.elements_per_token for group in spec.cache_groups)

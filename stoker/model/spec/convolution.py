@@ -40,6 +40,15 @@ class ConvSpec(PartSpec):
         biases = self.bias * (4 * self.channels + hidden)
         return self.channels * self.taps + biases
 
+    @property
+    def state_flops(self) -> int:
+        return conv_flops(self.channels, self.taps)
+
+
+def conv_flops(channels: int, taps: int) -> int:
+    """FLOPs for a token of a convolution of each channel by itself: 2 K for K taps."""
+    return 2 * taps * channels
+
 
 def check_taps(taps: int, field: str) -> None:
     """See that the convolutions serve this width.

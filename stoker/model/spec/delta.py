@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stoker.errors import ModelError
 from stoker.model.cache_spec import StatePart, StateSpec
-from stoker.model.spec.convolution import check_taps
+from stoker.model.spec.convolution import check_taps, conv_flops
 from stoker.model.spec.part import NormSpec, PartSpec
 from stoker.ops.delta_rule import MOST_KEYS, DeltaRule
 
@@ -71,3 +71,14 @@ class DeltaSpec(PartSpec):
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         convolved = sum(self.sizes[:3]) * self.taps
         return convolved + self.rule.heads + self.decays + self.rule.values
+
+    @property
+    def state_flops(self) -> int:
+        """7 K V + 2 V for each head, beside the convolution (Yang et al., 2025).
+
+        decay * state takes 1 for each of K V numbers; k^T state, the sum with k u^T and q^T state
+        take 2 each; u = beta (v - k^T state) takes 2 for each of V.
+        """
+        rule = self.rule
+        scan = rule.heads * rule.values * (7 * rule.keys + 2)
+        return conv_flops(sum(self.sizes[:3]), self.taps) + scan

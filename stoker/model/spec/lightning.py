@@ -39,3 +39,11 @@ class LightningSpec(PartSpec):
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         return self.heads * self.head_dim
+
+    @property
+    def state_flops(self) -> int:
+        """5 D^2 for each head of D numbers (Qin et al., 2024).
+
+        exp(-slope) * state + k v^T takes 3 for each of the state's numbers, q^T state takes 2.
+        """
+        return 5 * self.heads * self.head_dim**2

@@ -91,6 +91,11 @@ class LayerSpec:
         """FLOPs for a query and a key that it sees."""
         return sum(part.flops_per_pair for part in self.parts)
 
+    @property
+    def state_flops(self) -> int:
+        """FLOPs for a token where it meets the sequence's state."""
+        return sum(part.state_flops for part in self.parts)
+
 
 @dataclass(frozen=True)
 class LearnedPositions:

@@ -81,3 +81,13 @@ class PartSpec:
     def flops_per_pair(self) -> int:
         """FLOPs for a query and a key that it sees, over all heads."""
         return 0
+
+    @property
+    def state_flops(self) -> int:
+        """FLOPs for a token where it meets the sequence's state.
+
+        One for a multiplication or an addition, as the recurrence is written in `ops/`, a token
+        after the other. Exponentials, norms, activations and gates are not counted, as they aren't
+        in attention.
+        """
+        return 0

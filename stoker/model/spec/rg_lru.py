@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stoker.errors import ModelError
 from stoker.model.cache_spec import StatePart, StateSpec
-from stoker.model.spec.convolution import check_taps
+from stoker.model.spec.convolution import check_taps, conv_flops
 from stoker.model.spec.part import NormSpec, PartSpec
 
 
@@ -47,3 +47,11 @@ class RgLruSpec(PartSpec):
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
         of_channel = self.taps + 1 + 2 + 2 + 1  # convolution, projections, gates, rate
         return self.channels * of_channel + hidden
+
+    @property
+    def state_flops(self) -> int:
+        """4 for each channel, beside the convolution (De et al., Griffin, 2024).
+
+        state = a state + room (i x) takes 3 products and a sum.
+        """
+        return conv_flops(self.channels, self.taps) + 4 * self.channels

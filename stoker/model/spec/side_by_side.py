@@ -46,3 +46,7 @@ class SideBySideSpec(PartSpec):
     @property
     def flops_per_pair(self) -> int:
         return self.attention.flops_per_pair
+
+    @property
+    def state_flops(self) -> int:
+        return self.state.state_flops

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stoker.errors import ModelError
 from stoker.model.cache_spec import StatePart, StateSpec
-from stoker.model.spec.convolution import check_taps
+from stoker.model.spec.convolution import check_taps, conv_flops
 from stoker.model.spec.part import NormSpec, PartSpec
 from stoker.ops.gated_norm import GateNorm
 
@@ -58,6 +58,15 @@ class MambaSpec(PartSpec):
             else 0
         )
         return self.channels * of_channel + self.bias * (2 * self.channels + hidden) + norms
+
+    @property
+    def state_flops(self) -> int:
+        """6 N + 3 for each channel, beside the convolution (Gu and Dao, 2023, algorithm 2).
+
+        state = exp(dt a) state + (dt x) b takes 4 for each of N numbers, y = c^T state takes 2;
+        dt x takes 1, and d x and its sum with y 2.
+        """
+        return conv_flops(self.channels, self.taps) + self.channels * (6 * self.state + 3)
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,15 @@ class Mamba2Spec(PartSpec):
         norms = self.channels if self.norm else 0
         biases = self.bias * sum(self.sizes) + self.out_bias * hidden
         return convolved + 3 * self.heads + norms + biases
+
+    @property
+    def state_flops(self) -> int:
+        """5 N + 3 for each channel, beside the convolution (Dao and Gu, 2024).
+
+        As in Mamba 1, but that all N numbers decay alike: exp(dt a) is one number for a head.
+        """
+        scan = self.channels * (5 * self.state + 3) + self.heads  # dt a
+        return conv_flops(sum(self.sizes[1:4]), self.taps) + scan
 
 
 def _check_groups(what: str, count: int, groups: int) -> None:
