@@ -88,7 +88,8 @@ class EngineOptions:
     Batching:
         max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
             takes 512 on a CPU, whose caches hold the activations of so many, else 2048.
-        max_running: most sequences that hold cache blocks at once.
+        max_running: most sequences that hold cache blocks at once. None takes 256 or, where layers
+            keep states, as many as have theirs in half of the cache's memory.
         max_context: most tokens of prompt and completion; None takes the model's own.
         step_time: milliseconds that a step is to take if a prompt is part of it, so that the
             others' tokens keep coming while a long prompt is read; its chunks are then as large
@@ -124,7 +125,7 @@ class EngineOptions:
     # batching
     max_batch_tokens: int | None = None
     step_time: float | None = None
-    max_running: int = 256
+    max_running: int | None = None
     max_context: int | None = None
     policy: str = "fcfs"
     # draws
@@ -135,9 +136,15 @@ class EngineOptions:
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "quantization", quantization)
         object.__setattr__(self, "device", str(self.device))  # a torch.device too
-        for name in ("block_size", "max_running"):
-            self._at_least_one(name, getattr(self, name))
-        for name in ("max_batch_tokens", "num_blocks", "cache_memory", "max_context", "threads"):
+        self._at_least_one("block_size", self.block_size)
+        for name in (
+            "max_batch_tokens",
+            "num_blocks",
+            "cache_memory",
+            "max_running",
+            "max_context",
+            "threads",
+        ):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):

@@ -36,7 +36,6 @@ VALUES: dict[str, dict[Any, Any]] = {  # what some values are called here
     "seed": {None: EngineOptions.seed},
     "kv_cache_dtype": {"fp8_e4m3": "fp8"},
     "enable_prefix_caching": {None: EngineOptions.prefix_cache},
-    "max_num_seqs": {None: EngineOptions.max_running},
     "async_scheduling": {None: "auto"},
     "enforce_eager": {True: False, False: "auto"},
 }

@@ -1,6 +1,8 @@
 """Layers that keep states, in whole engines: tokens equal those of prompts run from their start."""
 
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ from test_graphs import with_graphs
 from tiny import VOCAB
 
 from stoker import LLM, SamplingParams
+from stoker.config import EngineOptions
 from stoker.engine.scheduling.forecast import Forecast
+from stoker.engine.setup.cache_sizes import CacheSizes
+from stoker.engine.setup.sizing import fit_running
 from stoker.errors import ConfigError
 from stoker.llm.beam import BeamSearchParams
 
@@ -194,6 +199,37 @@ def test_dtypes(folder, some_prompts):
             assert llm.plan.cache_memory == llm.engine.runner.cache.nbytes
             assert llm.plan.state_bytes == 2 * 48 * (4 + 2 * 2)
             assert f"  state_bytes       {llm.plan.state_bytes}" in str(llm.plan)
+
+
+def test_fewer_run_where_states_do_not_fit(folder, caplog):
+    """Half of 100,000 bytes holds 43 states of 1,152, one of which is nobody's."""
+    for kind in ("hybrid", "states"):
+        caplog.clear()
+        with LLM(folder(kind), cache_memory=100_000) as llm:
+            assert llm.plan.max_running == 42
+            assert 50_000 < llm.plan.cache_memory == llm.engine.runner.cache.nbytes <= 100_000
+        (line,) = [one.getMessage() for one in caplog.records if "max_running" in one.getMessage()]
+        assert line.startswith("max_running is 42 instead of 256: a sequence's states take 1,152")
+    caplog.clear()
+    with LLM(folder("hybrid")) as llm:
+        assert llm.plan.max_running == 256
+    with LLM(folder("states"), cache_memory=100_000, max_running=60) as llm:
+        assert llm.plan.max_running == 60
+    assert not [one for one in caplog.records if "instead of" in one.getMessage()]
+    with pytest.raises(ConfigError, match=r"states of max_running=1 sequences .* raise cache_"):
+        LLM(folder("hybrid"), cache_memory=2000)
+
+
+def test_a_gpu_runs_fewer_where_states_do_not_fit():
+    """A GPU of 1,000 bytes, of which 900 may be used; 100 are others', 300 the model's."""
+    memory = SimpleNamespace(total=1000, others=lambda: 100, held=lambda: 300)
+    sizes = CacheSizes((1,), (None,), 16, 100, 256, 512, state_bytes=10, num_states=1)
+    options = EngineOptions(device="cuda")
+    assert fit_running(options, sizes, memory).max_running == 24
+    assert fit_running(replace(options, gpu_memory=0.7), sizes, memory).max_running == 14
+    assert fit_running(replace(options, max_running=256), sizes, memory) is sizes
+    small = replace(sizes, state_bytes=1, max_running=249)
+    assert fit_running(options, small, memory) is small
 
 
 def test_states_that_do_not_fit(folder):

@@ -33,6 +33,7 @@ from stoker.engine.setup.outliers import OutlierReport, split_outliers
 from stoker.engine.setup.sizing import (
     cache_sizes,
     check_context,
+    fit_running,
     gpu_budget,
     host_blocks,
     weights_do_not_fit,
@@ -219,6 +220,9 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
     eos_ids = loaded.eos_ids
     if text.available and "generate" in loaded.head.tasks:
         eos_ids |= text.eos_ids  # which a fine-tuned model may have changed nowhere else
+    sizes = cache_sizes(
+        spec, options, kv_dtype.itemsize, DTYPES[loaded.dtype].itemsize, context, chunk
+    )
     return Loaded(
         text,
         loaded.model,
@@ -227,9 +231,7 @@ def load(folder: Path, options: EngineOptions, place: Place) -> Loaded:
         loaded.dtype,
         loaded.head,
         kv_dtype,
-        cache_sizes(
-            spec, options, kv_dtype.itemsize, DTYPES[loaded.dtype].itemsize, context, chunk
-        ),
+        fit_running(options, sizes, place.memory),
         outliers,
     )
 
@@ -272,7 +274,7 @@ def resolve(options: EngineOptions, place: Place, loaded: Loaded, room: Room) ->
         prefix_cache=options.prefix_cache,
         max_batch_tokens=loaded.sizes.max_chunk,
         step_time=options.step_time or 0.0,
-        max_running=options.max_running,
+        max_running=loaded.sizes.max_running,
         max_context=loaded.sizes.context,
         policy=options.policy,
         seed=options.seed,

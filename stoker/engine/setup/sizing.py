@@ -5,6 +5,9 @@ Called when an engine is made, once its other settings are known.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import torch
 
 from stoker.config import EngineOptions
@@ -22,6 +25,9 @@ from stoker.model.transformer import Transformer
 from stoker.model.work import state_bytes
 from stoker.ops.rounding import ceil_div
 
+log = logging.getLogger(__name__)
+
+MAX_RUNNING = 256  # sequences at a time, where nothing else is asked for
 GPU_MEMORY = 0.9  # the share of a GPU's memory that may be in use, where nothing else is asked for
 
 
@@ -47,7 +53,7 @@ def cache_sizes(
         tuple(windows),
         options.block_size,
         max_context,
-        options.max_running,
+        options.max_running or MAX_RUNNING,
         max_batch_tokens,
         state_bytes(spec, state_size),
         sum(group.keeps_state for group in spec.cache_groups),
@@ -63,7 +69,7 @@ def check_context(spec: ModelSpec, options: EngineOptions, context: int) -> None
     """
     rotated = sum(rope.dim for rope in spec.ropes if rope is not None)
     groups = max(1, len(spec.cache_groups))
-    slots = slot_bytes(options.max_running, context, options.block_size, groups)
+    slots = slot_bytes(options.max_running or MAX_RUNNING, context, options.block_size, groups)
     needed, free = 4 * context * rotated + slots, free_memory()
     if needed > free // 4:
         raise ConfigError(
@@ -71,6 +77,39 @@ def check_context(spec: ModelSpec, options: EngineOptions, context: int) -> None
             f"max_context, needs tables of {gib(needed)}, and {gib(free)} are free; set a smaller "
             "max_context"
         )
+
+
+def fit_running(
+    options: EngineOptions, sizes: CacheSizes, device: DeviceMemory | None
+) -> CacheSizes:
+    """`sizes` with fewer running sequences if their states would take over half of the memory.
+
+    Not if `max_running` is asked for. With 16 GiB for the cache and states of 64 MiB, 256 sequences
+    would take all of it; 127 take half, with the state that is nobody's.
+
+    Args:
+        device: counts what is left of a GPU's memory, its model loaded; None for a CPU.
+    """
+    if options.max_running is not None or not sizes.state_bytes:
+        return sizes
+    if options.cache_memory is not None:
+        memory = options.cache_memory
+    elif device is not None:
+        usable = int(device.total * (options.gpu_memory or GPU_MEMORY))
+        memory = usable - device.others() - device.held()
+    else:
+        memory = free_memory() // 4
+    fit = max(1, memory // 2 // sizes.state_bytes - 1)
+    if fit >= sizes.max_running:
+        return sizes
+    log.warning(
+        "max_running is %d instead of %d: a sequence's states take %s bytes, and the cache has %s",
+        fit,
+        sizes.max_running,
+        f"{sizes.state_bytes:,}",
+        gib(memory),
+    )
+    return replace(sizes, max_running=fit)
 
 
 def host_blocks(options: EngineOptions, sizes: CacheSizes) -> int:
