@@ -86,20 +86,6 @@ class BlockPool:
             else:
                 self._cached[self._ranks[block]][block] = None
 
-    def rank_low(self, block: int) -> None:
-        """Let a block go before those of other ranks, unless it counts as reused."""
-        if self._ranks[block] == ONCE:
-            self._ranks[block] = LOW
-            if block in self._cached[ONCE]:
-                del self._cached[ONCE][block]
-                self._cached[LOW][block] = None
-
-    def evict_first(self, block: int) -> None:
-        """Let a cached block go before all others, unless it counts as reused."""
-        self.rank_low(block)
-        if block in self._cached[LOW]:
-            self._cached[LOW].move_to_end(block, last=False)
-
     def register(self, node: int, block: int) -> None:
         """Note that `block` holds the content of `node`, unless another one does already."""
         assert block != UNUSED

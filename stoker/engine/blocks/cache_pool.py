@@ -14,6 +14,7 @@ from stoker.engine.blocks.block_pool import BlockPool
 from stoker.engine.blocks.groups import GroupSize, policy_of
 from stoker.engine.blocks.known_uses import KnownUses
 from stoker.engine.blocks.prefix_index import PrefixIndex
+from stoker.engine.blocks.snapshot_pool import SnapshotPool
 
 Tables = tuple[tuple[int, ...], ...]  # of a sequence, one for each group
 
@@ -49,7 +50,7 @@ class CachePool:
         self.keeps_state = bool(states)
         assert len({group.num_blocks for group in states}) <= 1, "snapshots are of all groups"
         count = states[0].num_blocks if states else 0
-        self.snapshots = BlockPool(count, self.index, self.uses)
+        self.snapshots = SnapshotPool(count, self.index, self.uses)
         self._state_policy = policy_of(states[0], block_size) if states else None
 
     @property
