@@ -20,8 +20,10 @@ class SideBySide(LayerPart):
         self.attention = Attention(spec.attention, model, index)
         self.state = Mamba2(spec.state, model, index)
         self.in_scales = spec.attention_scales[0], spec.state_scales[0]
-        self.attention.scale_by(spec.attention_scales[1])
-        self.state.scale_by(spec.state_scales[1])
+        scales = spec.attention_scales[1], spec.state_scales[1]
+        for part, scale in zip((self.attention, self.state), scales, strict=True):
+            part.residual_scale = scale  # in place of the layer's, which its network has
+            part.adds_in_product = scale == 1
         self.attention.drops_rows = False  # the state space drops them, from the sum of both
 
     def forward(self, x: Tensor, step: StepContext, residual: Tensor) -> Tensor:
