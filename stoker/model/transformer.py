@@ -20,6 +20,7 @@ from stoker.model.layers.networks import HeadMap
 from stoker.model.layers.shared import BlockBehindShared, KeptEmbeddings
 from stoker.model.layers.streams import JoinStreams, MakeStreams, StreamsBlock
 from stoker.model.layers.token_inputs import TokenInputs
+from stoker.model.layers.weighted_block import WeightedBlock
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.rope import Rope
@@ -192,8 +193,11 @@ class Transformer(Module):
 
 def _block(spec: ModelSpec, index: int) -> Block:
     layer = spec.layers[index]
-    kind = StreamsBlock if layer.streams else BlockBehindShared if layer.shared else Block
-    return kind(spec, index)
+    if layer.streams:
+        return StreamsBlock(spec, index)
+    if layer.shared:
+        return BlockBehindShared(spec, index)
+    return (WeightedBlock if layer.weighted_residual else Block)(spec, index)
 
 
 def _rotary_table(rope: Rope | None, context: int) -> Tensor:

@@ -93,3 +93,26 @@ def test_differences_need_pairs_of_heads():
     assert kv_bytes_per_token(spec, 4) == 4 * 3 * 4 * width
     with pytest.raises(ModelError, match=r"num_key_value_heads .* must be even .* not 1"):
         spec_from_config({**fields, "num_key_value_heads": 1})
+
+
+def test_doge_60m_within_its_window():
+    config = {
+        "architectures": ["DogeForCausalLM"],
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "is_moe": False,
+        "keep_window_size": 1024,
+        "max_position_embeddings": 2048,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+        "tie_word_embeddings": True,
+        "vocab_size": 32768,
+    }
+    spec, _ = spec_from_config(config)
+    assert spec.context == 1024
+    assert kv_bytes_per_token(spec, 4) == 4 * 16 * 2 * (129 + 128)
+    with pytest.raises(ModelError, match=r"is_moe=True .*only False"):
+        spec_from_config({**config, "is_moe": True})

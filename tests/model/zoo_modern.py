@@ -88,6 +88,7 @@ MODERN["diffllama"] = (
     {"num_key_value_heads": 4, "num_attention_heads": 8}
     | {"attention_bias": True, "lambda_std_dev": 0.2, "head_dim": 10},
 )
+MODERN["doge"] = ("Doge", {"attention_bias": True, "mlp_bias": True})
 MODERN["modernbert_decoder"] = (
     "ModernBertDecoder",
     {**DERIVED, "num_key_value_heads": None, "local_attention": 32, "attention_bias": True}

@@ -87,7 +87,6 @@ REFUSED: dict[str, str] = {
             "CohereCompassForCausalLM",
             "CpmAntForCausalLM",
             "CTRLLMHeadModel",
-            "DogeForCausalLM",
             "DoryForCausalLM",
             "GPTNeoXJapaneseForCausalLM",
             "HrmTextForCausalLM",

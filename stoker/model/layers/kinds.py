@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stoker.model.layers.attention import Attention
+from stoker.model.layers.biased_keys import BiasedKeys
 from stoker.model.layers.convolution import GatedConv
 from stoker.model.layers.delta import GatedDeltaNet
 from stoker.model.layers.differential import Differential
@@ -22,6 +23,7 @@ from stoker.model.layers.shortcut import Shortcut, ShortcutEnd
 from stoker.model.layers.side_by_side import SideBySide
 from stoker.model.layers.state_space import Mamba, Mamba2
 from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.biased_keys import BiasedKeysSpec
 from stoker.model.spec.convolution import ConvSpec
 from stoker.model.spec.delta import DeltaSpec
 from stoker.model.spec.differential import DifferentialSpec
@@ -45,6 +47,7 @@ MIXERS: Kinds = {
     AttentionSpec: Attention,
     HeadExpertsSpec: HeadExperts,
     NarrowValuesSpec: NarrowValues,
+    BiasedKeysSpec: BiasedKeys,
     DifferentialSpec: Differential,
     ConvSpec: GatedConv,
     LatentSpec: LatentAttention,

@@ -34,13 +34,19 @@ class NarrowValues(Attention):
     def _stored(
         self, qkv: Tensor, rope: Tensor, step: StepContext, keys: Pages, values: Pages
     ) -> Tensor:
-        ops, cells, turned = step.ops, step.cells[self.group], sum(self.sizes[:2])
+        ops, turned = step.ops, sum(self.sizes[:2])
         heads = qkv[:, :turned].contiguous().view(len(qkv), -1, self.spec.head_dim)
         heads = ops.rotate(heads, None, 0.0, rope)
         v = self._values(qkv[:, turned:])
-        # The operation stores keys and values of one width. As both it is given the same numbers
-        # and pages, already turned and without queries.
-        for numbers, pages in ((heads[:, self.heads :].flatten(1), keys), (v, values)):
-            twice = torch.cat((numbers, numbers), dim=1)
-            ops.rotate_and_store(twice, None, rope[:, :, :0], cells, pages, pages)
+        self._store(heads[:, self.heads :].flatten(1), keys, rope, step)
+        self._store(v, values, rope, step)
         return heads[:, : self.heads].contiguous()
+
+    def _store(self, x: Tensor, pages: Pages, rope: Tensor, step: StepContext) -> None:
+        """Write keys, already turned, or values (T, G * width) to their pages.
+
+        The operation stores both, of one width: it is given the same numbers and pages twice, and
+        no queries.
+        """
+        twice, cells = torch.cat((x, x), dim=1), step.cells[self.group]
+        step.ops.rotate_and_store(twice, None, rope[:, :, :0], cells, pages, pages)

@@ -37,6 +37,7 @@ class LayerSpec:
         token_input: takes in the layer's own input of each token.
         output_scale: a learned number multiplies x at the end.
         streams: the layer computes on one of several streams.
+        weighted_residual: learned numbers multiply x before what a part makes is added.
         shared: a block, of weights that layers share, adds to what the mixer reads.
     """
 
@@ -52,6 +53,7 @@ class LayerSpec:
     token_input: TokenInputSpec | None = None
     output_scale: bool = False
     streams: StreamsSpec | None = None
+    weighted_residual: bool = False
     shared: SharedBlockSpec | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class LayerSpec:
         norms -= self.pre_norms and self.mixer is not None and not self.mixer_norm
         norms += self.post_norms and self.token_input is not None
         inside += norms * norm.parameters(hidden) + self.output_scale
+        inside += self.weighted_residual * 2 * hidden
         return self.product_weights(hidden) + inside
 
     @property
