@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from stoker.model.cache import PagedCache
 from stoker.model.layers.block import Block
+from stoker.model.layers.head_map import HeadMap
+from stoker.model.layers.layers import make_layers, make_token_inputs
 from stoker.model.layers.linear import Linear
-from stoker.model.layers.networks import HeadMap
-from stoker.model.layers.shared import BlockBehindShared, KeptEmbeddings
-from stoker.model.layers.streams import JoinStreams, MakeStreams, StreamsBlock
-from stoker.model.layers.token_inputs import TokenInputs
-from stoker.model.layers.weighted_block import WeightedBlock
+from stoker.model.layers.streams import JoinStreams, MakeStreams
 from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.rope import Rope
@@ -46,21 +44,13 @@ class Transformer(Module):
             table = torch.empty(spec.positions.rows, spec.hidden)
             self.positions = nn.Parameter(table, requires_grad=False)
         self.embedding_norm = make_norm((spec.hidden,), spec.norm, spec.embedding_norm)
-        self.token_inputs: TokenInputs | KeptEmbeddings | None = None
-        if spec.token_inputs:
-            self.token_inputs = TokenInputs(spec.token_inputs, spec)
-        elif spec.reads_embeddings:
-            self.token_inputs = KeptEmbeddings()
-        self.layers = nn.ModuleList(_block(spec, index) for index in range(len(spec.layers)))
-        for layer in self.layers:
-            if isinstance(layer, BlockBehindShared):
-                layer.borrow(self.layers)
+        self.token_inputs = make_token_inputs(spec)
+        self.layers = make_layers(spec)
         self.make_streams = self.join_streams = None
         if spec.streams:
             self.make_streams = MakeStreams(spec.streams, spec.hidden)
             self.join_streams = JoinStreams(spec.streams, spec.hidden)
-        last = spec.norm if spec.final_eps is None else replace(spec.norm, eps=spec.final_eps)
-        self.norm = make_norm((spec.hidden,), last, spec.final_norm)
+        self.norm = make_norm((spec.hidden,), spec.last_norm, spec.final_norm)
         self.project_out = Linear(spec.hidden, width) if spec.embedding_width else None
         rows = spec.vocab if spec.labels is None else spec.labels
         self.head_map = HeadMap(spec.head_map, spec) if spec.head_map else None
@@ -76,8 +66,7 @@ class Transformer(Module):
     def tie_head(self) -> None:
         """Let the embedding be the head, before `prepare`."""
         assert self.head is not None
-        self.head_bias = self.head.bias
-        self.head = None
+        self.head_bias, self.head = self.head.bias, None
         self.spec = replace(self.spec, tied_head=True)
 
     def prepare(
@@ -107,19 +96,10 @@ class Transformer(Module):
             self._logits = make_product(self.embedding, formats.head, self.head_bias)
         self.ops = ops or select_operations(device, dtype, keeps_state=self.spec.keeps_state)
         if self.head_map is not None and self._logits is not None:
-            self._logits = self._mapped(self._logits, self.head_map)
+            self._logits = self.head_map.before(self._logits, self.ops)
         self._embedding_scale = torch.tensor(self.spec.embedding_scale, dtype=dtype, device=device)
         self._ropes = [_rotary_table(rope, context).to(device) for rope in self.spec.ropes]
         self.freeze_attributes()
-
-    def _mapped(
-        self, head: Callable[[Tensor], Tensor], before: HeadMap
-    ) -> Callable[[Tensor], Tensor]:
-        def logits(hidden_RD: Tensor) -> Tensor:
-            assert self.ops is not None
-            return head(before(hidden_RD, self.ops))
-
-        return logits
 
     def _embed(self, tensors: StepTensors) -> Tensor:
         x_TD = self.embedding[tensors.token_ids]
@@ -189,15 +169,6 @@ class Transformer(Module):
         x = x if self.join_streams is None else self.join_streams(x)
         x = self.norm(x, self.ops)
         return cast(Tensor, x if self.project_out is None else self.project_out(x))
-
-
-def _block(spec: ModelSpec, index: int) -> Block:
-    layer = spec.layers[index]
-    if layer.streams:
-        return StreamsBlock(spec, index)
-    if layer.shared:
-        return BlockBehindShared(spec, index)
-    return (WeightedBlock if layer.weighted_residual else Block)(spec, index)
 
 
 def _rotary_table(rope: Rope | None, context: int) -> Tensor:

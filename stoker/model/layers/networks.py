@@ -6,7 +6,6 @@ A linear map may stand in the place of a mixer too.
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,11 @@ from torch import Tensor, nn
 
 from stoker.model import roles
 from stoker.model.layers.linear import LayerPart, Linear
-from stoker.model.module import Module
 from stoker.model.norms import make_norm
 from stoker.model.spec.model import ModelSpec
-from stoker.model.spec.networks import DenseSpec, HeadMapSpec, LinearMapSpec
+from stoker.model.spec.networks import DenseSpec, LinearMapSpec
 from stoker.model.step import StepContext
 from stoker.ops.activation import BEND
-from stoker.ops.select import Operations
 from stoker.quant.choose import Formats
 
 
@@ -81,19 +78,6 @@ def _sparse(inner: Tensor, size: int, cut: float) -> Tensor:
     far = gate - gate.mean(-1, keepdim=True)
     deviation = (far * far).mean(-1, keepdim=True).sqrt()
     return torch.cat(((far - deviation * cut).relu(), inner[:, size:]), dim=-1)
-
-
-class HeadMap(Module):
-    """What lies before the head; see `HeadMapSpec`."""
-
-    def __init__(self, spec: HeadMapSpec, model: ModelSpec) -> None:
-        super().__init__()
-        self.activation = spec.activation
-        self.dense = Linear(model.hidden, model.hidden, spec.bias)
-        self.norm = make_norm((model.hidden,), model.norm)
-
-    def forward(self, x: Tensor, ops: Operations) -> Tensor:
-        return cast(Tensor, self.norm(ops.activate(self.dense(x), self.activation, False), ops))
 
 
 class LinearMap(LayerPart):

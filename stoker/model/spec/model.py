@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -151,6 +151,11 @@ class ModelSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     token_inputs: TokenInputsSpec | None = None
+
+    @property
+    def last_norm(self) -> NormSpec:
+        """Behind the last layer."""
+        return self.norm if self.final_eps is None else replace(self.norm, eps=self.final_eps)
 
     @property
     def vector_width(self) -> int | None:
