@@ -20,7 +20,7 @@ SETTINGS = {
     "small steps": {"max_batch_tokens": 37, "block_size": 8},
     "no reuse": {"prefix_cache": False, "max_running": 5},
 }
-RIGHT = {"stoker-tiny-moe": 4, "stoker-tiny-hybrid": 4}
+RIGHT = {"stoker-tiny-moe": 4, "stoker-tiny-hybrid": 7}
 
 
 @pytest.mark.parametrize("name", RIGHT)
