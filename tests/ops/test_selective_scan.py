@@ -56,7 +56,7 @@ def ssd_plainly(xbc, steps, weights, groups, shape):
 @pytest.mark.parametrize("way", SSD, ids=NAMES)
 @pytest.mark.parametrize(
     ("heads", "dim", "groups", "size"),
-    [(4, 64, 2, 128), (3, 80, 1, 16), (6, 5, 3, 7), (1, 130, 1, 6)],
+    [(4, 64, 2, 128), (3, 80, 1, 16), (6, 5, 3, 7), (2, 32, 1, 10), (1, 130, 1, 6)],
 )
 def test_every_cut_gives_the_recurrence_of_mamba_2(way, heads, dim, groups, size):
     xbc, steps, weights = ssd_inputs(heads, dim, groups, size)

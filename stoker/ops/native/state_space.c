@@ -101,15 +101,16 @@ typedef struct {
     float b[CHUNK][ROWS], c[CHUNK][ROWS];
 } Chunk;
 
-/* Takes `tokens` tokens through `rows` rows of a state: s = s * decay + b * input, y += s * c. */
-static inline INLINE void advance(Chunk *chunk, float *state, int64_t stride, int64_t tokens,
-                                  const int rows) {
+/* Takes `tokens` tokens through `rows` rows of a state, each of `vecs` vectors: s = s * decay +
+ * b * input, y += s * c. */
+static inline INLINE void advance_rows(Chunk *chunk, float *state, int64_t stride, int64_t tokens,
+                                       const int rows, const int vecs) {
     vec s[ROWS][TILE];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < TILE; j++) s[i][j] = load(state + i * stride + j * LANES);
+        for (int j = 0; j < vecs; j++) s[i][j] = load(state + i * stride + j * LANES);
     for (int64_t t = 0; t < tokens; t++) {
         const float decay = chunk->decay[t];
-        for (int j = 0; j < TILE; j++) {
+        for (int j = 0; j < vecs; j++) {
             const vec input = load(chunk->inputs[t] + j * LANES);
             vec y = load(chunk->y[t] + j * LANES);
             for (int i = 0; i < rows; i++) {
@@ -121,7 +122,19 @@ static inline INLINE void advance(Chunk *chunk, float *state, int64_t stride, in
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < TILE; j++) store(state + i * stride + j * LANES, s[i][j]);
+        for (int j = 0; j < vecs; j++) store(state + i * stride + j * LANES, s[i][j]);
+}
+
+/* A number of vectors that the compiler knows keeps the state in registers; heads of 32 channels
+ * have two of 16 lanes. */
+static inline INLINE void advance(Chunk *chunk, float *state, int64_t stride, int64_t tokens,
+                                  int64_t vecs, const int rows) {
+    if (vecs == 1)
+        advance_rows(chunk, state, stride, tokens, rows, 1);
+    else if (vecs == 2)
+        advance_rows(chunk, state, stride, tokens, rows, 2);
+    else
+        advance_rows(chunk, state, stride, tokens, rows, TILE);
 }
 
 /* The same for one row, whose decay is exp(dt * a), of each channel. */
@@ -188,8 +201,11 @@ void ssd_scan(const float *xbc, const float *steps, const float *dt_bias, const 
             const float *c = b + groups * size;
             for (int64_t p = 0; p < dim; p += WIDTH) {
                 const int64_t width = dim - p < WIDTH ? dim - p : WIDTH;
+                /* a tile that fills its vectors lies in the state, others in a copy */
+                const int whole = width == LANES || width == 2 * LANES || width == WIDTH;
+                const int64_t vecs = whole ? width / LANES : TILE;
                 for (int64_t t = 0; t < tokens; t++)
-                    for (int64_t i = 0; i < WIDTH; i += LANES) {
+                    for (int64_t i = 0; i < vecs * LANES; i += LANES) {
                         const float *from = xbc + (first + t) * row + h * dim + p + i;
                         const vec x = width > i ? load_some(from, width - i) : (vec){};
                         store(chunk.inputs[t] + i, x * dt[t]);
@@ -203,23 +219,23 @@ void ssd_scan(const float *xbc, const float *steps, const float *dt_bias, const 
                             chunk.c[t][i] = c[t * row + n + i];
                         }
                     float *tile = state + n * dim + p, narrow[ROWS][WIDTH];
-                    if (width < WIDTH) {
+                    if (!whole) {
                         memset(narrow, 0, sizeof narrow);
                         copy_rows(narrow[0], WIDTH, tile, dim, rows, width);
                     }
-                    float *at = width < WIDTH ? narrow[0] : tile;
-                    const int64_t stride = width < WIDTH ? WIDTH : dim;
+                    float *at = whole ? tile : narrow[0];
+                    const int64_t stride = whole ? dim : WIDTH;
                     if (rows == ROWS)
-                        advance(&chunk, at, stride, tokens, ROWS);
+                        advance(&chunk, at, stride, tokens, vecs, ROWS);
                     else
                         for (int64_t i = 0; i < rows; i++) {
                             for (int64_t t = 0; i && t < tokens; t++) {
                                 chunk.b[t][0] = chunk.b[t][i];
                                 chunk.c[t][0] = chunk.c[t][i];
                             }
-                            advance(&chunk, at + i * stride, stride, tokens, 1);
+                            advance(&chunk, at + i * stride, stride, tokens, vecs, 1);
                         }
-                    if (width < WIDTH) copy_rows(tile, dim, narrow[0], WIDTH, rows, width);
+                    if (!whole) copy_rows(tile, dim, narrow[0], WIDTH, rows, width);
                 }
                 for (int64_t t = 0; t < tokens; t++)
                     memcpy(y + (first + t) * channels + h * dim + p, chunk.y[t],
