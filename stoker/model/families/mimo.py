@@ -11,8 +11,8 @@ from stoker.model.families.fields import Fields
 from stoker.model.families.parts import LAYER, Family, decoder, layer_types
 from stoker.model.families.rope import LAYER_TYPES, given_rope, rope
 from stoker.model.spec.model import ModelSpec
-from stoker.model.spec.narrow_values import NarrowValuesSpec
 from stoker.model.spec.part import NormSpec
+from stoker.model.spec.value_widths import ValueWidthSpec
 
 SHARE = 0.334  # of a head that is rotated
 
@@ -35,7 +35,7 @@ def _mimo(f: Fields) -> ModelSpec:
     return decoder(f, mixers, ffn=networks, norm=NormSpec("rms", eps))
 
 
-def _mixer(f: Fields, slides: bool) -> NarrowValuesSpec:
+def _mixer(f: Fields, slides: bool) -> ValueWidthSpec:
     """Of layers with a window or without, which differ in heads, sinks and rotary embedding."""
     heads, head_dim = f.size("num_attention_heads"), f.size("head_dim", 192)
     value_dim, groups = f.size("v_head_dim", 128), f.size("num_key_value_heads", 4)
@@ -55,7 +55,7 @@ def _mixer(f: Fields, slides: bool) -> NarrowValuesSpec:
         if not any(one in given_rope(f) for one in LAYER_TYPES):
             theta = f.number("swa_rope_theta", 10_000.0, above=1)
             own = Fields({**f.values, "rope_theta": theta}, f.architecture)
-    return NarrowValuesSpec(
+    return ValueWidthSpec(
         heads=heads,
         kv_heads=groups,
         head_dim=head_dim,

@@ -24,7 +24,7 @@ class HeadExperts(Attention):
 
     def __init__(self, spec: HeadExpertsSpec, model: ModelSpec, index: int) -> None:
         super().__init__(spec, model, index)
-        mixture, width = spec.mixture, spec.kv_heads * spec.head_dim
+        mixture, width = spec.experts, spec.kv_heads * spec.head_dim
         self.shape = (mixture.routing.active, spec.kv_heads, spec.head_dim)
         self.qkv = Linear(model.hidden, 2 * width, role=roles.keys_and_values(spec))
         del self.out

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stoker.errors import ModelError
-from stoker.model.cache_spec import CacheSpec
+from stoker.model.cache_spec import AnyCacheSpec, CacheSpec
 from stoker.model.rope import Growth, Rope
 from stoker.model.spec.part import NormSpec, PartSpec
 
@@ -120,3 +120,29 @@ class AttentionSpec(PartSpec):
     @property
     def flops_per_pair(self) -> int:
         return 4 * self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class AroundAttentionSpec(PartSpec):
+    """A part that has attention among other things, and answers for it.
+
+    Attributes:
+        attention: the mixer inside.
+    """
+
+    attention: AttentionSpec
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        return self.attention.ropes
+
+    @property
+    def special_scores(self) -> bool:
+        return self.attention.special_scores
+
+    def cache_specs(self) -> tuple[AnyCacheSpec, ...]:
+        return self.attention.cache_specs()
+
+    @property
+    def flops_per_pair(self) -> int:
+        return self.attention.flops_per_pair

@@ -9,7 +9,7 @@ from stoker.model.spec.experts import ExpertsSpec
 from stoker.model.spec.part import NormSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadExpertsSpec(AttentionSpec):
     """A mixer: attention whose query heads belong to experts (Shen et al., JetMoE, 2024).
 
@@ -23,30 +23,23 @@ class HeadExpertsSpec(AttentionSpec):
     so heads that share keys lie next to each other as a0 b0, a1 b1, a2 b2.
 
     Attributes:
-        experts: their maps to queries and from what heads find are its `up` and `down`; needed.
+        experts: their maps to queries and from what heads find are its `up` and `down`.
     """
 
-    experts: ExpertsSpec | None = None
+    experts: ExpertsSpec
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self.experts is not None
         assert self.heads == self.experts.routing.active * self.kv_heads
-
-    @property
-    def mixture(self) -> ExpertsSpec:
-        """The experts."""
-        assert self.experts is not None
-        return self.experts
 
     def _keys_and_values(self, hidden: int) -> int:
         return 2 * hidden * self.kv_heads * self.head_dim
 
     def product_weights(self, hidden: int) -> int:
-        return self._keys_and_values(hidden) + self.mixture.product_weights(hidden)
+        return self._keys_and_values(hidden) + self.experts.product_weights(hidden)
 
     def unread_weights(self, hidden: int, tokens: int) -> float:
-        return self.mixture.unread_weights(hidden, tokens)
+        return self.experts.unread_weights(hidden, tokens)
 
     def other_parameters(self, hidden: int, norm: NormSpec) -> int:
-        return self.mixture.other_parameters(hidden, norm)
+        return self.experts.other_parameters(hidden, norm)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stoker.model.cache_spec import AnyCacheSpec
-from stoker.model.rope import Rope
-from stoker.model.spec.attention import AttentionSpec
+from stoker.model.spec.attention import AroundAttentionSpec
 from stoker.model.spec.networks import DenseSpec
-from stoker.model.spec.part import NormSpec, PartSpec
+from stoker.model.spec.part import NormSpec
 
 
 @dataclass(frozen=True)
-class SharedBlockSpec(PartSpec):
+class SharedBlockSpec(AroundAttentionSpec):
     """What a layer's mixer reads beside the residual x (Glorioso et al., Zamba and Zamba 2, 2024).
 
     Attention and a network, without residuals of their own, read x and the embeddings e of the
@@ -36,7 +34,6 @@ class SharedBlockSpec(PartSpec):
         ffn_rank: of the map beside the projection of gate and up; 0: none.
     """
 
-    attention: AttentionSpec
     ffn: DenseSpec
     layer: int
     users: tuple[int, ...]
@@ -48,17 +45,6 @@ class SharedBlockSpec(PartSpec):
     def borrows(self) -> bool:
         """Whether another layer holds the weights."""
         return self.layer != self.users[0]
-
-    @property
-    def ropes(self) -> tuple[Rope | None, ...]:
-        return self.attention.ropes
-
-    @property
-    def special_scores(self) -> bool:
-        return self.attention.special_scores
-
-    def cache_specs(self) -> tuple[AnyCacheSpec, ...]:
-        return self.attention.cache_specs()
 
     @property
     def sizes(self) -> list[int]:
@@ -79,7 +65,3 @@ class SharedBlockSpec(PartSpec):
         if self.borrows:
             return -self._shared_weights(hidden)  # which the layer that holds them counts
         return self.ffn.other_parameters(hidden, norm) + norm.parameters(3 * hidden)
-
-    @property
-    def flops_per_pair(self) -> int:
-        return self.attention.flops_per_pair
