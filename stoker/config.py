@@ -83,7 +83,8 @@ class EngineOptions:
         gpu_memory: the share of a GPU's memory that may be in use, by anyone; what the model
             leaves of it holds keys and values, up to what `max_running` sequences of full context
             could use. None is 0.9. A CPU has `cache_memory` for that.
-        prefix_cache: reuse blocks of equal prefixes across requests.
+        prefix_cache: reuse blocks of equal prefixes across requests. "auto" does wherever it can:
+            where layers keep states, it takes memory for a snapshot.
 
     Batching:
         max_batch_tokens: the token budget of a step, prefill chunks and decodes together; None
@@ -121,7 +122,7 @@ class EngineOptions:
     num_blocks: int | None = None
     cache_memory: int | None = None
     gpu_memory: float | None = None
-    prefix_cache: bool = True
+    prefix_cache: bool | str = "auto"
     # batching
     max_batch_tokens: int | None = None
     step_time: float | None = None
@@ -157,12 +158,10 @@ class EngineOptions:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"{name}={value!r} is not known; {suggest(str(value), [*known])}")
-        for name in ("overlap", "cuda_graphs"):
+        for name in ("overlap", "cuda_graphs", "prefix_cache"):
             if getattr(self, name) not in (True, False, "auto"):
                 found = getattr(self, name)
                 raise ConfigError(f"{name} must be True, False or 'auto', not {found!r}")
-        if self.prefix_cache not in (True, False):
-            raise ConfigError(f"prefix_cache must be True or False, not {self.prefix_cache!r}")
         if self.cuda_graphs is True and not self.device.startswith("cuda"):
             raise ConfigError(f"cuda_graphs=True needs device='cuda', not {self.device!r}")
         if self.expert_mask is not None:

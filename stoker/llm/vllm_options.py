@@ -35,7 +35,7 @@ VALUES: dict[str, dict[Any, Any]] = {  # what some values are called here
     "quantization": {None: "auto"},
     "seed": {None: EngineOptions.seed},
     "kv_cache_dtype": {"fp8_e4m3": "fp8"},
-    "enable_prefix_caching": {None: EngineOptions.prefix_cache},
+    "enable_prefix_caching": {None: "auto"},
     "async_scheduling": {None: "auto"},
     "enforce_eager": {True: False, False: "auto"},
 }

@@ -232,7 +232,7 @@ def test_a_gpu_runs_fewer_where_states_do_not_fit():
     assert fit_running(options, small, memory) is small
 
 
-def test_states_that_do_not_fit(folder):
+def test_states_that_do_not_fit(folder, caplog):
     """A state takes 2 * 48 * (1 + 2) * 4 = 1,152 bytes."""
     with pytest.raises(ConfigError) as refusal:
         LLM(folder("hybrid"), cache_memory=100_000, max_running=99)
@@ -241,6 +241,10 @@ def test_states_that_do_not_fit(folder):
     assert "lower max_running to 85 or less, or raise cache_memory" in text
     with LLM(folder("states"), cache_memory=100_000, max_running=85) as llm:
         assert llm.plan.num_snapshots == 0
+        assert not llm.plan.prefix_cache
+    assert "prefix_cache is off: no snapshot of a sequence's states, 1,152 bytes" in caplog.text
+    with pytest.raises(ConfigError, match=r"prefix_cache=True: no snapshot .* 0 blocks; raise"):
+        LLM(folder("states"), cache_memory=100_000, max_running=85, prefix_cache=True)
     with pytest.raises(ConfigError, match=r"do not hold one block of .* 85 sequences included"):
         LLM(folder("hybrid"), cache_memory=100_000, max_running=85)
     with LLM(folder("states"), max_running=5) as llm:

@@ -36,6 +36,7 @@ from stoker.engine.setup.sizing import (
     fit_running,
     gpu_budget,
     host_blocks,
+    reuses_prefixes,
     weights_do_not_fit,
 )
 from stoker.engine.setup.threads import default_threads
@@ -271,7 +272,7 @@ def resolve(options: EngineOptions, place: Place, loaded: Loaded, room: Room) ->
         block_size=options.block_size,
         num_blocks=room.num_blocks,
         cache_memory=loaded.sizes.nbytes(room.num_blocks),
-        prefix_cache=options.prefix_cache,
+        prefix_cache=reuses_prefixes(options, loaded.sizes, room.num_blocks),
         max_batch_tokens=loaded.sizes.max_chunk,
         step_time=options.step_time or 0.0,
         max_running=loaded.sizes.max_running,

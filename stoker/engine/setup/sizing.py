@@ -57,7 +57,7 @@ def cache_sizes(
         max_batch_tokens,
         state_bytes(spec, state_size),
         sum(group.keeps_state for group in spec.cache_groups),
-        options.prefix_cache,
+        bool(options.prefix_cache),
     )
 
 
@@ -110,6 +110,26 @@ def fit_running(
         gib(memory),
     )
     return replace(sizes, max_running=fit)
+
+
+def reuses_prefixes(options: EngineOptions, sizes: CacheSizes, num_blocks: int) -> bool:
+    """Whether equal prefixes are computed once.
+
+    Raises:
+        ConfigError: that was asked for, and no snapshot of states has room beside the blocks.
+    """
+    if not options.prefix_cache:
+        return False
+    if not sizes.state_bytes or sizes.num_snapshots(num_blocks):
+        return True
+    lacks = (
+        f"no snapshot of a sequence's states, {sizes.state_bytes:,} bytes, has room beside "
+        f"{num_blocks} blocks; raise num_blocks or cache_memory"
+    )
+    if options.prefix_cache != "auto":
+        raise ConfigError(f"prefix_cache=True: {lacks}, or leave prefix_cache out")
+    log.warning("prefix_cache is off: %s", lacks)
+    return False
 
 
 def host_blocks(options: EngineOptions, sizes: CacheSizes) -> int:

@@ -82,7 +82,7 @@ def test_devices_that_are_not_served():
 def test_options_of_other_types():
     assert EngineOptions(device=torch.device("cpu")).device == "cpu"
     assert EngineOptions(device=torch.device("cuda", 1)).device == "cuda:1"
-    with pytest.raises(ConfigError, match="prefix_cache must be True or False, not 'no'"):
+    with pytest.raises(ConfigError, match="prefix_cache must be True, False or 'auto', not 'no'"):
         EngineOptions(prefix_cache="no")
     with pytest.raises(ConfigError, match=r"seed must be a whole number, not 1\.5"):
         EngineOptions(seed=1.5)
